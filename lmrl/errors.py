@@ -1,0 +1,79 @@
+"""Every exception that lmrl raises on purpose.
+
+Each class is built from one string, because exceptions cross process pipes (``AsyncVectorEnv``, data-parallel workers)
+by pickling ``args``. A message says what was found, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import gymnasium.error
+
+
+class LmrlError(Exception):
+    """Base class: ``except LmrlError`` catches everything that lmrl raises on purpose."""
+
+
+class SettingsError(LmrlError, ValueError):
+    """A setting is unknown, ill-typed, out of range, or contradicts another one."""
+
+
+class PluginError(LmrlError):
+    """A plugin could not be loaded, or two plugins conflict."""
+
+
+class ModelError(LmrlError, ValueError):
+    """A model or tokenizer cannot be loaded, or cannot do what is asked of it."""
+
+
+class DataError(LmrlError, ValueError):
+    """A data file is missing, broken, or of an unknown shape."""
+
+
+class PromptError(LmrlError, ValueError):
+    """A prompt list is empty, a prompt has no tokens, or it leaves no room in the context."""
+
+
+class InvalidAction(LmrlError, ValueError):
+    """An action is not an integer, lies outside the vocabulary, or is forbidden. The episode is unchanged."""
+
+
+class ResetNeeded(LmrlError, gymnasium.error.ResetNeeded):
+    """``step`` was called before ``reset`` or after the episode's end."""
+
+
+class MissingActionLogprob(LmrlError, RuntimeError):
+    """``beta > 0`` and nobody told the environment the policy's log-probability of the action."""
+
+
+class RewardError(LmrlError, RuntimeError):
+    """A reward raised, returned the wrong number of scores, or a score that is not finite."""
+
+
+class NonFiniteError(LmrlError, ArithmeticError):
+    """A NaN or an infinity in logits, loss, gradient or reward; names the step and the cause."""
+
+
+class ResumeError(LmrlError):
+    """A run cannot be resumed: no checkpoint, or the data or settings have changed."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return the option most like ``name``, or the empty string when none is close."""
+    matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return matches[0] if matches else ""
+
+
+def unknown(kind: str, name: str, options: Iterable[str], advice: str = "") -> str:
+    """Return the message for an unknown name: what was found, what exists, and the nearest one.
+
+    >>> unknown("optimizer", "pop", ["ppo", "grpo"])
+    "unknown optimizer 'pop'; did you mean 'ppo'? Known: grpo, ppo."
+    """
+    known = sorted(set(options))
+    guess = nearest(name, known)
+    question = f"; did you mean {guess!r}?" if guess else "."
+    listing = f" Known: {', '.join(known)}." if known else " None is known."
+    return f"unknown {kind} {name!r}{question}{listing}" + (f" {advice}" if advice else "")

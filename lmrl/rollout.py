@@ -1,0 +1,218 @@
+"""What flows from sampling to the loss: one frozen type per stage of a batch's life.
+
+``Samples`` (sampled) -> ``Scored`` (text and scores) -> ``Rollout`` (reference, values, per-token rewards) -> ``Batch``
+(advantages, cut into minibatches). In every (B, T) field column t describes the same sampled token, and everything
+outside ``action_mask`` is 0. Masks come from lengths, never from a search for a token id.
+
+What an optimizer sees (``Rollout``, ``Batch``) is free of text: ``inputs`` is opaque to it and is read by the policy
+alone, so the same optimizer trains a language model or a CartPole controller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+Record = TypeVar("Record")
+
+
+class Inputs(Protocol):
+    """What a policy needs to recompute the log-probabilities of a batch's actions; opaque to optimizers."""
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Prompts and sampled tokens, both right-padded with 0.
+
+    Shapes: ``prompt_ids`` (B, P) int64, ``prompt_lengths`` (B,) int64, ``response_ids`` (B, T) int64,
+    ``response_lengths`` (B,) int64.
+    """
+
+    prompt_ids: Tensor
+    prompt_lengths: Tensor
+    response_ids: Tensor
+    response_lengths: Tensor
+
+    def select(self, rows: Tensor) -> TextInputs:
+        """Return the rows with these indices."""
+        return _select(self, rows)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a decode engine returns: tokens, who sampled them how likely, and how each row ended.
+
+    ``behavior_logprobs`` (B, T) float32 is the log-probability under the distribution that the token was drawn from.
+    ``finish_reasons`` (B,) int8 holds ``lmrl.sampling.FinishReason`` codes. ``group`` (B,) int64 numbers the prompts:
+    rows with one number share a prompt.
+    """
+
+    inputs: TextInputs
+    action_mask: Tensor
+    behavior_logprobs: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finish_reasons: Tensor
+    group: Tensor
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return _select(self, rows)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples with their text and scores.
+
+    ``scores`` (B,) float64: the reward of the whole response, 0 where it was withheld (truncated rows);
+    ``score_parts``: the named terms of it, each (B,).
+    """
+
+    samples: Samples
+    prompts: list[str]
+    responses: list[str]
+    scores: Tensor
+    score_parts: Mapping[str, Tensor]
+
+
+class UndeclaredNeed(AttributeError):
+    """An optimizer read a field that its spec does not declare a need for."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What an optimizer's ``advantages`` receives: B episodes of at most T steps.
+
+    Shapes: ``action_mask`` (B, T) bool, ``behavior_logprobs`` (B, T), ``rewards`` (B, T) with the KL shaping already in
+    when it is placed in the reward, ``scores`` (B,) the unshaped return of each episode, ``terminated`` and
+    ``truncated`` (B,) bool, ``group`` (B,) int64. ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state
+    after the last action, used for truncated rows) and ``reference_logprobs`` (B, T) exist when the optimizer's spec
+    declares the need; reading them otherwise raises ``UndeclaredNeed``.
+    """
+
+    inputs: Any
+    action_mask: Tensor
+    behavior_logprobs: Tensor
+    rewards: Tensor
+    scores: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    group: Tensor
+    declared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Tensor:
+        """Value estimates before each action, (B, T)."""
+        return self._declared("values")
+
+    @property
+    def bootstrap_values(self) -> Tensor:
+        """Value estimates of the state after each row's last action, (B,)."""
+        return self._declared("bootstrap_values")
+
+    @property
+    def reference_logprobs(self) -> Tensor:
+        """The frozen reference's log-probabilities of the sampled actions, (B, T)."""
+        return self._declared("reference_logprobs")
+
+    def _declared(self, name: str) -> Tensor:
+        if name not in self.declared:
+            need = "reference" if name == "reference_logprobs" else "values"
+            raise UndeclaredNeed(
+                f"rollout.{name} was read, but the optimizer's spec does not declare it; "
+                f"register it with Needs({need}=True)"
+            )
+        return self.declared[name]
+
+    def __len__(self) -> int:
+        return int(self.action_mask.shape[0])
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return _select(self, rows)
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What an optimizer's ``advantages`` returns.
+
+    ``advantages`` (B, T) weights each action; ``extra`` holds any further columns, (B, T) or (B,), that its ``loss``
+    reads back as ``batch["name"]`` (value targets, say); ``metrics`` are columns to log, (B, T) or (B,).
+    """
+
+    advantages: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a rollout with their advantages, as handed to ``loss``."""
+
+    rollout: Rollout
+    advantages: Tensor
+    extra: Mapping[str, Tensor]
+
+    @classmethod
+    def from_rollout(cls, rollout: Rollout, advantages: Advantages) -> Batch:
+        """Join a rollout and its advantages; both are detached from any graph."""
+        return cls(
+            rollout, advantages.advantages.detach(), {name: column.detach() for name, column in advantages.extra.items()}
+        )
+
+    @property
+    def inputs(self) -> Any:
+        """What the policy reads; opaque to optimizers."""
+        return self.rollout.inputs
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the actions that the policy took, (B, T)."""
+        return self.rollout.action_mask
+
+    @property
+    def behavior_logprobs(self) -> Tensor:
+        """Log-probabilities under the distribution that was sampled from, (B, T)."""
+        return self.rollout.behavior_logprobs
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.extra:
+            raise KeyError(f"no column {name!r}; this optimizer's advantages() returned {sorted(self.extra)}")
+        return self.extra[name]
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+    def select(self, rows: Tensor) -> Batch:
+        """Return the rows with these indices."""
+        return _select(self, rows)
+
+
+def _select(record: Record, rows: Tensor) -> Record:
+    """Index every tensor of a dataclass (and of its nested records and mappings) by row."""
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.index_select(0, rows)
+        if isinstance(value, Mapping):
+            return {key: pick(item) for key, item in value.items()}
+        if hasattr(value, "select"):
+            return value.select(rows)
+        return value
+
+    values = {f.name: pick(getattr(record, f.name)) for f in dataclasses.fields(record)}  # type: ignore[arg-type]
+    return type(record)(**values)
+
+
+def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
+    """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
+    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

@@ -1,0 +1,1 @@
+"""Drawing tokens: the specification, how responses end, and decode engines."""

@@ -1,0 +1,112 @@
+"""Frozen records that plugins yield from their hooks; users pick them by ``name`` in a configuration.
+
+Importing this module is cheap: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import argparse
+
+Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an optimizer needs; the trainer supplies it, or refuses the run before any sampling."""
+
+    values: bool = False
+    """A value head, ``rollout.values``, ``rollout.bootstrap_values`` and ``evaluation.values``."""
+    reference: bool = False
+    """``rollout.reference_logprobs``, also when the KL coefficient is 0."""
+    minimum_group_size: int = 1
+    """Samples per prompt at the least: 2 for methods that compare the answers to one prompt."""
+    experience: Experience = "rollouts"
+    """What it learns from."""
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """A policy optimizer: ``build(settings)`` returns a ``lmrl.PolicyOptimizer``."""
+
+    name: str
+    build: Callable[[Any], Any]
+    settings: type
+    needs: Needs = field(default_factory=Needs)
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """A reward: ``build(settings)`` returns a callable ``(prompts, responses, **columns) -> scores``."""
+
+    name: str
+    build: Callable[[Any], Any]
+    settings: type
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """A decode engine: ``build(settings)`` returns a ``lmrl.sampling.Engine``."""
+
+    name: str
+    build: Callable[[Any], Any]
+    settings: type
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A prompt source: ``build(settings)`` returns a list of rows, each a dict with a ``prompt`` and other columns."""
+
+    name: str
+    build: Callable[[Any], Any]
+    settings: type
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """A Gymnasium environment to register: an id and a ``module:Class`` entry point."""
+
+    name: str
+    entry_point: str
+    vector_entry_point: str | None = None
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark suite: ``path`` of its TOML file."""
+
+    name: str
+    path: str
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """A subcommand of ``lmrl``: ``add_arguments(parser)`` and ``run(arguments) -> exit code``.
+
+    ``run`` may read ``arguments.plugin_manager``, the manager of this process.
+    """
+
+    name: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    summary: str = ""
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """An experiment tracker: ``build(run_folder)`` returns a ``lmrl.stages.tracking.Tracker``."""
+
+    name: str
+    build: Callable[[Any], Any]
+    summary: str = ""

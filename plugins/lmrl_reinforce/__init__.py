@@ -1,0 +1,1 @@
+"""REINFORCE with a running-mean baseline, as a plugin of lmrl."""
