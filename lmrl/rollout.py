@@ -166,7 +166,9 @@ class Batch:
     def from_rollout(cls, rollout: Rollout, advantages: Advantages) -> Batch:
         """Join a rollout and its advantages; both are detached from any graph."""
         return cls(
-            rollout, advantages.advantages.detach(), {name: column.detach() for name, column in advantages.extra.items()}
+            rollout,
+            advantages.advantages.detach(),
+            {name: column.detach() for name, column in advantages.extra.items()},
         )
 
     @property

@@ -1,0 +1,57 @@
+"""The distribution that tokens are drawn from, as a pure function of logits; and drawing from it by inverse CDF."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lmrl.sampling.spec import SamplingSpec
+
+
+def log_distribution(spec: SamplingSpec, logits: Tensor) -> Tensor:
+    """Return float32 log-probabilities (..., V) under ``spec``: see ``SamplingSpec.log_distribution``."""
+    logits = logits.float()
+    if spec.forbidden_ids:
+        forbidden = torch.tensor(spec.forbidden_ids, device=logits.device)
+        logits = logits.index_fill(-1, forbidden, -math.inf)
+    if spec.temperature == 0:
+        greedy = torch.full_like(logits, -math.inf)
+        return greedy.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+    if spec.temperature != 1:
+        logits = logits / spec.temperature
+    if spec.top_k > 0:
+        kth = logits.topk(min(spec.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    if spec.top_p < 1:
+        logits = _keep_nucleus(logits, spec.top_p)
+    if spec.min_p > 0:
+        logprobs = logits.log_softmax(-1)
+        floor = logprobs.amax(-1, keepdim=True) + math.log(spec.min_p)
+        logits = logits.masked_fill(logprobs < floor, -math.inf)
+    return logits.log_softmax(-1)
+
+
+def _keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020)."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, dims=-1)
+    before[..., 0] = 0  # the most likely token always stays
+    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return logits.masked_fill(dropped, -math.inf)
+
+
+def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token per row by inverse CDF.
+
+    ``logprobs`` (B, V), ``uniforms`` (B,) in [0, 1). Returns (B,) int64. A token of probability 0 is never drawn: the
+    first index whose cumulative probability exceeds the uniform has a positive probability of its own.
+    """
+    cumulative = logprobs.double().exp().cumsum(-1)
+    total = cumulative[:, -1]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    targets = torch.minimum(uniforms.double() * total, below_total)
+    return torch.searchsorted(cumulative, targets[:, None], right=True).squeeze(1)
