@@ -39,13 +39,19 @@ class Evaluation(Protocol):
     """
 
     @property
-    def logprobs(self) -> Tensor: ...
+    def logprobs(self) -> Tensor:
+        """Log-probabilities of the sampled actions, (B, T)."""
+        ...
 
     @property
-    def entropy(self) -> Tensor: ...
+    def entropy(self) -> Tensor:
+        """Entropies of the distributions that the actions were drawn from, (B, T)."""
+        ...
 
     @property
-    def values(self) -> Tensor: ...
+    def values(self) -> Tensor:
+        """Value estimates before each action, (B, T)."""
+        ...
 
 
 class Policy(Protocol):
@@ -68,7 +74,7 @@ class Loss:
 
 
 class PolicyOptimizer:
-    """Base class of policy optimizers; subclass it, write ``advantages`` and ``loss``, and register an ``OptimizerSpec``.
+    """Base class of policy optimizers: write ``advantages`` and ``loss``, and register an ``OptimizerSpec``.
 
     ``Settings`` is the dataclass of the optimizer's own configuration section; its field docstrings are the help.
     """

@@ -1,5 +1,26 @@
-"""Models: what is known of them (``card``), loading them, and the roles they play."""
+"""Models: what is known of them (``card``), loading them, and the roles they play.
+
+``load`` and the roles need torch and are imported when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from lmrl.models.card import ModelCard, load_card, response_texts
 
-__all__ = ["ModelCard", "load_card", "response_texts"]
+if TYPE_CHECKING:
+    from lmrl.models.load import LanguageModel, load
+    from lmrl.models.policy import PolicyModel
+
+__all__ = ["LanguageModel", "ModelCard", "PolicyModel", "load", "load_card", "response_texts"]
+
+_LAZY = {"LanguageModel": "load", "load": "load", "PolicyModel": "policy"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value  # a submodule of the same name would otherwise shadow the function
+    return value
