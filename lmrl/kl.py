@@ -67,9 +67,7 @@ def shape_rewards(
     last = torch.where(mask, steps, -1).amax(1)
     acted = last >= 0
     rows = torch.arange(len(scores), device=mask.device)
-    rewards = rewards.index_put(
-        (rows[acted], last[acted]), scores.to(rewards.dtype)[acted], accumulate=True
-    )
+    rewards = rewards.index_put((rows[acted], last[acted]), scores.to(rewards.dtype)[acted], accumulate=True)
     return rewards
 
 

@@ -17,7 +17,7 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return log softmax(logits)[ids] without building the full log-softmax: ``logits`` (N, V), ``ids`` (N,) -> (N,)."""
+    """Return log softmax(logits)[ids], (N,), of ``logits`` (N, V), without a log-softmax of that size."""
     chosen = logits.gather(-1, ids[..., None]).squeeze(-1)
     return chosen - logits.logsumexp(-1)
 

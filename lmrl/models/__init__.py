@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lmrl.models.card import ModelCard, load_card, response_texts
 
 if TYPE_CHECKING:
-    from lmrl.models.load import LanguageModel, load
+    from lmrl.models.loading import LanguageModel, freeze_copy, load
     from lmrl.models.policy import PolicyModel
 
-__all__ = ["LanguageModel", "ModelCard", "PolicyModel", "load", "load_card", "response_texts"]
+__all__ = ["LanguageModel", "ModelCard", "PolicyModel", "freeze_copy", "load", "load_card", "response_texts"]
 
-_LAZY = {"LanguageModel": "load", "load": "load", "PolicyModel": "policy"}
+_LAZY = {"LanguageModel": "loading", "load": "loading", "freeze_copy": "loading", "PolicyModel": "policy"}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +21,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value  # a submodule of the same name would otherwise shadow the function
-    return value
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

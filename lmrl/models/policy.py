@@ -1,0 +1,229 @@
+"""The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
+
+Rows are laid out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding.
+Hidden states are computed for all positions, the LM head only where a response token is predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmrl.errors import ModelError
+from lmrl.ops import entropy, scatter_rows, token_logprobs
+from lmrl.rollout import Batch, TextInputs, lengths_to_mask
+from lmrl.sampling.spec import SamplingSpec
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+def join_rows(inputs: TextInputs) -> Tensor:
+    """Return (B, L) ids: each row its prompt, then its response, then 0, with L the longest row's length."""
+    lengths = inputs.prompt_lengths + inputs.response_lengths
+    rows = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long, device=lengths.device)
+    prompt_mask = lengths_to_mask(inputs.prompt_lengths, inputs.prompt_ids.shape[1])
+    width = rows.shape[1]
+    positions = torch.arange(width, device=rows.device)[None, :]
+    is_prompt = positions < inputs.prompt_lengths[:, None]
+    is_response = ~is_prompt & (positions < lengths[:, None])
+    response_mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+    rows[is_prompt] = inputs.prompt_ids[prompt_mask]
+    rows[is_response] = inputs.response_ids[response_mask]
+    return rows
+
+
+def state_positions(inputs: TextInputs, width: int, include_last: bool) -> Tensor:
+    """Return the (B, width) bool mask of positions whose output predicts a response token.
+
+    Position p predicts token p + 1, so they run from the prompt's last token to the response's last but one;
+    ``include_last`` adds the state after the response.
+    """
+    positions = torch.arange(width, device=inputs.prompt_lengths.device)[None, :]
+    first = inputs.prompt_lengths[:, None] - 1
+    count = inputs.response_lengths[:, None] + int(include_last)
+    return (positions >= first) & (positions < first + count)
+
+
+@dataclass(frozen=True)
+class StateOutputs:
+    """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none."""
+
+    logits: Tensor | None
+    values: Tensor | None
+
+
+class PolicyModel(nn.Module):
+    """A causal language model and, if ``with_values``, a linear value head on its last hidden state.
+
+    The head starts at zero, so the first value of every state is 0. Dropout stays off: the policy is always in
+    evaluation mode, because a ratio between two dropout masks measures the masks.
+    """
+
+    def __init__(self, model: Any, with_values: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.value_head: nn.Linear | None = None
+        if with_values:
+            width = getattr(model.config.get_text_config(), "hidden_size", None) or model.config.n_embd
+            self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+        self._head_is_linear = _head_is_linear(model)
+        self.eval()
+
+    def train(self, mode: bool = True) -> PolicyModel:
+        """Keep evaluation mode whatever is asked: dropout is off in rollout and update alike."""
+        return super().train(False)
+
+    def forward(
+        self, inputs: TextInputs, need_logits: bool = True, need_values: bool = False, include_last: bool = False
+    ) -> StateOutputs:
+        """Evaluate the states before each response token (and after the last one, with ``include_last``)."""
+        rows = join_rows(inputs)
+        chosen = state_positions(inputs, rows.shape[1], include_last)
+        if self._head_is_linear:
+            hidden = self.model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
+            logits = self.model.get_output_embeddings()(hidden) if need_logits else None
+        else:
+            output = self.model(input_ids=rows, use_cache=False, output_hidden_states=need_values)
+            logits = output.logits[chosen] if need_logits else None
+            hidden = output.hidden_states[-1][chosen] if need_values else None
+        values = None
+        if need_values:
+            if self.value_head is None:
+                raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
+            values = self.value_head(hidden.float()).squeeze(-1)
+        return StateOutputs(logits, values)
+
+    def save(self, folder: Path, tokenizer_from: str) -> None:
+        """Write the model, its tokenizer and the value head in the transformers layout (safetensors)."""
+        from safetensors.torch import save_file
+
+        self.model.save_pretrained(folder, safe_serialization=True)
+        copy_tokenizer(tokenizer_from, folder)
+        if self.value_head is not None:
+            state = {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()}
+            save_file(state, folder / VALUE_HEAD_FILE)
+
+    def load_value_head(self, folder: Path) -> bool:
+        """Load the value head that ``save`` wrote, if there is one; say whether there was."""
+        from safetensors.torch import load_file
+
+        file = folder / VALUE_HEAD_FILE
+        if self.value_head is None or not file.exists():
+            return False
+        self.value_head.load_state_dict(load_file(file))
+        return True
+
+
+@dataclass
+class TextEvaluation:
+    """The policy on a batch of responses, (B, T) with 0 outside the mask; see ``lmrl.optimizer.Evaluation``."""
+
+    outputs: StateOutputs
+    ids: Tensor
+    mask: Tensor
+    spec: SamplingSpec
+
+    @cached_property
+    def _flat_logprobs(self) -> Tensor | None:
+        """The full distribution, (N, V), where the spec changes more than the temperature."""
+        if self.spec.forbidden_ids or self.spec.filters_support:
+            return self.spec.log_distribution(self.outputs.logits)  # type: ignore[arg-type]
+        return None
+
+    @cached_property
+    def _flat_logits(self) -> Tensor:
+        logits = self.outputs.logits
+        assert logits is not None
+        logits = logits.float()
+        return logits if self.spec.temperature == 1 else logits / self.spec.temperature
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """Log-probabilities of the sampled tokens."""
+        if self._flat_logprobs is not None:
+            flat = self._flat_logprobs.gather(-1, self.ids[:, None]).squeeze(-1)
+        else:
+            flat = token_logprobs(self._flat_logits, self.ids)
+        return scatter_rows(flat, self.mask)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Entropies of the full distributions."""
+        full = self._flat_logprobs if self._flat_logprobs is not None else self._flat_logits.log_softmax(-1)
+        return scatter_rows(entropy(full), self.mask)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Value estimates of the states before each token."""
+        if self.outputs.values is None:
+            raise ModelError("evaluation.values was read, but the optimizer's spec does not declare Needs(values=True)")
+        return scatter_rows(self.outputs.values, self.mask)
+
+
+class TextPolicy:
+    """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
+
+    ``module`` may be the model itself or what accelerate wraps it in.
+    """
+
+    def __init__(self, module: nn.Module, spec: SamplingSpec, with_values: bool) -> None:
+        self.module = module
+        self.spec = spec
+        self.with_values = with_values
+        self._last: tuple[Batch, TextEvaluation] | None = None
+
+    def evaluate(self, batch: Batch) -> TextEvaluation:
+        """Return the current policy on ``batch``."""
+        if self._last is not None and self._last[0] is batch:
+            return self._last[1]
+        inputs: TextInputs = batch.inputs
+        mask = batch.action_mask
+        outputs = self.module(inputs, need_logits=True, need_values=self.with_values)
+        evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
+        self._last = (batch, evaluation)
+        return evaluation
+
+    def forget(self) -> None:
+        """Drop the last evaluation and its graph, before the parameters change."""
+        self._last = None
+
+
+def copy_tokenizer(source: str, folder: Path) -> None:
+    """Copy a model's tokenizer files beside a checkpoint, byte for byte where they are local."""
+    import shutil
+
+    names: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    names += ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+    origin = Path(source)
+    if origin.is_dir():
+        for name in names:
+            if (origin / name).exists() and origin.resolve() != folder.resolve():
+                shutil.copyfile(origin / name, folder / name)
+        return
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+
+
+@torch.no_grad()
+def _head_is_linear(model: Any) -> bool:
+    """Say whether the model's logits are just its output embedding applied to its last hidden state.
+
+    Some families scale or cap logits after the head. Rather than list them, two tokens are tried both ways.
+    """
+    head = model.get_output_embeddings()
+    if head is None or getattr(model, "base_model", model) is model:
+        return False
+    ids = torch.tensor([[1, 0]], device=model.device)
+    try:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return bool(torch.allclose(head(hidden), model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-5))
+    except (AttributeError, TypeError, RuntimeError):
+        return False

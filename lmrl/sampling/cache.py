@@ -1,0 +1,69 @@
+"""A KV cache whose keys and values are allocated once, for the decode engine.
+
+transformers' ``DynamicLayer`` concatenates, so every step copies the whole cache. Here a step writes one column.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, (B, heads, capacity, width), of which the first ``length`` columns are filled."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+        self._key_buffer: Tensor | None = None
+        self._value_buffer: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the new columns and return all that is filled."""
+        if self._key_buffer is None or self._value_buffer is None:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+            self._key_buffer = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[3])
+            self._value_buffer = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[3])
+        end = self.length + key_states.shape[-2]
+        self._key_buffer[:, :, self.length : end] = key_states
+        self._value_buffer[:, :, self.length : end] = value_states
+        self.length = end
+        self._expose()
+        return self.keys, self.values
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows; only filled columns are copied."""
+        assert self._key_buffer is not None and self._value_buffer is not None
+        for name in ("_key_buffer", "_value_buffer"):
+            old = getattr(self, name)
+            new = old.new_empty(len(rows), *old.shape[1:])
+            torch.index_select(old[:, :, : self.length], 0, rows, out=new[:, :, : self.length])
+            setattr(self, name, new)
+        self._expose()
+
+    def _expose(self) -> None:
+        assert self._key_buffer is not None and self._value_buffer is not None
+        self.keys = self._key_buffer[:, :, : self.length]
+        self.values = self._value_buffer[:, :, : self.length]
+
+
+def make_cache(model: Any, capacity: int) -> Cache:
+    """Return a preallocated cache, or the family's own where its layers are not all plain full attention."""
+    own = DynamicCache(config=model.config)
+    if own.layers and all(type(layer) is DynamicLayer for layer in own.layers):
+        return Cache(layers=[PreallocatedLayer(capacity) for _ in own.layers])
+    return own
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Keep (or repeat) these rows of every layer."""
+    for layer in cache.layers:
+        if isinstance(layer, PreallocatedLayer):
+            layer.select_rows(rows)
+        else:
+            layer.batch_select_indices(rows)
