@@ -105,8 +105,11 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class TrackerSpec:
-    """An experiment tracker: ``build(run_folder)`` returns a ``lmrl.stages.tracking.Tracker``."""
+    """An experiment tracker: ``build(run_folder, first_update)`` returns a ``lmrl.stages.tracking.Tracker``.
+
+    ``first_update`` is None for a new run, and the first update that a resumed run writes again.
+    """
 
     name: str
-    build: Callable[[Any], Any]
+    build: Callable[[Any, int | None], Any]
     summary: str = ""

@@ -18,6 +18,9 @@ from lmrl.errors import ModelError, nearest
 PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
 
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+"""Names under which the families keep their context length."""
+
 
 class TextCodec(Protocol):
     """Text to token ids and back."""
@@ -41,6 +44,10 @@ class FastCodec:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        # transformers treats every token that the configuration names as special, also one that the file does not mark.
+        settings = _read_json(path.with_name("tokenizer_config.json"), required=False)
+        named = [value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)]
+        self._tokenizer.add_special_tokens([token for token in named if self._tokenizer.token_to_id(token) is not None])
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``."""
@@ -123,8 +130,8 @@ def _card(name: str, config: dict[str, Any], generation: dict[str, Any], codec: 
             f"{name} names no eos_token_id in generation_config.json or config.json, so a response could never end "
             "by itself; add one there."
         )
-    lengths = [text[key] for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if text.get(key)]
-    if "vocab_size" not in text:
+    lengths = [text[key] for key in CONTEXT_KEYS if text.get(key)]
+    if not text.get("vocab_size"):
         raise ModelError(f"{name}: config.json names no vocab_size; expected the config.json of a language model.")
     window = text.get("sliding_window") if text.get("use_sliding_window", True) else None
     return ModelCard(

@@ -199,7 +199,12 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     """Copy a model's tokenizer files beside a checkpoint, byte for byte where they are local."""
     import shutil
 
-    names: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    names: tuple[str, ...] = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    )
     names += ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
     origin = Path(source)
     if origin.is_dir():

@@ -1,1 +1,101 @@
-"""Proximal policy optimization, as a plugin of lmrl."""
+"""Proximal policy optimization (Schulman et al. 2017), as a plugin of lmrl.
+
+Clipped surrogate, clipped value loss, GAE over terminated and truncated episodes, advantage whitening, entropy bonus
+and a target-KL stop. The KL to the reference is the trainer's (``[kl]``), not this plugin's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lmrl import hookimpl, ops
+from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.specs import Needs, OptimizerSpec
+
+
+@dataclass
+class PPOSettings(OptimizerSettings):
+    """Settings of PPO."""
+
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 4
+    """Gradient steps per pass: each rollout is cut into this many minibatches."""
+    clip_range: float = 0.2
+    """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    value_clip_range: float = 0.2
+    """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    gamma: float = 1.0
+    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
+    gae_lambda: float = 0.95
+    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
+    whiten_advantages: bool = True
+    """Scale advantages to zero mean and unit variance over the global batch."""
+    target_kl: float = 0.0
+    """Skip the rest of a rollout's epochs once the KL from the sampling policy per token exceeds this; 0: never."""
+
+
+class PPO(PolicyOptimizer):
+    """Clipped policy gradient with a learned value function."""
+
+    Settings = PPOSettings
+    settings: PPOSettings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Estimate generalized advantages; the value targets are advantage plus old value."""
+        mask, values = rollout.action_mask, rollout.values
+        raw = ops.generalized_advantages(
+            rollout.rewards,
+            values,
+            rollout.bootstrap_values,
+            mask,
+            rollout.truncated,
+            self.settings.gamma,
+            self.settings.gae_lambda,
+        )
+        advantages = ops.masked_whiten(raw, mask) if self.settings.whiten_advantages else raw
+        returns = raw + values
+        return Advantages(advantages, {"returns": returns, "old_values": values}, {"value_target": returns})
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Return clipped surrogate + value loss - entropy bonus of every token."""
+        now = policy.evaluate(batch)
+        surrogate, clipped = ops.clipped_surrogate(
+            now.logprobs, batch.behavior_logprobs, batch.advantages, self.settings.clip_range, self.settings.clip_range
+        )
+        value_loss = ops.clipped_value_loss(
+            now.values, batch["old_values"], batch["returns"], self.settings.value_clip_range
+        )
+        losses = surrogate + self.settings.value_coefficient * value_loss
+        metrics = {
+            "policy_loss": surrogate,
+            "value_loss": value_loss,
+            "clip_fraction": clipped.float(),
+            "ratio": (now.logprobs - batch.behavior_logprobs).exp(),
+            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+        }
+        if self.settings.entropy_coefficient:
+            losses = losses - self.settings.entropy_coefficient * now.entropy
+        return Loss(losses, metrics)
+
+    def should_stop(self, metrics: Mapping[str, float]) -> bool:
+        """Stop once the policy has moved further from the sampling policy than ``target_kl``."""
+        return 0 < self.settings.target_kl < metrics["approximate_kl"]
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register PPO."""
+    yield OptimizerSpec(
+        name="ppo",
+        build=PPO,
+        settings=PPOSettings,
+        needs=Needs(values=True),
+        summary="Proximal policy optimization: clipped surrogate, value function, GAE",
+    )

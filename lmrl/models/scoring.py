@@ -1,0 +1,54 @@
+"""Scoring sampled responses without gradients: reference log-probabilities and values, sorted by length.
+
+Rows of like length share a forward pass, so little padding is computed; results come back in the caller's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lmrl.models.policy import StateOutputs, TextEvaluation
+from lmrl.ops import scatter_rows
+from lmrl.rollout import TextInputs, lengths_to_mask
+from lmrl.sampling.spec import SamplingSpec
+
+
+def length_sorted(inputs: TextInputs, rows_per_batch: int) -> Iterator[Tensor]:
+    """Yield index tensors that cover all rows, each of rows of like total length."""
+    order = torch.argsort(inputs.prompt_lengths + inputs.response_lengths, stable=True)
+    yield from order.split(rows_per_batch)
+
+
+@torch.no_grad()
+def score_logprobs(module: nn.Module, inputs: TextInputs, spec: SamplingSpec, rows_per_batch: int) -> Tensor:
+    """Return a model's log-probabilities of the response tokens under ``spec``, (B, T)."""
+    result = torch.zeros(inputs.response_ids.shape, device=inputs.response_ids.device)
+    for rows in length_sorted(inputs, rows_per_batch):
+        part = inputs.select(rows)
+        mask = lengths_to_mask(part.response_lengths, part.response_ids.shape[1])
+        outputs: StateOutputs = module(part)
+        result[rows] = TextEvaluation(outputs, part.response_ids[mask], mask, spec).logprobs
+    return result
+
+
+@torch.no_grad()
+def score_values(module: nn.Module, inputs: TextInputs, rows_per_batch: int) -> tuple[Tensor, Tensor]:
+    """Return value estimates before each response token, (B, T), and after the last one, (B,)."""
+    width = inputs.response_ids.shape[1]
+    states = torch.zeros(len(inputs.response_ids), width + 1, device=inputs.response_ids.device)
+    for rows in length_sorted(inputs, rows_per_batch):
+        part = inputs.select(rows)
+        outputs: StateOutputs = module(part, need_logits=False, need_values=True, include_last=True)
+        assert outputs.values is not None
+        states[rows] = scatter_rows(outputs.values, lengths_to_mask(part.response_lengths + 1, width + 1))
+    after_last = states.gather(1, inputs.response_lengths[:, None]).squeeze(1)
+    before = states[:, :width].masked_fill(~lengths_to_mask(inputs.response_lengths, width), 0)
+    return before, after_last
+
+
+def reference_spec(spec: SamplingSpec) -> SamplingSpec:
+    """Return how the reference is scored: at the sampler's temperature, with its full support."""
+    return SamplingSpec(temperature=spec.temperature, max_new_tokens=spec.max_new_tokens)

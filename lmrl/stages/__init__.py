@@ -1,0 +1,1 @@
+"""The stages of RLHF, one verb each; every stage reads and writes a run folder."""

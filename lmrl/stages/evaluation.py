@@ -1,0 +1,67 @@
+"""Evaluation of a policy on held-out prompts: reward, KL to the reference and length, each with an interval.
+
+Changes no training state: its seeds are its own, and nothing is counted or adapted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from lmrl.sampling.finish import FinishReason
+from lmrl.stages.rollouts import PromptBatch, RolloutMaker
+from lmrl.statistics import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found; intervals are over prompts, each prompt's samples averaged first.
+
+    ``kl`` is log pi - log pi_ref summed over the response, in nats per sequence. ``texts`` are prompt and response of
+    the first samples, always of the same prompts.
+    """
+
+    reward: Interval
+    kl: Interval
+    length: Interval
+    ended_share: float
+    texts: list[str]
+    rewards: list[float]
+    lengths: list[float]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers as they are logged."""
+        named = {"reward": self.reward, "kl": self.kl, "length": self.length}
+        numbers = {f"evaluation/{name}": interval.mean for name, interval in named.items()}
+        for name, interval in named.items():
+            numbers |= {f"evaluation/{name}_low": interval.low, f"evaluation/{name}_high": interval.high}
+        return numbers | {"evaluation/ended_share": self.ended_share}
+
+
+def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: int) -> Evaluation:
+    """Sample the held-out prompts (all rows of one prompt share its group number) and measure."""
+    scored = maker.sample(prompts, seed)
+    samples = scored.samples
+    log_ratio = samples.behavior_logprobs - maker.reference_logprobs(samples)
+    groups = np.asarray(prompts.groups)
+    reasons = samples.finish_reasons.cpu()
+    ended = (reasons == int(FinishReason.EOS)) | (reasons == int(FinishReason.STOP))
+    lengths = samples.inputs.response_lengths
+    shown = [int(np.flatnonzero(groups == group)[0]) for group in np.unique(groups)[:show]]
+    return Evaluation(
+        reward=mean_interval(_group_means(scored.scores, groups)),
+        kl=mean_interval(_group_means(log_ratio.sum(1), groups)),
+        length=mean_interval(_group_means(lengths, groups)),
+        ended_share=float(ended.float().mean()),
+        texts=[f"{scored.prompts[row]}{scored.responses[row]}" for row in shown],
+        rewards=scored.scores.tolist(),
+        lengths=lengths.tolist(),
+    )
+
+
+def _group_means(column: Tensor, groups: np.ndarray) -> np.ndarray:
+    values = column.double().cpu().numpy()
+    sums = np.bincount(groups, weights=values)
+    return sums / np.bincount(groups)

@@ -1,0 +1,172 @@
+"""The RL stage: maximise E[score] - beta KL(policy || reference) with any registered policy optimizer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lmrl.seeds import derive_seed
+from lmrl.stages.evaluation import Evaluation, evaluate_policy
+from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl_setup import Session, open_session
+from lmrl.stages.run import require_finite
+
+
+@dataclass(frozen=True)
+class RLResult:
+    """What a run came to: its folder, the evaluations before and after, and whether it was interrupted."""
+
+    folder: Path
+    updates: int
+    before: Evaluation | None
+    after: Evaluation | None
+    interrupted: bool
+
+
+def rl(
+    config: RLConfig,
+    *,
+    reward: Any = None,
+    prompts: Sequence[Any] | None = None,
+    plugins: Any = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> RLResult:
+    """Train a policy with reinforcement learning and write a run folder.
+
+    ``reward`` (a callable) and ``prompts`` (texts, or rows with a ``prompt`` and further columns) take the place of
+    the configuration's; ``plugins`` is a ``PluginManager``. With ``resume`` the run in ``config.run.folder``
+    continues from its newest checkpoint, bit for bit on a CPU. Ctrl-C finishes the update, saves and returns;
+    a second one stops at once.
+    """
+    session = open_session(config, reward=reward, prompts=prompts, plugins=plugins, resume=resume)
+    error: BaseException | None = None
+    try:
+        session.plugins.observe("lmrl_run_start", run=session.run)
+        return _train(session, progress)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        session.plugins.observe("lmrl_run_end", run=session.run, error=error)
+        session.run.close()
+
+
+def _train(session: Session, progress: bool) -> RLResult:
+    config, run = session.config, session.run
+    first = session.start_update
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    if first == 0:
+        before = _evaluate(session, 0)
+        run.log(0, before.metrics() if before else {})
+    done = first
+    bar = tqdm(
+        total=config.train.updates, initial=first, desc=config.optimizer.name, unit="update", disable=not progress
+    )
+    with bar, _stop_requests() as stop_requested:
+        for update in range(first + 1, config.train.updates + 1):
+            metrics = _update(session, update)
+            last = update == config.train.updates
+            stop = stop_requested()
+            if _due(update, config.evaluation.every) or last:
+                after = _evaluate(session, update)
+                if after:
+                    metrics |= after.metrics()
+            run.log(update, metrics)
+            session.plugins.observe("lmrl_step_end", run=run, step=update, metrics=metrics)
+            done = update
+            if _due(update, config.checkpoint.every) or last or stop:
+                session.save(update)
+            bar.set_postfix_str(
+                f"reward {metrics['rollout/reward']:.3f}, KL {metrics['rollout/kl']:.2f}, "
+                f"{metrics['time/tokens_per_second']:.0f} tokens/s"
+            )
+            bar.update()
+            if stop:
+                break
+    return RLResult(run.folder, done, before, after, interrupted=done < config.train.updates)
+
+
+def _update(session: Session, update: int) -> dict[str, float]:
+    """Sample, score, shape and learn once; return the metrics."""
+    config, maker, seed = session.config, session.maker, session.config.run.seed
+    run, accelerator = session.run, session.accelerator
+    run.update = update
+    start = time.perf_counter()
+    with accelerator.autocast():
+        scored = maker.sample(
+            session.training_batch(update), derive_seed(seed, "sample", update, accelerator.process_index)
+        )
+        sampled = time.perf_counter()
+        reference_logprobs = maker.reference_logprobs(scored.samples)
+        beta = session.controller.beta
+        rollout = maker.complete(scored, reference_logprobs, beta)
+    session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
+    ready = time.perf_counter()
+    kl_rows = (scored.samples.behavior_logprobs - reference_logprobs).sum(1)
+    means = session.rollout_means(scored, kl_rows)
+    require_finite("the reward", means["rollout/reward"], f"update {update}")
+    require_finite("the KL to the reference", means["rollout/kl"], f"update {update}")
+    means |= session.updater.update(rollout, beta, update, derive_seed(seed, "minibatches", update))
+    end = time.perf_counter()
+    session.controller.update(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
+    tokens = means["rollout/tokens"]
+    run.log_histogram(update, "rollout/reward", scored.scores.cpu().numpy())
+    run.log_histogram(update, "rollout/length", scored.samples.inputs.response_lengths.cpu().numpy())
+    return means | {
+        "rollout/beta": beta,
+        "rollout/objective": means["rollout/reward"] - beta * means["rollout/kl"],
+        "time/sample_seconds": sampled - start,
+        "time/score_seconds": ready - sampled,
+        "time/update_seconds": end - ready,
+        "time/tokens_per_second": tokens / (end - start),
+    }
+
+
+def _evaluate(session: Session, update: int) -> Evaluation | None:
+    """Evaluate on the held-out prompts, always with the same seed, and store sample texts."""
+    batch = session.evaluation_batch
+    if batch is None:
+        return None
+    settings = session.config.evaluation
+    with session.accelerator.autocast():
+        result = evaluate_policy(
+            session.maker, batch, derive_seed(session.config.run.seed, "evaluation"), settings.show
+        )
+    session.run.log_texts(update, "evaluation", result.texts)
+    return result
+
+
+def _due(update: int, every: int) -> bool:
+    return every > 0 and update % every == 0
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop after this update; the second interrupts at once."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set  # signal handlers belong to the main thread
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+        tqdm.write("Stopping after this update and saving; press Ctrl-C again to stop at once.")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

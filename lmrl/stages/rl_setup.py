@@ -1,0 +1,345 @@
+"""Putting an RL run together: models, data, reward, optimizer and run folder, all checked before any sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.config import resolved, to_toml
+from lmrl.data import PromptOrder, PromptSet, load_prompts
+from lmrl.errors import NonFiniteError, PromptError, ResumeError, SettingsError
+from lmrl.kl import KLController
+from lmrl.models import LanguageModel, PolicyModel, freeze_copy, load
+from lmrl.models.policy import TextPolicy
+from lmrl.optimizer import PolicyOptimizer
+from lmrl.plugins import PluginManager
+from lmrl.rewards import resolve as resolve_reward
+from lmrl.rollout import Scored
+from lmrl.sampling.spec import SamplingSpec
+from lmrl.seeds import derive_seed
+from lmrl.specs import Needs, OptimizerSpec
+from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
+from lmrl.stages.rl_config import RLConfig, TrainSettings
+from lmrl.stages.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.run import Run, create_folder, next_free_folder, truncate_metrics, write_versions
+from lmrl.stages.update import MetricMeans, Updater
+
+
+@dataclass
+class Session:
+    """Everything that an RL run holds while it goes on."""
+
+    config: RLConfig
+    run: Run
+    plugins: PluginManager
+    accelerator: Any
+    maker: RolloutMaker
+    updater: Updater
+    controller: KLController
+    training: PromptSet
+    training_ids: list[list[int]]
+    evaluation_batch: PromptBatch | None
+    order: PromptOrder
+    fingerprint: str
+    start_update: int = 0
+
+    def training_batch(self, update: int) -> PromptBatch:
+        """Return this rank's share of the prompts of an update (counted from 1)."""
+        indices = self.order.indices(update - 1)
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = len(indices) // ranks
+        return prompt_batch(
+            self.training, self.training_ids, indices[rank * share : (rank + 1) * share], self.config.train.group_size
+        )
+
+    def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
+        """Return the rollout's numbers, averaged over the rows of all ranks."""
+        means = MetricMeans()
+        samples = scored.samples
+        count = torch.tensor(float(len(kl_rows)), device=kl_rows.device)
+        columns: dict[str, Tensor] = {
+            "rollout/reward": scored.scores,
+            "rollout/kl": kl_rows,
+            "rollout/length": samples.inputs.response_lengths,
+            "rollout/terminated": samples.terminated,
+            "rollout/logprob": samples.behavior_logprobs.sum(1),
+        }
+        columns |= {f"rollout/reward_{name}": part for name, part in scored.score_parts.items()}
+        for name, column in columns.items():
+            means.add_sum(name, column.to(kl_rows).sum(), count)
+        numbers = means.means(self.accelerator)
+        rows = self.config.train.prompts_per_update * self.config.train.group_size
+        return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
+
+    def save(self, update: int) -> None:
+        """Write a checkpoint from which the run continues as if it had not stopped."""
+        self.accelerator.wait_for_everyone()
+        if not self.run.is_main:
+            return
+        policy = self.maker.policy
+        if not all(bool(torch.isfinite(p).all()) for p in policy.parameters()):
+            raise NonFiniteError(f"update {update}: a parameter is not finite; the last checkpoint is kept")
+        state = {
+            "update": update,
+            "torch_optimizer": self.updater.torch_optimizer.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+            "prompts": self.fingerprint,
+        }
+        path = save_checkpoint(
+            self.run.folder, update, policy, self.maker.card.path, state, self.config.checkpoint.keep
+        )
+        self.plugins.observe("lmrl_checkpoint_saved", run=self.run, path=path)
+
+
+def open_session(
+    config: RLConfig, *, reward: Any, prompts: Sequence[Any] | None, plugins: PluginManager | None, resume: bool
+) -> Session:
+    """Build a session; every setting is checked here, so that a refused run has sampled nothing."""
+    from accelerate import Accelerator
+
+    plugins = plugins or PluginManager()
+    optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
+    check_settings(config, optimizer_spec, optimizer_settings)
+    accelerator = Accelerator(mixed_precision=_precision(config), cpu=config.run.device == "cpu" or None)
+    if config.train.prompts_per_update % accelerator.num_processes:
+        raise SettingsError(
+            f"train.prompts_per_update is {config.train.prompts_per_update}; expected a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
+    spec = sampling_spec(config, start)
+    rows = load_prompts(prompts) if prompts is not None else load_prompts(_dataset_rows(config, plugins))
+    held_out, training = _split(rows, config)
+    training_ids = encode_prompts(start, training, spec)
+    held_out_ids = encode_prompts(start, held_out, spec)
+    reward_function = _reward(config, reward, plugins)
+    engine_spec, engine_settings = config.engine.resolve(plugins)
+
+    needs: Needs = optimizer_spec.needs
+    reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model
+    reference = PolicyModel(freeze_copy(reference_model))
+    checkpoint, state = _newest_checkpoint(config, rows.fingerprint()) if resume else (None, None)
+    base = load(checkpoint, device=accelerator.device, dtype=torch.float32) if checkpoint else start
+    torch.manual_seed(derive_seed(config.run.seed, "torch"))
+    policy = PolicyModel(base.model, with_values=needs.values)
+    policy.load_value_head(Path(checkpoint or start.card.path))
+    torch_optimizer = make_torch_optimizer(policy, config.train)
+    module, prepared = accelerator.prepare(policy, torch_optimizer)
+    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
+    controller = KLController(config.kl)
+    if state is not None:
+        prepared.load_state_dict(state["torch_optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
+        controller.load_state_dict(state["controller"])
+
+    microbatch = config.train.microbatch_rows
+    maker = RolloutMaker(
+        engine_spec.build(engine_settings),
+        policy,
+        reference,
+        reward_function,
+        start.card,
+        spec,
+        config.kl,
+        needs,
+        microbatch,
+    )
+    policy_face = TextPolicy(module, spec, needs.values)
+    updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)
+    run = _open_run(config, plugins, accelerator, int(state["update"]) if state else None)
+    return Session(
+        config=config,
+        run=run,
+        plugins=plugins,
+        accelerator=accelerator,
+        maker=maker,
+        updater=updater,
+        controller=controller,
+        training=training,
+        training_ids=training_ids,
+        evaluation_batch=_evaluation_batch(held_out, held_out_ids, config),
+        order=PromptOrder(len(training), config.train.prompts_per_update, derive_seed(config.run.seed, "prompts")),
+        fingerprint=rows.fingerprint(),
+        start_update=int(state["update"]) if state else 0,
+    )
+
+
+def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) -> None:
+    """Refuse what cannot be trained, saying what is needed and how to give it."""
+    needs = optimizer.needs
+    if needs.experience != "rollouts":
+        raise SettingsError(
+            f"optimizer {optimizer.name!r} learns from {needs.experience}, but this stage samples rollouts from prompts"
+        )
+    if config.train.group_size < needs.minimum_group_size:
+        raise SettingsError(
+            f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
+            f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"
+        )
+    sampling = config.sampling
+    filters = [name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0)) if getattr(sampling, name) != off]
+    if filters:
+        raise SettingsError(
+            f"sampling.{filters[0]} is {getattr(sampling, filters[0])}: tokens would be drawn from a support that "
+            "moves with the policy, and the ratio to it would be wrong. Train with the full distribution."
+        )
+    if sampling.temperature == 0:
+        raise SettingsError("sampling.temperature is 0: greedy responses explore nothing; expected a number above 0")
+    if settings.minibatches > config.train.prompts_per_update:
+        raise SettingsError(
+            f"optimizer.{optimizer.name}.minibatches is {settings.minibatches}, more than the "
+            f"{config.train.prompts_per_update} prompts per update"
+        )
+
+
+def sampling_spec(config: RLConfig, model: LanguageModel) -> SamplingSpec:
+    """Return the sampling specification of a run: the recipe's settings with the model's ids and context."""
+    settings = config.sampling
+    outside = [i for i in settings.forbidden_ids if not 0 <= i < model.card.vocab_size]
+    if outside:
+        raise SettingsError(
+            f"sampling.forbidden_ids holds {outside[0]}; the vocabulary has {model.card.vocab_size} ids"
+        )
+    return SamplingSpec(
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        max_new_tokens=settings.max_new_tokens,
+        eos_ids=model.card.eos_ids,
+        stop_strings=tuple(settings.stop_strings),
+        forbidden_ids=tuple(settings.forbidden_ids),
+        context_length=model.card.context_length,
+        on_length=settings.on_length,
+    )
+
+
+def encode_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> list[list[int]]:
+    """Tokenise every prompt; raises ``PromptError`` for one without tokens or without room for a response."""
+    rows = [model.card.codec.encode(text) for text in prompts.prompts]
+    for text, ids in zip(prompts.prompts, rows, strict=True):
+        if not ids:
+            raise PromptError(f"the prompt {text!r} has no tokens; expected at least one")
+        if spec.context_length is not None and len(ids) >= spec.context_length:
+            raise PromptError(
+                f"a prompt has {len(ids)} tokens and leaves no room in the context of {spec.context_length} tokens; "
+                f"shorten it: {text[:80]!r}..."
+            )
+    return rows
+
+
+def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int) -> PromptBatch:
+    """Return the prompts at ``indices``, each repeated ``samples`` times."""
+    rows = [index for index in indices for _ in range(samples)]
+    return PromptBatch(
+        [ids[row] for row in rows],
+        [prompts.prompts[row] for row in rows],
+        {name: [column[row] for row in rows] for name, column in prompts.columns.items()},
+        [place for place in range(len(indices)) for _ in range(samples)],
+    )
+
+
+def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return AdamW over the policy, with a learning rate of its own for the value head."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in policy.model.parameters() if p.requires_grad], "lr": settings.learning_rate}
+    ]
+    if policy.value_head is not None:
+        groups.append({"params": list(policy.value_head.parameters()), "lr": settings.value_learning_rate})
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, foreach=True)
+
+
+def _embedded_model() -> str:
+    from lmrl.stories import MODEL_PATH
+
+    return str(MODEL_PATH)
+
+
+def _precision(config: RLConfig) -> str:
+    if config.run.precision != "auto":
+        return config.run.precision
+    on_gpu = config.run.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if on_gpu else "no"
+
+
+def _dataset_rows(config: RLConfig, plugins: PluginManager) -> list[Mapping[str, Any]]:
+    spec, settings = config.prompts.resolve(plugins)
+    rows: list[Mapping[str, Any]] = list(spec.build(settings))
+    return rows
+
+
+def _split(rows: PromptSet, config: RLConfig) -> tuple[PromptSet, PromptSet]:
+    """Hold out the evaluation's prompts; equal texts never stand on both sides."""
+    import random
+
+    wanted = config.evaluation.prompts
+    distinct = sorted(set(rows.prompts))
+    if wanted >= len(distinct):
+        raise SettingsError(
+            f"evaluation.prompts is {wanted}, but there are {len(distinct)} distinct prompts and training needs some; "
+            "lower it, set it to 0 to leave evaluation out, or bring more prompts"
+        )
+    random.Random(f"held out {config.run.seed}").shuffle(distinct)
+    chosen = set(distinct[:wanted])
+    first_of: dict[str, int] = {}
+    for index, text in enumerate(rows.prompts):
+        if text in chosen:
+            first_of.setdefault(text, index)
+    rest = [index for index, text in enumerate(rows.prompts) if text not in chosen]
+    return rows.select(sorted(first_of.values())), rows.select(rest)
+
+
+def _evaluation_batch(held_out: PromptSet, ids: list[list[int]], config: RLConfig) -> PromptBatch | None:
+    if not len(held_out):
+        return None
+    return prompt_batch(held_out, ids, range(len(held_out)), config.evaluation.samples_per_prompt)
+
+
+def _reward(config: RLConfig, reward: Any, plugins: PluginManager) -> Any:
+    if reward is not None:
+        return resolve_reward(reward, None, plugins)
+    tables = config.reward.tables
+    if config.reward_weights:
+        return resolve_reward(config.reward_weights, tables, plugins)
+    return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
+
+
+def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[str, Any]]:
+    folder = Path(config.run.folder)
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise ResumeError(f"{folder} holds no checkpoint to continue from; start the run anew with another run.folder")
+    state = load_state(checkpoints[-1])
+    if state["prompts"] != fingerprint:
+        raise ResumeError(
+            f"the prompts have changed since {checkpoints[-1].name} was written, so the run would not be the same; "
+            "bring back the old data, or start a new run from that checkpoint with model=" + str(checkpoints[-1])
+        )
+    return str(checkpoints[-1]), state
+
+
+def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
+    is_main = bool(accelerator.is_main_process)
+    if not config.run.folder:
+        config.run = replace(config.run, folder=str(next_free_folder(Path("runs"), config.optimizer.name)))
+    folder = Path(config.run.folder)
+    run = Run(folder, config, is_main)
+    if not is_main:
+        return run
+    versions = {info.name: info.version for info in plugins.listing() if info.version}
+    if resumed_update is None:
+        create_folder(folder, to_toml(resolved(config, plugins)), versions)
+    else:
+        write_versions(folder, versions)
+        truncate_metrics(folder, resumed_update)
+    for name in config.trackers:
+        tracker = plugins.get("tracker", name)
+        run.trackers.append(tracker.build(folder, None if resumed_update is None else resumed_update + 1))
+    return run

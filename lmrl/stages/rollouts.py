@@ -1,0 +1,97 @@
+"""From prompts to a Rollout: sample, decode once, score, then reference, values and shaped rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.kl import KLSettings, shape_rewards
+from lmrl.models.card import ModelCard, response_texts
+from lmrl.models.policy import PolicyModel
+from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.rollout import Rollout, Samples, Scored
+from lmrl.sampling.engine import Engine
+from lmrl.sampling.spec import SamplingSpec
+from lmrl.specs import Needs
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of one batch: one entry per row; ``groups`` numbers the prompts, so that samples of one share a number."""
+
+    ids: list[list[int]]
+    texts: list[str]
+    columns: Mapping[str, Sequence[Any]]
+    groups: list[int]
+
+
+@dataclass
+class RolloutMaker:
+    """Makes rollouts of one policy; holds everything that stays the same from batch to batch."""
+
+    engine: Engine
+    policy: PolicyModel
+    reference: PolicyModel
+    reward: Any
+    card: ModelCard
+    spec: SamplingSpec
+    kl: KLSettings
+    needs: Needs
+    rows_per_batch: int
+
+    def sample(self, prompts: PromptBatch, seed: int) -> Scored:
+        """Sample a response to every row and score it; the score of a truncated row is withheld."""
+        samples = self.engine.generate(self.policy.model, prompts.ids, self.spec, seed, self.card.codec)
+        # One prompt drawn twice from the data stays two groups, as the group size says.
+        samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
+        inputs = samples.inputs
+        lengths = inputs.response_lengths.tolist()
+        rows = [row[:length] for row, length in zip(inputs.response_ids.tolist(), lengths, strict=True)]
+        responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
+        return self._score(samples, prompts, responses)
+
+    def _score(self, samples: Samples, prompts: PromptBatch, responses: list[str]) -> Scored:
+        scored = torch.nonzero(~samples.truncated).squeeze(1).tolist()
+        scores = torch.zeros(len(responses), dtype=torch.float64)
+        parts: dict[str, Tensor] = {}
+        if scored:
+            columns = {name: [column[i] for i in scored] for name, column in prompts.columns.items()}
+            result = self.reward([prompts.texts[i] for i in scored], [responses[i] for i in scored], columns)
+            index = torch.tensor(scored)
+            scores[index] = torch.as_tensor(result.scores, dtype=torch.float64)
+            for name, part in result.parts.items():
+                parts[name] = torch.zeros_like(scores).index_put((index,), torch.as_tensor(part, dtype=torch.float64))
+        device = samples.action_mask.device
+        return Scored(samples, prompts.texts, responses, scores.to(device, torch.float32), parts)
+
+    def reference_logprobs(self, samples: Samples) -> Tensor:
+        """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
+        return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.rows_per_batch)
+
+    def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
+        """Add values and per-token rewards; ``beta`` is the KL coefficient of this batch."""
+        samples = scored.samples
+        declared: dict[str, Tensor] = {}
+        if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
+            declared["reference_logprobs"] = reference_logprobs
+        if self.needs.values:
+            values, bootstrap = score_values(self.policy, samples.inputs, self.rows_per_batch)
+            declared |= {"values": values, "bootstrap_values": bootstrap}
+        rewards = shape_rewards(
+            scored.scores, samples.behavior_logprobs, reference_logprobs, samples.action_mask, self.kl, beta
+        )
+        return Rollout(
+            inputs=samples.inputs,
+            action_mask=samples.action_mask,
+            behavior_logprobs=samples.behavior_logprobs,
+            rewards=rewards,
+            scores=scored.scores,
+            terminated=samples.terminated,
+            truncated=samples.truncated,
+            group=samples.group,
+            declared=declared,
+        )

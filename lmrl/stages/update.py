@@ -1,0 +1,229 @@
+"""One update of the policy from one rollout: advantages, minibatches, aggregated losses, steps.
+
+Losses are averaged here and nowhere else, with the token and row counts of the whole minibatch over all ranks, so
+microbatches and ranks change no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.kl import KLSettings, kl_losses
+from lmrl.ops import aggregate_losses, masked_sum
+from lmrl.optimizer import PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.stages.rl_config import TrainSettings
+from lmrl.stages.run import require_finite
+
+
+@dataclass
+class MetricMeans:
+    """Sums and counts of metric columns; their quotient is the mean over all tokens or rows, whatever the split."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, column: Tensor, mask: Tensor) -> None:
+        """Add a (B, T) or (B,) column; entries outside the mask count for nothing."""
+        column = column.detach().float()
+        within = mask if column.ndim == 2 else mask.any(1)
+        self.add_sum(name, masked_sum(column, within), within.sum())
+
+    def add_sum(self, name: str, total: Tensor, count: Tensor) -> None:
+        """Add a sum over ``count`` entries."""
+        zero = torch.zeros((), device=total.device)
+        self.sums[name] = self.sums.get(name, zero) + total
+        self.counts[name] = self.counts.get(name, zero) + count
+
+    def merge(self, other: MetricMeans) -> None:
+        """Add everything that ``other`` holds."""
+        for name, total in other.sums.items():
+            self.add_sum(name, total, other.counts[name])
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Return the means over all ranks (one collective, one transfer to the host)."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        stacked = torch.stack([torch.stack([self.sums[name], self.counts[name]]) for name in names])
+        stacked = accelerator.reduce(stacked, reduction="sum")
+        return {
+            name: float(total / max(count, 1)) for name, (total, count) in zip(names, stacked.tolist(), strict=True)
+        }
+
+
+def learning_rate_factor(update: int, settings: TrainSettings) -> float:
+    """Return what the peak learning rate is multiplied by in update 1, 2, ...: linear warm-up, then the schedule."""
+    done = update - 1
+    if done < settings.warmup_updates:
+        return (done + 1) / settings.warmup_updates
+    if settings.schedule == "constant":
+        return 1.0
+    progress = (done - settings.warmup_updates) / max(1, settings.updates - settings.warmup_updates)
+    return 1.0 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Updater:
+    """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or anything else that evaluates batches."""
+
+    def __init__(
+        self,
+        optimizer: PolicyOptimizer,
+        policy: Any,
+        torch_optimizer: torch.optim.Optimizer,
+        accelerator: Any,
+        settings: TrainSettings,
+        kl: KLSettings,
+    ) -> None:
+        self.optimizer = optimizer
+        self.policy = policy
+        self.torch_optimizer = torch_optimizer
+        self.accelerator = accelerator
+        self.settings = settings
+        self.kl = kl
+        self._peaks = [group["lr"] for group in torch_optimizer.param_groups]
+        self._may_stop = type(optimizer).should_stop is not PolicyOptimizer.should_stop
+
+    def update(self, rollout: Rollout, beta: float, update: int, seed: int) -> dict[str, float]:
+        """Learn from one rollout; return the metrics' means. ``seed`` shuffles rows and is the same on every rank."""
+        factor = learning_rate_factor(update, self.settings)
+        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        advantages = global_advantages(self.optimizer, rollout, self.accelerator)
+        batch = Batch.from_rollout(rollout, advantages)
+        total = MetricMeans()
+        for name, column in advantages.metrics.items():
+            total.add(name, column, batch.action_mask)
+        total.add("advantage", batch.advantages, batch.action_mask)
+        generator = torch.Generator().manual_seed(seed)
+        steps, stopped = 0, False
+        for epoch in range(self.optimizer.settings.epochs):
+            for number, rows in enumerate(minibatch_rows(rollout, self.optimizer.settings.minibatches, generator)):
+                where = f"update {update}, epoch {epoch + 1}, minibatch {number + 1}"
+                stopped = self._step(batch.select(rows), beta, where, total)
+                if stopped:
+                    break
+                steps += 1
+            if stopped:
+                break
+        metrics = {f"optimizer/{name}": value for name, value in total.means(self.accelerator).items()}
+        return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
+
+    def _step(self, minibatch: Batch, beta: float, where: str, total: MetricMeans) -> bool:
+        """Take one gradient step; return True if the optimizer asked to stop before it."""
+        accelerator = self.accelerator
+        mask = minibatch.action_mask
+        counts = accelerator.reduce(torch.stack([mask.sum(), mask.any(1).sum()]).float(), reduction="sum")
+        token_count, row_count = counts.clamp_min(1).unbind()
+        means = MetricMeans()
+        loss_sum = torch.zeros((), device=mask.device)
+        self.torch_optimizer.zero_grad(set_to_none=True)
+        microbatches = list(microbatch_rows(mask, self.settings.microbatch_rows))
+        for index, rows in enumerate(microbatches):
+            last = index == len(microbatches) - 1
+            with _synchronise_gradients(accelerator, self.policy, last):
+                share = self._loss(minibatch.select(rows), beta, token_count, row_count, means)
+                # Data-parallel wrappers average gradients over ranks; the counts are global, so undo the division.
+                accelerator.backward(share * accelerator.num_processes)
+            self.policy.forget()
+            loss_sum += share.detach()
+        if self._may_stop and self.optimizer.should_stop(means.means(accelerator)):
+            self.torch_optimizer.zero_grad(set_to_none=True)
+            return True
+        parameters = [p for group in self.torch_optimizer.param_groups for p in group["params"]]
+        limit = self.settings.max_gradient_norm or math.inf
+        norm = accelerator.clip_grad_norm_(parameters, limit)
+        loss, norm_value = torch.stack([accelerator.reduce(loss_sum), norm.detach().to(loss_sum)]).tolist()
+        require_finite("the loss", loss, where)
+        require_finite("the gradient's norm", norm_value, where)
+        self.torch_optimizer.step()
+        one = torch.ones((), device=mask.device)
+        means.add_sum("loss", accelerator.reduce(loss_sum) / accelerator.num_processes, one)
+        means.add_sum("gradient_norm", norm.detach().to(loss_sum), one)
+        total.merge(means)
+        return False
+
+    def _loss(self, part: Batch, beta: float, token_count: Tensor, row_count: Tensor, means: MetricMeans) -> Tensor:
+        """Return this microbatch's share of the minibatch's loss."""
+        loss = self.optimizer.loss(self.policy, part)
+        aggregation = self.optimizer.settings.loss_aggregation
+        share = aggregate_losses(loss.losses, part.action_mask, aggregation, token_count, row_count)
+        for name, column in loss.metrics.items():
+            means.add(name, column, part.action_mask)
+        if self.kl.placement == "loss" and beta > 0:
+            now = self.policy.evaluate(part).logprobs
+            reference = part.rollout.reference_logprobs
+            penalty = kl_losses(now, part.behavior_logprobs, reference, part.action_mask, self.kl)
+            means.add("kl_loss", penalty, part.action_mask)
+            share = share + beta * aggregate_losses(penalty, part.action_mask, aggregation, token_count, row_count)
+        return share
+
+
+def minibatch_rows(rollout: Rollout, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the rows of each minibatch of one pass: shuffled by group, so that samples of one prompt stay together."""
+    groups = rollout.group.unique()
+    order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
+    for chosen in order.tensor_split(min(minibatches, len(groups))):
+        yield torch.isin(rollout.group, chosen).nonzero().squeeze(1)
+
+
+def microbatch_rows(mask: Tensor, rows: int) -> Iterator[Tensor]:
+    """Yield a minibatch's rows in pieces of like length."""
+    yield from torch.argsort(mask.sum(1), stable=True).split(rows)
+
+
+def global_advantages(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:
+    """Let the optimizer see the rollout of all ranks at once, and return this rank's rows of what it answers.
+
+    Whitening and baselines are then global without any collective in an optimizer.
+    """
+    if accelerator.num_processes == 1:
+        return optimizer.advantages(rollout)
+    return _advantages_over_ranks(optimizer, rollout, accelerator)
+
+
+def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:
+    rank, rows, width = accelerator.process_index, len(rollout), rollout.action_mask.shape[1]
+
+    def collect(column: Tensor) -> Tensor:
+        if column.ndim == 2:
+            column = accelerator.pad_across_processes(column, dim=1)
+        return accelerator.gather(column)
+
+    # Groups are numbered per rank; give every rank its own range.
+    group = rollout.group + rank * rows
+    whole = Rollout(
+        inputs=None,
+        action_mask=collect(rollout.action_mask.long()).bool(),
+        behavior_logprobs=collect(rollout.behavior_logprobs),
+        rewards=collect(rollout.rewards),
+        scores=collect(rollout.scores),
+        terminated=collect(rollout.terminated.long()).bool(),
+        truncated=collect(rollout.truncated.long()).bool(),
+        group=collect(group),
+        declared={name: collect(column) for name, column in sorted(rollout.declared.items())},
+    )
+    answer = optimizer.advantages(whole)
+    mine = slice(rank * rows, (rank + 1) * rows)
+
+    def own(column: Tensor) -> Tensor:
+        return column[mine] if column.ndim == 1 else column[mine, :width]
+
+    return Advantages(
+        own(answer.advantages),
+        {name: own(column) for name, column in answer.extra.items()},
+        {name: own(column) for name, column in answer.metrics.items()},
+    )
+
+
+def _synchronise_gradients(accelerator: Any, policy: Any, last: bool) -> Any:
+    """Exchange gradients between ranks on a minibatch's last microbatch only."""
+    from contextlib import nullcontext
+
+    return nullcontext() if last or accelerator.num_processes == 1 else accelerator.no_sync(policy.module)

@@ -1,0 +1,165 @@
+"""The policy's log-probabilities and values: right token, right state, whatever the batch looks like."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmrl.errors import ModelError
+from lmrl.models import PolicyModel, load
+from lmrl.models.policy import TextPolicy, join_rows, state_positions
+from lmrl.models.scoring import score_logprobs, score_values
+from lmrl.rollout import Batch, Rollout, TextInputs, UndeclaredNeed, lengths_to_mask
+from lmrl.sampling import SamplingSpec
+from lmrl.testing import write_tiny_model
+
+
+def text_inputs(prompts, responses, extra=0):
+    def pad(rows):
+        width = max(len(row) for row in rows) + extra
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    lengths = [torch.tensor([len(row) for row in rows]) for rows in (prompts, responses)]
+    return TextInputs(pad(prompts), lengths[0], pad(responses), lengths[1])
+
+
+PROMPTS = [[3, 4, 5], [6], [7, 1, 0, 8, 9]]  # the last one holds an EOS and a pad id of its own
+RESPONSES = [[10, 11], [12, 3, 4, 1], [5]]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def language_model(request, tmp_path_factory):
+    return load(write_tiny_model(tmp_path_factory.mktemp(request.param), architecture=request.param))
+
+
+@pytest.fixture(scope="module")
+def policy(language_model):
+    policy = PolicyModel(language_model.model, with_values=True)
+    torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
+    return policy
+
+
+def test_rows_are_prompt_response_padding():
+    inputs = text_inputs([[3, 4], [5]], [[6], [7, 8]])
+    assert join_rows(inputs).tolist() == [[3, 4, 6], [5, 7, 8]]
+    assert state_positions(inputs, 3, include_last=False).tolist() == [[False, True, False], [True, True, False]]
+    assert state_positions(inputs, 3, include_last=True).tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_logprob_t_scores_token_t_plus_one(language_model, policy):
+    result = score_logprobs(policy, text_inputs(PROMPTS, RESPONSES), SamplingSpec(), 8)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        with torch.no_grad():
+            table = language_model.model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        expected = [float(table[len(prompt) - 1 + t, token]) for t, token in enumerate(response)]
+        assert torch.allclose(result[row, : len(response)], torch.tensor(expected), atol=1e-5)
+        assert not result[row, len(response) :].any()
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 2, 3])
+@pytest.mark.parametrize("extra", [0, 6])
+def test_batch_size_order_and_padding_change_nothing(policy, rows_per_batch, extra):
+    base = text_inputs(PROMPTS, RESPONSES)
+    padded = text_inputs(PROMPTS, RESPONSES, extra)
+    order = torch.tensor([2, 0, 1])
+    for score in (
+        lambda i, n: score_logprobs(policy, i, SamplingSpec(), n),
+        lambda i, n: score_values(policy, i, n)[0],
+    ):
+        expected = score(base, 8)
+        width = expected.shape[1]
+        assert torch.allclose(score(padded, rows_per_batch)[:, :width], expected, atol=1e-5)
+        assert torch.allclose(score(base.select(order), rows_per_batch), expected[order], atol=1e-5)
+    assert torch.allclose(score_values(policy, padded, 1)[1], score_values(policy, base, 8)[1], atol=1e-5)
+
+
+def test_values_belong_to_the_state_before_each_token_and_after_the_last(language_model, policy):
+    values, after = score_values(policy, text_inputs(PROMPTS, RESPONSES), 8)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        with torch.no_grad():
+            output = language_model.model(torch.tensor([prompt + response]), output_hidden_states=True)
+            states = policy.value_head(output.hidden_states[-1][0]).squeeze(-1)
+        first = len(prompt) - 1
+        assert torch.allclose(values[row, : len(response)], states[first : first + len(response)], atol=1e-5)
+        assert torch.allclose(after[row], states[first + len(response)], atol=1e-5)
+
+
+def test_a_new_value_head_says_zero(language_model):
+    values, after = score_values(
+        PolicyModel(language_model.model, with_values=True), text_inputs(PROMPTS, RESPONSES), 8
+    )
+    assert not values.any() and not after.any()
+
+
+def test_families_whose_logits_are_more_than_the_head_take_the_general_path(language_model, policy):
+    general = PolicyModel(language_model.model, with_values=True)
+    general.value_head.load_state_dict(policy.value_head.state_dict())
+    assert general._head_is_linear
+    general._head_is_linear = False
+    inputs = text_inputs(PROMPTS, RESPONSES)
+    assert torch.allclose(
+        score_logprobs(general, inputs, SamplingSpec(), 8), score_logprobs(policy, inputs, SamplingSpec(), 8), atol=1e-5
+    )
+    assert torch.allclose(score_values(general, inputs, 8)[0], score_values(policy, inputs, 8)[0], atol=1e-5)
+
+
+def test_capped_logits_are_noticed(language_model, monkeypatch):
+    head = language_model.model.get_output_embeddings()
+    handle = language_model.model.register_forward_hook(
+        lambda module, args, output: setattr(output, "logits", 3 * torch.tanh(output.logits / 3)) or output
+    )
+    try:
+        assert head is not None and not PolicyModel(language_model.model)._head_is_linear
+    finally:
+        handle.remove()
+
+
+def batch_of(inputs):
+    mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+    zeros, flags = torch.zeros(mask.shape), torch.zeros(len(mask), dtype=torch.bool)
+    rollout = Rollout(inputs, mask, zeros, zeros, zeros[:, 0], flags, flags, torch.arange(len(mask)))
+    return Batch(rollout, zeros, {})
+
+
+def test_evaluation_masks_everything_and_runs_the_model_once(policy):
+    batch = batch_of(text_inputs(PROMPTS, RESPONSES))
+    calls = []
+    face = TextPolicy(lambda *args, **kwargs: calls.append(1) or policy(*args, **kwargs), SamplingSpec(), True)
+    now = face.evaluate(batch)
+    assert face.evaluate(batch) is now and len(calls) == 1
+    for column in (now.logprobs, now.entropy, now.values):
+        assert not column[~batch.action_mask].any()
+    assert (now.entropy[batch.action_mask] > 0).all()
+    restricted = TextPolicy(policy, SamplingSpec(forbidden_ids=(0, 2)), False).evaluate(batch)
+    assert (restricted.logprobs[batch.action_mask] > now.logprobs[batch.action_mask]).all()
+    with pytest.raises(ModelError, match="Needs"):
+        _ = restricted.values
+    with pytest.raises(UndeclaredNeed, match="values"):
+        _ = batch.rollout.values
+    with pytest.raises(KeyError, match="returns"):
+        _ = batch["returns"]
+
+
+def test_dropout_stays_off(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=15, n_positions=32, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.5))
+    policy = PolicyModel(model).train()
+    inputs = text_inputs(PROMPTS, RESPONSES)
+    first, second = (score_logprobs(policy, inputs, SamplingSpec(), 8) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_saved_policy_loads_in_plain_transformers(language_model, policy, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy.save(tmp_path, language_model.card.path)
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids).logits
+        assert torch.equal(again, language_model.model(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path)("the cat")["input_ids"] == language_model.card.codec.encode(
+        "the cat"
+    )
+    assert torch.equal(load_file(tmp_path / "value_head.safetensors")["weight"], policy.value_head.weight)
+    other = PolicyModel(load(tmp_path).model, with_values=True)
+    assert other.load_value_head(tmp_path) and torch.equal(other.value_head.weight, policy.value_head.weight)

@@ -1,0 +1,160 @@
+"""The decode engine against a twin that re-encodes the prefix at every step, one row at a time."""
+
+import shutil
+
+import pytest
+import torch
+
+from lmrl.errors import NonFiniteError, PromptError, SettingsError
+from lmrl.models import PolicyModel, load
+from lmrl.models.scoring import score_logprobs
+from lmrl.sampling import FinishReason, SamplingSpec
+from lmrl.sampling.distribution import draw
+from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
+from lmrl.testing import write_tiny_model
+
+PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5]]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request, tmp_path_factory):
+    return load(write_tiny_model(tmp_path_factory.mktemp(request.param), architecture=request.param))
+
+
+def spec_of(model, **kwargs):
+    values = {"max_new_tokens": 12, "eos_ids": model.card.eos_ids, "context_length": model.card.context_length}
+    return SamplingSpec(**(values | kwargs))
+
+
+@torch.no_grad()
+def naive_samples(model, prompts, spec, seed):
+    """Sample each row alone, running the whole prefix through the model for every token."""
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(len(prompts), spec.max_new_tokens, generator=generator, dtype=torch.float64)
+    rows = []
+    for row, prompt in enumerate(prompts):
+        ids, logprobs = list(prompt), []
+        for step in range(spec.max_new_tokens):
+            distribution = spec.log_distribution(model.model(torch.tensor([ids])).logits[:, -1])
+            token = int(draw(distribution, uniforms[row, step][None]))
+            logprobs.append(float(distribution[0, token]))
+            ids.append(token)
+            if token in spec.eos_ids or len(ids) >= (spec.context_length or 10**9):
+                break
+        rows.append((ids[len(prompt) :], logprobs))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.7}, {"temperature": 1.3}, {"top_k": 3}, {"top_p": 0.8}, {"forbidden_ids": (1, 4)}]
+    + [{"context_length": 9}, {"temperature": 0}],
+    ids=str,
+)
+@pytest.mark.parametrize("rows_at_once", [2, 512])
+def test_equals_the_naive_twin(model, options, rows_at_once):
+    spec = spec_of(model, **options)
+    engine = TransformersEngine(TransformersEngineSettings(rows=rows_at_once, compact_share=0.0))
+    samples = engine.generate(model.model, PROMPTS, spec, seed=7)
+    for row, (ids, logprobs) in enumerate(naive_samples(model, PROMPTS, spec, 7)):
+        length = int(samples.inputs.response_lengths[row])
+        assert samples.inputs.response_ids[row, :length].tolist() == ids
+        assert torch.allclose(samples.behavior_logprobs[row, :length], torch.tensor(logprobs), atol=1e-5)
+
+
+def test_late_compaction_changes_nothing(model):
+    spec = spec_of(model)
+    at_once = TransformersEngine(TransformersEngineSettings(compact_share=0.0)).generate(
+        model.model, PROMPTS * 4, spec, 1
+    )
+    never = TransformersEngine(TransformersEngineSettings(compact_share=2.0)).generate(
+        model.model, PROMPTS * 4, spec, 1
+    )
+    assert torch.equal(at_once.inputs.response_ids, never.inputs.response_ids)
+    assert torch.equal(at_once.finish_reasons, never.finish_reasons)
+    assert torch.allclose(at_once.behavior_logprobs, never.behavior_logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_sampled_logprobs_equal_rescored_ones(model, temperature):
+    spec = spec_of(model, temperature=temperature, forbidden_ids=(4,))
+    samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, seed=3)
+    rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, rows_per_batch=5)
+    assert torch.allclose(rescored, samples.behavior_logprobs, atol=1e-5)
+
+
+def test_masks_come_from_lengths_and_cover_the_eos(model):
+    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec_of(model), seed=0)
+    ids, lengths = samples.inputs.response_ids, samples.inputs.response_lengths
+    assert torch.equal(samples.action_mask.sum(1), lengths)
+    ended = samples.finish_reasons == int(FinishReason.EOS)
+    assert 0 < ended.sum() < len(ended)
+    last = ids.gather(1, lengths[:, None] - 1).squeeze(1)
+    assert torch.equal(last == 1, ended)
+    assert not ids[~samples.action_mask].any()
+    assert not samples.behavior_logprobs[~samples.action_mask].any()
+    assert samples.terminated.all() and not samples.truncated.any()
+
+
+def test_truncation_is_a_choice(model):
+    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec_of(model, on_length="truncate"), seed=0)
+    assert torch.equal(samples.truncated, samples.finish_reasons == int(FinishReason.LENGTH))
+    assert torch.equal(samples.terminated, ~samples.truncated)
+
+
+def test_pad_may_be_the_eos(tmp_path):
+    plain = load(write_tiny_model(tmp_path / "a"))
+    folder = write_tiny_model(tmp_path / "b", pad_is_eos=True)
+    shutil.copyfile(tmp_path / "a" / "model.safetensors", folder / "model.safetensors")
+    shared = load(folder)
+    assert shared.card.pad_id in shared.card.eos_ids
+    results = [TransformersEngine().generate(m.model, PROMPTS, spec_of(m), seed=0) for m in (plain, shared)]
+    assert torch.equal(results[0].inputs.response_ids, results[1].inputs.response_ids)
+    assert torch.equal(results[0].action_mask, results[1].action_mask)
+
+
+def test_equal_prompts_are_prefilled_once(model, monkeypatch):
+    batches = []
+    forward = type(model.model).forward
+
+    def counting(self, input_ids=None, **kwargs):
+        batches.append(tuple(input_ids.shape))
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", counting)
+    samples = TransformersEngine().generate(model.model, [[3, 5]] * 6 + [[4, 5]] * 2, spec_of(model), seed=0)
+    assert batches[0] == (2, 2)
+    assert samples.group.tolist() == [0] * 6 + [1] * 2
+
+
+def test_several_eos_ids(model):
+    spec = spec_of(model, eos_ids=(1, 5))
+    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec, seed=0)
+    last = samples.inputs.response_ids.gather(1, samples.inputs.response_lengths[:, None] - 1).squeeze(1)
+    ended = samples.finish_reasons == int(FinishReason.EOS)
+    assert set(last[ended].tolist()) == {1, 5}
+
+
+def test_stop_strings_end_a_response(tmp_path):
+    model = load(write_tiny_model(tmp_path, scale=0.0))
+    spec = spec_of(model, eos_ids=(1,), stop_strings=("cat",), max_new_tokens=30)
+    samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, 0, model.card.codec)
+    word = model.card.codec.encode("cat")[0]
+    stopped = samples.finish_reasons == int(FinishReason.STOP)
+    assert stopped.any()
+    for row in range(len(stopped)):
+        ids = samples.inputs.response_ids[row, : int(samples.inputs.response_lengths[row])].tolist()
+        assert ids.count(word) == int(stopped[row]) and (not stopped[row] or ids[-1] == word)
+    with pytest.raises(SettingsError, match="codec"):
+        TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+
+
+def test_bad_prompts_and_a_diverged_model(tmp_path):
+    model = load(write_tiny_model(tmp_path))
+    engine, spec = TransformersEngine(), spec_of(model, context_length=4)
+    for prompts, message in [([], "no prompts"), ([[3], []], "prompt 1"), ([[3, 3, 3, 3]], "no room")]:
+        with pytest.raises(PromptError, match=message):
+            engine.generate(model.model, prompts, spec, seed=0)
+    model.model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="logits"):
+        engine.generate(model.model, [[3]], spec, seed=0)
