@@ -1,0 +1,11 @@
+"""Rewards: any callable ``(prompts, responses, **columns) -> scores``, found by name, checked, and summed with weights.
+
+Importing this package needs neither torch nor transformers.
+"""
+
+from lmrl.rewards.builtin import builtin_specs
+from lmrl.rewards.function import RewardFunction, RewardResult
+from lmrl.rewards.resolve import resolve
+from lmrl.rewards.rows import per_row
+
+__all__ = ["RewardFunction", "RewardResult", "builtin_specs", "per_row", "resolve"]

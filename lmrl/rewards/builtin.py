@@ -1,0 +1,23 @@
+"""The rewards that ship with the core, as the records that the core's plugin registers."""
+
+from __future__ import annotations
+
+from lmrl.rewards.answers import ExactMatch, ExactMatchSettings, NumericAnswer, NumericAnswerSettings
+from lmrl.rewards.happy_end import HappyEnd, HappyEndSettings
+from lmrl.rewards.lexicon import Lexicon, LexiconSettings
+from lmrl.rewards.pattern import Pattern, PatternSettings
+from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSettings
+from lmrl.specs import RewardSpec
+
+
+def builtin_specs() -> list[RewardSpec]:
+    """Return the core's rewards; nothing is read or compiled before one is built."""
+    return [
+        RewardSpec("happy_end", HappyEnd, HappyEndSettings, "Whether a story of the embedded world ends happily."),
+        RewardSpec("lexicon", Lexicon, LexiconSettings, "Sentiment of the response by a lexicon file."),
+        RewardSpec("pattern", Pattern, PatternSettings, "Whether or how often a regular expression matches."),
+        RewardSpec("length", Length, LengthSettings, "A band that the response's length should lie in, or a cost."),
+        RewardSpec("repetition", Repetition, RepetitionSettings, "Minus the share of repeated n-grams."),
+        RewardSpec("exact_match", ExactMatch, ExactMatchSettings, "Whether the response is the column's answer."),
+        RewardSpec("numeric_answer", NumericAnswer, NumericAnswerSettings, "Whether the last number is the answer."),
+    ]

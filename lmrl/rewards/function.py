@@ -1,0 +1,181 @@
+"""A reward that is ready to be called: scores are checked here, so that what comes out is finite and of length B."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmrl.errors import RewardError, nearest
+from lmrl.rewards.calling import accepted_columns, run_together
+
+Scores = NDArray[np.float64]
+EXCERPT = 60
+"""Characters of a prompt or response shown in an error."""
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """``scores`` float64 (B,), and ``parts``: what the scores are made of, each float64 (B,), for the log."""
+
+    scores: Scores
+    parts: dict[str, Scores] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One reward among those that are summed: ``weight * function(prompts, responses, **columns)``."""
+
+    name: str
+    function: Callable[..., Any]
+    weight: float = 1.0
+    settings: Mapping[str, Any] | None = None
+    """What it was built from by name; None for a live callable."""
+
+
+class RewardFunction:
+    """A weighted sum of rewards, called with a batch of texts. Made by ``lmrl.rewards.resolve``.
+
+    It pickles when its members do. A single reward has the parts that it returns itself; of several, each one's
+    unweighted score is a part under its name, and what it returned besides is ``<name>_<part>``.
+    """
+
+    def __init__(self, members: Sequence[Member], single: bool) -> None:
+        self.members = tuple(members)
+        self.single = single
+
+    @property
+    def name(self) -> str:
+        """The reward's name, or the names of all members joined by a plus sign."""
+        return " + ".join(member.name for member in self.members)
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """JSON-able: ``{"name", "settings"}``, or ``{"weights", "settings"}``; None if a member is a live callable."""
+        if any(member.settings is None for member in self.members):
+            return None
+        settings = {member.name: dict(member.settings or {}) for member in self.members}
+        if self.single:
+            return {"name": self.members[0].name, "settings": settings[self.members[0].name]}
+        return {"weights": {member.name: member.weight for member in self.members}, "settings": settings}
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> RewardResult:
+        """Score B responses; ``columns`` maps names to sequences of length B.
+
+        Raises ``RewardError`` when a reward raises, needs a column that is not there, or returns anything but B finite
+        numbers.
+        """
+        prompts, responses, columns = list(prompts), list(responses), dict(columns or {})
+        self._check_lengths(prompts, responses, columns)
+        if not responses:
+            return RewardResult(np.zeros(0))
+        calls = [
+            functools.partial(
+                member.function, prompts, responses, **accepted_columns(member.name, member.function, columns)
+            )
+            for member in self.members
+        ]
+        scores, parts = np.zeros(len(responses)), {}
+        for member, output in zip(self.members, run_together(calls), strict=True):
+            if isinstance(output, BaseException):
+                raise _failure(member.name, output, prompts) from output
+            result = checked(member.name, output, responses)
+            scores = scores + member.weight * result.scores
+            if self.single:
+                parts.update(result.parts)
+            else:
+                parts[member.name] = result.scores
+                parts.update({f"{member.name}_{part}": values for part, values in result.parts.items()})
+        if not np.isfinite(scores).all():
+            raise RewardError(f"the weighted sum of the rewards {self.name} overflows; use smaller weights")
+        return RewardResult(scores, parts)
+
+    def _check_lengths(self, prompts: list[str], responses: list[str], columns: Mapping[str, Sequence[Any]]) -> None:
+        if len(prompts) != len(responses):
+            raise RewardError(
+                f"reward {self.name!r} was given {len(prompts)} prompts and {len(responses)} responses; "
+                "expected as many of one as of the other"
+            )
+        for column, values in columns.items():
+            if len(values) != len(responses):
+                raise RewardError(
+                    f"reward {self.name!r}: the column {column!r} has {len(values)} values for {len(responses)} "
+                    "responses; expected one per response"
+                )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RewardFunction:
+        return self  # rewards may hold models or open clients; copies of an environment's spec share them
+
+    def __repr__(self) -> str:
+        return f"RewardFunction({self.name!r})"
+
+
+def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
+    """Return what a reward returned as a ``RewardResult``, or raise ``RewardError`` saying what is wrong with it."""
+    if isinstance(output, RewardResult):
+        output = {"score": output.scores, **output.parts}
+    if not isinstance(output, Mapping):
+        return RewardResult(_numbers(name, "", output, responses))
+    if "score" not in output:
+        keys = [str(key) for key in output]
+        guess = nearest("score", keys)
+        raise RewardError(
+            f"reward {name!r} returned a mapping with the keys {', '.join(keys) or '(none)'}; expected the key 'score'"
+            + (f" (is it {guess!r}?)" if guess else "")
+        )
+    values = {str(key): _numbers(name, f" for {key!r}", value, responses) for key, value in output.items()}
+    scores = values.pop("score")
+    return RewardResult(scores, values)
+
+
+def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Scores:
+    expected = f"expected {len(responses)} finite numbers, one per response"
+    if hasattr(values, "detach"):  # a torch tensor, on any device and with or without a gradient
+        values = values.detach().cpu().double().numpy()
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+        raise RewardError(
+            f"reward {name!r} returned {_excerpt(values)} ({type(values).__name__}){part}; {expected}. "
+            "Wrap a function of one row in lmrl.rewards.per_row."
+        )
+    if len(values) != len(responses):
+        raise RewardError(f"reward {name!r} returned {len(values)} scores{part}; {expected}")
+    if getattr(values, "ndim", 1) != 1:
+        raise RewardError(f"reward {name!r} returned an array of shape {tuple(values.shape)}{part}; {expected}")
+    scores = np.empty(len(responses), dtype=np.float64)
+    for index, value in enumerate(values):
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError
+            scores[index] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise RewardError(
+                f"reward {name!r} returned {_excerpt(value)} ({type(value).__name__}){part} for response {index} "
+                f"({_excerpt(responses[index])}); {expected}"
+            ) from None
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        raise RewardError(
+            f"reward {name!r} returned {scores[bad[0]]}{part} for response {bad[0]} "
+            f"({_excerpt(responses[bad[0]])}) and {bad.size} of {len(scores)} in all; {expected}"
+        )
+    return scores
+
+
+def _failure(name: str, error: BaseException, prompts: Sequence[str]) -> BaseException:
+    if isinstance(error, RewardError) or not isinstance(error, Exception):
+        return error
+    return RewardError(
+        f"reward {name!r} raised {type(error).__name__}: {error} (batch of {len(prompts)}, first prompt "
+        f"{_excerpt(prompts[0])})"
+    )
+
+
+def _excerpt(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= EXCERPT else f"{shown[:EXCERPT]}..."

@@ -1,0 +1,175 @@
+"""From what a user names to a ``RewardFunction``: a registered name, ``module:function``, a callable, or weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmrl.errors import SettingsError, nearest, unknown
+from lmrl.rewards.calling import check_signature, signature_of
+from lmrl.rewards.function import Member, RewardFunction
+from lmrl.specs import RewardSpec
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+Reward = str | Mapping[str, float] | Callable[..., Any] | RewardSpec
+
+
+def resolve(
+    reward: Reward, settings: Mapping[str, Any] | None = None, plugins: PluginManager | None = None
+) -> RewardFunction:
+    """Return the reward that ``reward`` stands for.
+
+    ``reward`` is a registered name ("happy_end"), ``"module:function"``, a callable, a ``RewardSpec``, or a mapping of
+    such names to weights. ``settings`` is the reward's settings table; of several rewards, a table per name. A function
+    named by ``module:function`` gets its settings as keyword arguments, a class is built from them.
+
+    Raises ``SettingsError`` for a name, a weight or a setting that is wrong.
+    """
+    table = dict(settings or {})
+    if isinstance(reward, RewardFunction):
+        if table:
+            raise SettingsError(f"{reward!r} is already built; it takes no settings, but {sorted(table)} was given")
+        return reward
+    if isinstance(reward, Mapping):
+        return _weighted(reward, table, plugins)
+    return RewardFunction([_member(reward, table, plugins)], single=True)
+
+
+def _weighted(weights: Mapping[str, float], tables: dict[str, Any], plugins: PluginManager | None) -> RewardFunction:
+    if not weights:
+        raise SettingsError("the table of reward weights is empty; expected at least one name = weight")
+    for name in tables:
+        if name not in weights:
+            raise SettingsError(unknown("reward in the settings", str(name), map(str, weights)))
+    members = []
+    for name, weight in weights.items():
+        if not isinstance(name, str):
+            raise SettingsError(
+                f"a weighted reward is named by {name!r} ({type(name).__name__}); expected a registered name or "
+                "'module:function'"
+            )
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise SettingsError(f"the weight of reward {name!r} is {weight!r}; expected a finite number")
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            raise SettingsError(f"the settings of reward {name!r} are {table!r}; expected a table of settings")
+        member = _member(name, dict(table), plugins)
+        members.append(dataclasses.replace(member, weight=float(weight)))
+    return RewardFunction(members, single=False)
+
+
+def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -> Member:
+    if isinstance(reward, str):
+        named = _imported(reward) if ":" in reward else _registered(reward, plugins)
+        name, function = reward, _made(reward, named, table)
+        return Member(name, _callable(name, function), settings=table)
+    name = reward.name if isinstance(reward, RewardSpec) else getattr(reward, "__qualname__", type(reward).__name__)
+    return Member(name, _callable(name, _made(name, reward, table)))
+
+
+def _made(name: str, target: Any, table: dict[str, Any]) -> Any:
+    """Build what has settings of its own: specs and classes from their table, functions with keywords bound."""
+    from lmrl.config import build
+
+    where = f"reward.{name}"
+    if isinstance(target, RewardSpec):
+        return target.build(build(target.settings, table, where))
+    if isinstance(target, type):
+        if dataclasses.is_dataclass(target):
+            return build(target, table, where)
+        _check_keywords(name, target, table)
+        try:
+            return target(**table)
+        except TypeError as error:
+            raise SettingsError(f"{where}: {target.__qualname__} cannot be built from {table}: {error}") from error
+    if table:
+        _check_keywords(name, target, table)
+        return functools.partial(target, **table)
+    return target
+
+
+def _check_keywords(name: str, target: Any, table: Mapping[str, Any]) -> None:
+    signature = signature_of(target) if callable(target) else None
+    if signature is None:
+        return
+    parameters = list(signature.parameters.values())
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    skipped = 0 if isinstance(target, type) else 2  # a function's first two are prompts and responses
+    known = [parameter.name for parameter in parameters[skipped:]]
+    for setting in table:
+        if setting not in known:
+            raise SettingsError(unknown(f"setting of reward {name!r}:", setting, known))
+
+
+def _callable(name: str, function: Any) -> Callable[..., Any]:
+    if not callable(function):
+        raise SettingsError(
+            f"reward {name!r} is {function!r} ({type(function).__name__}), which cannot be called; expected "
+            "(prompts, responses, **columns) -> scores"
+        )
+    check_signature(name, function)
+    checked: Callable[..., Any] = function
+    return checked
+
+
+def _registered(name: str, plugins: PluginManager | None) -> Any:
+    if plugins is None:
+        from lmrl.plugins import PluginManager
+
+        plugins = PluginManager()
+    return plugins.get("reward", name)
+
+
+def _imported(name: str) -> Any:
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise SettingsError(f"reward {name!r} is incomplete; expected 'module:function', 'my_rewards:brevity' say")
+    found: Any = _module(name, module_name)
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            options = (
+                [option for option in vars(found) if not option.startswith("_")] if hasattr(found, "__dict__") else []
+            )
+            guess = nearest(attribute, options)
+            raise SettingsError(
+                f"reward {name!r}: {module_name} has no {path!r}"
+                + (
+                    f"; did you mean '{module_name}:{guess}'?"
+                    if guess
+                    else f". It defines {', '.join(options) or 'nothing'}."
+                )
+            )
+        found = getattr(found, attribute)
+    return found
+
+
+def _module(name: str, module_name: str) -> Any:
+    # A script has its own folder on the path, but an installed command does not have the folder it is called from.
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise SettingsError(f"reward {name!r}: importing {module_name} failed: {error}") from error
+        guess = nearest(module_name, [module.name for module in pkgutil.iter_modules()])
+        raise SettingsError(
+            f"reward {name!r}: there is no module {error.name!r}"
+            + (f"; did you mean '{guess}'?" if guess else ". It must be importable: installed, or in this folder.")
+        ) from error
+    except Exception as error:
+        raise SettingsError(
+            f"reward {name!r}: importing {module_name} failed with {type(error).__name__}: {error}"
+        ) from error
