@@ -1,0 +1,139 @@
+"""From a row's columns to its prompt: the column or shape that holds it, and the template around it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmrl.data.shapes import Shape, find_shape, recognise
+from lmrl.errors import DataError, unknown
+
+PROMPT_COLUMNS = ("prompt", "prompt_ids")
+"""The prompt itself: handed to rewards as ``prompts``, not among the columns."""
+REWARD_ARGUMENTS = ("prompts", "responses")
+"""Names that a reward's own arguments have; a column may not take them."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RowPrompt:
+    """A row's prompt as it was found: text, chat messages, or token ids (then ``content`` is their text or empty)."""
+
+    content: str | Messages
+    ids: list[int] | None = None
+
+
+def all_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of every column that some row has, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+class PromptReader:
+    """Reads the prompt out of rows that have these columns.
+
+    Raises ``DataError`` when there is no such column, the template is broken or names a column that is not there, or
+    neither is given and the columns make no known shape.
+    """
+
+    def __init__(self, columns: Sequence[str], where: str, column: str = "", template: str = "") -> None:
+        self.where, self.column, self.template = where, column, template
+        if column and column not in columns:
+            raise DataError(f"{where}: {unknown('column', column, columns)}")
+        self.shape: Shape | None = find_shape(columns) if column or template else recognise(columns, where)
+        self.answer = self.shape.answer if self.shape and "answer" not in columns else ""
+        self.kept = [name for name in columns if name not in (*PROMPT_COLUMNS, *REWARD_ARGUMENTS)]
+        self.notes = [
+            f"{where}: the column {name!r} was left out, because a reward has an argument of that name"
+            for name in REWARD_ARGUMENTS
+            if name in columns
+        ]
+        self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.answer else [])})
+
+    @property
+    def name(self) -> str:
+        """What the rows were taken for, in a word or two."""
+        if self.column:
+            return f"column {self.column}"
+        return self.shape.name if self.shape else "template"
+
+    @property
+    def described(self) -> str:
+        """What the rows were taken for, with the columns concerned."""
+        if self.column or self.shape is None:
+            described = self.name
+        else:
+            described = f"{self.shape.name} ({', '.join(self.shape.columns)})"
+        return f"{described}, through a template" if self.template and described != "template" else described
+
+    def read(self, row: Mapping[str, Any], number: int) -> RowPrompt | None:
+        """Return the prompt of row ``number`` (from 1), or None when it is empty."""
+        where = f"{self.where}, row {number}"
+        content = self._content(row, where)
+        if self.template:
+            return self._fill(row, content, where)
+        if not self.column and row.get("prompt_ids") is not None:
+            return _token_ids(row["prompt_ids"], content, where)
+        if content is None or content == [] or (isinstance(content, str) and not content.strip()):
+            return None
+        if isinstance(content, str):
+            return RowPrompt(content)
+        if isinstance(content, Sequence) and all(
+            isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in content
+        ):
+            return RowPrompt(content)
+        raise DataError(
+            f"{where}: the prompt is a {type(content).__name__}; expected text, or messages of role and content."
+        )
+
+    def columns(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Return the columns that go to the reward; a row without one of them has None there."""
+        found = {name: [row.get(name) for row in rows] for name in self.kept}
+        if self.answer:
+            found["answer"] = [row.get(self.answer) for row in rows]
+        return found
+
+    def _content(self, row: Mapping[str, Any], where: str) -> object:
+        if self.column:
+            return row.get(self.column)
+        if self.shape is None:
+            return ""
+        missing = [name for name in self.shape.columns if name not in row]
+        if missing:
+            raise DataError(f"{where}: no {missing[0]!r}; other rows have it, and {self.shape.name} rows need it.")
+        return self.shape.prompt(row)
+
+    def _template_columns(self, columns: set[str]) -> list[str]:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+        except ValueError as error:
+            raise DataError(
+                f"the prompt template {self.template!r} is broken ({error}); a brace that is meant as one is doubled."
+            ) from error
+        if self.template and not names:
+            raise DataError(f"the prompt template {self.template!r} names no column, so all prompts would be the same.")
+        for name in names:  # a plain name only: "{a.b}" and "{a[0]}" are not columns, and reach into objects
+            if name not in columns:
+                raise DataError(f"the prompt template: {unknown('column', name, columns)}")
+        return names
+
+    def _fill(self, row: Mapping[str, Any], content: object, where: str) -> RowPrompt | None:
+        values = {**row, "prompt": content}
+        if self.answer:
+            values["answer"] = row.get(self.answer)
+        used = {name: "" if values.get(name) is None else values[name] for name in self.template_columns}
+        for name, value in used.items():
+            if not isinstance(value, str | int | float):
+                kind = type(value).__name__
+                raise DataError(f"{where}: the column {name!r} holds a {kind}; a template takes text and numbers.")
+        if not any(str(value).strip() for value in used.values()):
+            return None
+        return RowPrompt(self.template.format_map(used))
+
+
+def _token_ids(ids: object, text: object, where: str) -> RowPrompt | None:
+    if not isinstance(ids, Sequence) or not all(isinstance(item, int) for item in ids):
+        raise DataError(f"{where}: prompt_ids is not a list of whole numbers.")
+    return RowPrompt(text if isinstance(text, str) else "", list(ids)) if ids else None

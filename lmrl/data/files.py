@@ -1,0 +1,218 @@
+"""Rows from a file, a folder or the hub, as plain dicts. What the rows mean is ``lmrl.data.shapes``' business.
+
+Text, JSON and CSV are read with the standard library, so that a broken line can be named; CSV cells stay strings.
+Parquet and Arrow files are read with pyarrow; folders and hub ids go through ``datasets``, imported when needed.
+Leaves out streaming: a prompt set is held in memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmrl.errors import DataError, nearest
+
+Row = dict[str, Any]
+LISTS_IN_JSON = ("examples", "data", "rows")
+"""Keys under which a JSON object keeps its rows."""
+
+
+def read_rows(source: str | Path, split: str = "train", subset: str = "", revision: str = "") -> list[Row]:
+    """Return the rows of a local file, of a folder saved by ``datasets``, or of a data set on the hub.
+
+    ``split``, ``subset`` and ``revision`` belong to folders and the hub. Raises ``DataError``.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _saved_folder(path, split)
+    if path.exists():
+        return _local(path)
+    _refuse_missing_file(str(source), path)
+    return _from_hub(str(source), split, subset, revision)
+
+
+def _local(path: Path) -> list[Row]:
+    reader = READERS.get(_kind(path))
+    if reader is None:
+        raise DataError(
+            f"{path}: unknown kind of file; expected one of {', '.join(sorted(READERS))}, the text kinds also with .gz."
+        )
+    return reader(path)
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number, from 1. Lines end at a newline and nowhere else (U+2028 is text)."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: byte {error.start + 1} of the line is not UTF-8 ({error.reason}); "
+            "convert the file to UTF-8."
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: broken gzip data after line {number} ({error}); the file is cut short or damaged, fetch it again."
+        ) from error
+
+
+def _text(path: Path) -> list[Row]:
+    return [{"prompt": line} for _, line in _lines(path)]
+
+
+def _json_lines(path: Path) -> list[Row]:
+    rows = []
+    for number, line in _lines(path):
+        if line.strip():
+            rows.append(_row(_parse(line, path, number), f"{path}, line {number}"))
+    return rows
+
+
+def _parse(line: str, path: Path, number: int) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).") from error
+
+
+def _json(path: Path) -> list[Row]:
+    text = "\n".join(line for _, line in _lines(path))
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and error.lineno > 1:  # JSON lines under the name .json, common on the hub
+            return _json_lines(path)
+        raise DataError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}, column {error.colno}); "
+            "a file with one object per line is named .jsonl."
+        ) from error
+    if isinstance(content, dict):
+        key = next((key for key in LISTS_IN_JSON if isinstance(content.get(key), list)), None)
+        if key is None:
+            raise DataError(
+                f"{path} holds one object with the keys {', '.join(sorted(content)) or '(none)'}; expected a list of "
+                f"rows, or an object that keeps them under {', '.join(LISTS_IN_JSON)}."
+            )
+        content = content[key]
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds a {type(content).__name__}; expected a list of objects or of strings.")
+    return [_row(item, f"{path}, item {number}") for number, item in enumerate(content, start=1)]
+
+
+def _row(item: object, where: str) -> Row:
+    if isinstance(item, str):
+        return {"prompt": item}
+    if isinstance(item, dict):
+        return item
+    raise DataError(f"{where}: found a {type(item).__name__}; expected an object or a string.")
+
+
+def _csv(path: Path) -> list[Row]:
+    reader = csv.DictReader((line + "\n" for _, line in _lines(path)), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.reader.line_num}: not valid CSV ({error}).") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise DataError(f"{path}, row {number}: not as many cells as the header has columns.")
+    return rows
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    return _arrow_rows(path, lambda: pyarrow.parquet.read_table(path))
+
+
+def _arrow(path: Path) -> list[Row]:
+    import pyarrow
+
+    def read() -> Any:
+        with pyarrow.memory_map(str(path)) as stream:
+            try:
+                return pyarrow.ipc.open_stream(stream).read_all()
+            except pyarrow.ArrowInvalid:
+                return pyarrow.ipc.open_file(stream).read_all()
+
+    return _arrow_rows(path, read)
+
+
+def _arrow_rows(path: Path, read: Callable[[], Any]) -> list[Row]:
+    import pyarrow
+
+    try:
+        rows: list[Row] = read().to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from error
+    return rows
+
+
+def _refuse_missing_file(name: str, path: Path) -> None:
+    """Tell a mistyped path from a hub id: what looks like a path and does not exist is an error with its neighbour."""
+    owner_and_name = name.count("/") == 1 and not path.parent.is_dir()
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or _kind(path) in READERS
+    if not looks_local and (owner_and_name or "/" not in name):
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise DataError(f"there is no file {name}: its folder {folder} does not exist.")
+    guess = nearest(path.name, [item.name for item in folder.iterdir()])
+    hint = f" Did you mean {folder / guess}?" if guess else ""
+    raise DataError(f"there is no file {name}.{hint} Expected a file, or the id of a data set on the hub.")
+
+
+def _saved_folder(path: Path, split: str) -> list[Row]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(path))
+    except Exception as error:  # datasets raises many kinds; each means that the folder is not one of its own
+        raise DataError(
+            f"{path} is a folder that datasets did not save ({type(error).__name__}); name a file in it instead."
+        ) from error
+    if isinstance(found, DatasetDict):
+        if split not in found:
+            raise DataError(f"{path} has no split {split!r}; it has {', '.join(found)}.")
+        found = found[split]
+    rows: list[Row] = found.to_list()
+    return rows
+
+
+def _from_hub(name: str, split: str, subset: str, revision: str) -> list[Row]:
+    from datasets import load_dataset
+
+    try:
+        rows: list[Row] = load_dataset(name, subset or None, split=split, revision=revision or None).to_list()
+    except Exception as error:  # datasets and the hub client raise many kinds; each means that there are no rows
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise DataError(
+            f"{name} is neither a file here nor a data set on the hub that can be reached (split {split!r}; "
+            f"{type(error).__name__}: {reason})"
+        ) from error
+    return rows
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".txt": _text,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}
+"""How each kind of file is read, by its suffix."""

@@ -1,0 +1,223 @@
+"""Prompts for training and evaluation, with the columns that a reward checks against.
+
+``load_prompts`` takes lists, files and hub ids; ``PromptSet.split`` keeps prompts back for evaluation. Leaves out
+tokenization (except of chat prompts, whose template speaks in tokens) and the order of training (``PromptOrder``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmrl.data.chat import render
+from lmrl.data.columns import PromptReader, RowPrompt, all_columns
+from lmrl.data.files import read_rows
+from lmrl.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from lmrl.models.card import TextCodec
+
+
+logger = logging.getLogger(__name__)
+Source = str | Path | Sequence[str] | Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class PromptSettings:
+    """Where prompts come from."""
+
+    path: str = ""
+    """A file (.txt with a prompt per line, .json, .jsonl, .csv, .parquet, .arrow; text kinds also with .gz), a folder
+    saved by datasets, or the id of a data set on the hub."""
+    split: str = "train"
+    """The split of a hub data set or saved folder."""
+    subset: str = ""
+    """The configuration of a hub data set, for those that have several."""
+    revision: str = ""
+    """The branch, tag or commit of a hub data set, such as refs/convert/parquet."""
+    column: str = ""
+    """The column that holds the prompt; empty means that the shape of the rows is recognised by their columns."""
+    template: str = ""
+    """The prompt made of columns by name, such as "Q: {question}\\nA:"; empty takes the prompt as it is."""
+    limit: int = 0
+    """Use the first so many prompts at the most; 0 uses all."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts and, by name, the columns that came with them; row i of every list belongs to prompt i.
+
+    ``prompt_ids`` is set when the rows were given as token ids or as chat messages: encode ``prompts`` otherwise.
+    ``shape`` says what the rows were taken for, ``notes`` what a person should know about the reading.
+    """
+
+    prompts: list[str]
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    prompt_ids: list[list[int]] | None = None
+    shape: str = "prompt"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, indices: Sequence[int]) -> PromptSet:
+        """Return the prompts at these indices, in this order; an index may come more than once."""
+        return PromptSet(
+            prompts=[self.prompts[index] for index in indices],
+            columns={name: [values[index] for index in indices] for name, values in self.columns.items()},
+            prompt_ids=None if self.prompt_ids is None else [self.prompt_ids[index] for index in indices],
+            shape=self.shape,
+            notes=self.notes,
+        )
+
+    def split(self, held_out: float, seed: int = 0) -> tuple[PromptSet, PromptSet]:
+        """Return (training, held-out) prompts; ``held_out`` is a count, or a share below 1.
+
+        Membership depends on the seed and the prompt's text alone, so it survives a new order of the rows, and equal
+        prompts stay on one side. Where repeated prompts do not fit the count exactly, fewer are held out.
+        Raises ``SettingsError`` for a count that is not a whole number or leaves nothing to train on.
+        """
+        wanted = self._held_out_count(held_out)
+        groups: dict[str, list[int]] = {}
+        for index in range(len(self)):
+            groups.setdefault(self._key(index), []).append(index)
+        chosen: set[int] = set()
+        for key in sorted(groups, key=lambda key: hashlib.sha256(f"held out {seed} {key}".encode()).digest()):
+            if len(chosen) + len(groups[key]) <= wanted:
+                chosen.update(groups[key])
+        if wanted and not chosen:
+            raise SettingsError(
+                f"held_out={held_out:g} of {len(self)} prompts: equal prompts stay on one side, and each of the "
+                f"{len(groups)} distinct ones is repeated more often than {wanted} times; give more distinct prompts."
+            )
+        training = [index for index in range(len(self)) if index not in chosen]
+        return self.select(training), self.select(sorted(chosen))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the prompts and columns: a resumed run compares it to refuse changed data."""
+        digest = hashlib.sha256()
+        names = sorted(self.columns)
+        for index, prompt in enumerate(self.prompts):
+            ids = None if self.prompt_ids is None else self.prompt_ids[index]
+            row = [prompt, ids, {name: self.columns[name][index] for name in names}]
+            digest.update(json.dumps(row, sort_keys=True, default=repr).encode() + b"\n")
+        return digest.hexdigest()
+
+    def _key(self, index: int) -> str:
+        return self.prompts[index] if self.prompt_ids is None else repr(self.prompt_ids[index])
+
+    def _held_out_count(self, held_out: float) -> int:
+        count = int(held_out * len(self)) if held_out < 1 else int(held_out)
+        if held_out < 0 or (held_out >= 1 and held_out != count):
+            raise SettingsError(
+                f"held_out is {held_out:g}; expected a number of prompts (64), or a share below 1 (0.1)."
+            )
+        if held_out and not 1 <= count < len(self):
+            raise SettingsError(
+                f"held_out={held_out:g} keeps {count} of {len(self)} prompts for evaluation; expected at least one on "
+                "each side."
+            )
+        return count
+
+
+def load_prompts(
+    source: Source | None = None, settings: PromptSettings | None = None, codec: TextCodec | None = None
+) -> PromptSet:
+    """Read prompts from a list of texts, a list of rows, a file, a saved folder or the hub.
+
+    ``source`` defaults to ``settings.path``. Every column but the prompt's own is kept by name for the reward.
+    ``codec``, the model's, is needed for prompts that are chat messages or token ids. Rows with an empty prompt are
+    left out and counted in ``notes``.
+
+    Raises ``DataError`` when the source is missing, broken, of an unknown shape, or has no prompt that is not empty.
+    """
+    found = _find(source, settings or PromptSettings())
+    rendered = [
+        render(prompt, codec, f"{found.where}, row {number}")
+        for prompt, number in zip(found.prompts, found.numbers, strict=True)
+    ]
+    ids = [row for _, row in rendered if row is not None]
+    if ids and len(ids) != len(rendered):
+        raise DataError(
+            f"{found.where}: {len(ids)} prompts are token ids or messages and {len(rendered) - len(ids)} are text; "
+            "expected one kind."
+        )
+    return PromptSet([text for text, _ in rendered], found.columns, ids or None, found.shape, found.notes)
+
+
+def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
+    """Return the same prompts as rows with a ``prompt`` (text or messages) and the columns, for data set plugins.
+
+    It needs no model: chat templates are applied by whoever hands the rows to ``load_prompts`` with a codec. What
+    ``PromptSet.notes`` would say goes to the log.
+    """
+    found = _find(None, settings)
+    for note in found.notes:
+        logger.info(note)
+    rows = []
+    for index, prompt in enumerate(found.prompts):
+        row = {name: values[index] for name, values in found.columns.items()}
+        rows.append(row | {"prompt": prompt.content} | ({} if prompt.ids is None else {"prompt_ids": prompt.ids}))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Prompts as they were found, with the numbers of their rows."""
+
+    where: str
+    prompts: list[RowPrompt]
+    numbers: list[int]
+    columns: dict[str, list[Any]]
+    shape: str
+    notes: tuple[str, ...]
+
+
+def _find(source: Source | None, settings: PromptSettings) -> _Found:
+    if settings.limit < 0:
+        raise SettingsError(f"limit is {settings.limit}; expected a number of prompts, or 0 for all.")
+    rows, where = _rows(settings.path if source is None else source, settings)
+    if not rows:
+        raise DataError(f"{where} holds no rows; expected at least one prompt.")
+    reader = PromptReader(all_columns(rows), where, settings.column, settings.template)
+    prompts: list[RowPrompt] = []
+    numbers: list[int] = []
+    empty = 0
+    for number, row in enumerate(rows, start=1):
+        prompt = reader.read(row, number)
+        if prompt is None:
+            empty += 1
+            continue
+        prompts.append(prompt)
+        numbers.append(number)
+        if len(prompts) == settings.limit:
+            break
+    if not prompts:
+        raise DataError(f"{where}: all {empty} prompts are empty; expected text in {reader.described}.")
+    notes = [f"{where}: {len(prompts)} prompts, taken for the shape {reader.described}", *reader.notes]
+    if empty:
+        notes.append(f"{where}: {empty} rows with an empty prompt were left out")
+    columns = reader.columns([rows[number - 1] for number in numbers])
+    return _Found(where, prompts, numbers, columns, reader.name, tuple(notes))
+
+
+def _rows(source: Source, settings: PromptSettings) -> tuple[Sequence[Mapping[str, Any]], str]:
+    if isinstance(source, str | Path):
+        if not str(source):
+            raise DataError("no prompts were named; expected a list of prompts, a file or the id of a data set.")
+        return read_rows(source, settings.split, settings.subset, settings.revision), str(source)
+    where = "the list of prompts"
+    rows: list[Mapping[str, Any]] = []
+    for number, item in enumerate(source, start=1):
+        if isinstance(item, str):
+            rows.append({"prompt": item})
+        elif isinstance(item, Mapping):
+            rows.append(item)
+        else:
+            raise DataError(f"{where}, row {number}: found a {type(item).__name__}; expected a string or a dict.")
+    return rows, where
