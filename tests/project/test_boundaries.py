@@ -1,0 +1,117 @@
+"""Who may import whom, what importing costs, and what may not stand in the repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
+PUBLIC = {"lmrl", "lmrl.ops", "lmrl.optimizer", "lmrl.plugins", "lmrl.rollout", "lmrl.specs", "lmrl.testing"}
+ABOVE = {"cli": {"cli"}, "stages": {"cli"}}
+"""Packages that the upper layers may not import; every other part of lmrl may import neither of the two."""
+REGISTRARS = {"builtin.py"}
+"""Modules outside the layers: they register what the core itself offers, commands included."""
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the modules that a file imports, with their lines; `from a import b` yields a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno} imports relatively; write the whole name"
+            yield node.module or "", node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def test_the_core_imports_no_plugin():
+    for path in (ROOT / "lmrl").rglob("*.py"):
+        for module, line in imported(path):
+            assert module.split(".")[0] not in {*PLUGINS, "plugins"}, f"{path}:{line} imports {module}"
+
+
+def test_the_core_names_no_optimizer_but_as_a_default():
+    names = re.compile(rf"\b(?:{'|'.join(PLUGINS)})\b")
+    for path in (ROOT / "lmrl").rglob("*.py"):
+        found = names.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{path} names {found and found[0]}"
+
+
+def test_plugins_import_only_public_modules():
+    for name in PLUGINS:
+        for path in (ROOT / "plugins" / name).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                for module in modules:
+                    own = module.split(".")[0]
+                    assert own != "lmrl" or module in PUBLIC, f"{path}:{node.lineno} imports {module}, which is private"
+                    assert own == name or own not in PLUGINS, f"{path}:{node.lineno} imports another plugin, {module}"
+
+
+def test_imports_point_downward():
+    for path in (ROOT / "lmrl").rglob("*.py"):
+        layer = path.relative_to(ROOT / "lmrl").parts[0]
+        if layer in REGISTRARS or layer == "cli":
+            continue
+        above = ABOVE.get(layer, {"cli", "stages"})
+        for module, line in imported(path):
+            parts = module.split(".")
+            assert parts[0] != "lmrl" or len(parts) < 2 or parts[1] not in above, f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("statement", ["import lmrl", "import lmrl.specs, lmrl.errors", "import lmrl.data"])
+def test_importing_is_cheap(statement):
+    code = f"{statement}; import sys; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def tracked_files() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+MACHINE = {
+    "a folder of somebody's machine": re.compile(r"(?<![\w.$}])/(?:home|Users|root|work|mnt|opt)/[\w.-]"),
+    "a folder of somebody's Windows machine": re.compile(r"\b[A-Z]:\\(?:Users|work)\\"),
+    "a file address": re.compile(r"\bfile:/{2}"),
+    "a package index": re.compile(r"\b(?:extra-)?index-?url\b|\btrusted-host\b", re.IGNORECASE),
+    "an address with credentials": re.compile(r"https?://[^/\s\"'@]+@"),
+}
+
+
+def test_no_file_names_a_machine():
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if path == Path(__file__):
+            continue
+        for what, pattern in MACHINE.items():
+            found = pattern.search(text)
+            assert not found, f"{path.relative_to(ROOT)} holds {what}: {found and found[0]!r}"
+
+
+def test_the_machine_patterns_find_what_they_are_for():
+    examples = ["see /home/me/x", "C:\\Users\\me", "file:///x", "pip --extra-index-url x", "https://me:pw@host/x"]
+    for pattern, example in zip(MACHINE.values(), examples, strict=True):
+        assert pattern.search(example)
+        assert not pattern.search("runs/ppo-1, https://arxiv.org/abs/1707.06347, ../shared, lmrl.work/x")
+
+
+def test_the_package_is_no_pickle_and_stays_small():
+    for path in tracked_files():
+        assert path.suffix not in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}, f"{path}: use safetensors"
+        assert path.stat().st_size < 2_000_000, f"{path} is larger than 2 MB"

@@ -1,0 +1,97 @@
+"""What the wheel holds, what it declares, and whether the pinned versions fit the open ranges."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("hatchling", reason="hatchling, the build backend, is not installed (it is in the test extra)")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return zipfile.ZipFile(next(folder.glob("lmrl-*.whl")))
+
+
+def wheel_metadata(wheel: zipfile.ZipFile, file: str) -> str:
+    name = next(name for name in wheel.namelist() if name.endswith(f".dist-info/{file}"))
+    return wheel.read(name).decode()
+
+
+def test_the_wheel_holds_the_code_and_the_model_and_nothing_else(wheel):
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"lmrl", *PLUGINS}
+    assert not [name for name in names if "test" in name.split("/")[-1].split("_")[0] and name.endswith(".py")]
+    assert "lmrl/py.typed" in names
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        assert f"lmrl/stories/model/{file}" in names
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl").rglob("*.py")}
+    assert source <= names
+    assert sum(item.file_size for item in wheel.infolist()) < 5_000_000
+
+
+def test_the_wheel_declares_its_plugins_and_its_command(wheel):
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(wheel_metadata(wheel, "entry_points.txt"))
+    assert dict(entry_points["lmrl"]) == {name.removeprefix("lmrl_"): name for name in PLUGINS}
+    assert entry_points["console_scripts"]["lmrl"] == "lmrl.cli.main:main"
+
+
+def test_the_wheel_declares_licence_python_and_extras(wheel):
+    declared: Message = Parser().parsestr(wheel_metadata(wheel, "METADATA"))
+    assert declared["License-Expression"] == "Apache-2.0" and declared["Requires-Python"] == ">=3.11"
+    assert {"test", "dev", "docs"} <= set(declared.get_all("Provides-Extra") or [])
+    assert "@" not in "".join(declared.get_all("Requires-Dist") or []), "a requirement names an address"
+    wheel_metadata(wheel, "licenses/LICENSE")
+
+
+def test_the_installed_entry_points_are_the_plugins():
+    names = {(point.name, point.value) for point in metadata.entry_points(group="lmrl")}
+    assert names >= {(name.removeprefix("lmrl_"), name) for name in PLUGINS}
+
+
+def constraints() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {name.lower().replace("_", "-"): Version(version) for name, version in pairs}
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    pinned = constraints()
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    for line in [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]:
+        requirement = Requirement(line)
+        version = pinned.get(requirement.name.lower().replace("_", "-"))
+        assert version is not None, f"constraints.txt does not pin {requirement.name}; see `make constraints`"
+        assert version in requirement.specifier, f"{requirement} excludes the tested {version}"
+        assert not any(clause.operator in {"<", "<=", "==", "~="} for clause in requirement.specifier), line
+
+
+def test_the_pins_match_any_build():
+    assert str(constraints()["torch"]) == "2.13.0"
+    assert not [name for name, version in constraints().items() if version.local]
+
+
+def test_the_versions_agree():
+    import lmrl
+
+    assert lmrl.__version__ == PROJECT["project"]["version"]
+    assert f"## {lmrl.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
