@@ -86,7 +86,8 @@ class RewardFunction:
             if isinstance(output, BaseException):
                 raise _failure(member.name, output, prompts) from output
             result = checked(member.name, output, responses)
-            scores = scores + member.weight * result.scores
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error below
+                scores = scores + member.weight * result.scores
             if self.single:
                 parts.update(result.parts)
             else:

@@ -19,8 +19,8 @@ from lmrl.errors import DataError, SettingsError, nearest
 NORMALISATION = 15.0
 NEGATION_FACTOR = -0.74
 NEGATIONS = frozenset(
-    ("not", "no", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor")
-    + ("without", "cannot", "hardly", "rarely", "seldom", "despite")
+    {"not", "no", "never", "none", "nobody", "nothing", "nowhere", "neither", "nor", "without", "cannot"}
+    | {"hardly", "rarely", "seldom", "despite"}
 )
 
 

@@ -79,14 +79,12 @@ def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -
 
 def _made(name: str, target: Any, table: dict[str, Any]) -> Any:
     """Build what has settings of its own: specs and classes from their table, functions with keywords bound."""
-    from lmrl.config import build
-
     where = f"reward.{name}"
     if isinstance(target, RewardSpec):
-        return target.build(build(target.settings, table, where))
+        return target.build(_settings(target.settings, table, where))
     if isinstance(target, type):
         if dataclasses.is_dataclass(target):
-            return build(target, table, where)
+            return _settings(target, table, where)
         _check_keywords(name, target, table)
         try:
             return target(**table)
@@ -96,6 +94,12 @@ def _made(name: str, target: Any, table: dict[str, Any]) -> Any:
         _check_keywords(name, target, table)
         return functools.partial(target, **table)
     return target
+
+
+def _settings(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    from lmrl.config import build
+
+    return build(cls, table, where)
 
 
 def _check_keywords(name: str, target: Any, table: Mapping[str, Any]) -> None:
