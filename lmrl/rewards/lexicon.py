@@ -29,7 +29,8 @@ class LexiconSettings:
     """Settings of the reward ``lexicon``."""
 
     path: str = ""
-    """Lexicon file: a word, a tab and its mean valence on each line; further columns, as VADER has, are ignored."""
+    """Lexicon file, absolute or from the current folder: a word, a tab and its mean valence on each line; further
+    columns, as VADER has, are ignored."""
     negate: bool = False
     """Reward negative sentiment: the score's sign is turned round."""
     negation_window: int = 3

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
 
 Reward = str | Mapping[str, float] | Callable[..., Any] | RewardSpec
+"""What a user may give where a reward is wanted."""
 
 
 def resolve(
@@ -163,6 +164,7 @@ def _module(name: str, module_name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
+    importlib.invalidate_caches()  # the module may have been written a moment ago, in a notebook say
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
