@@ -58,8 +58,11 @@ def test_the_readme_has_every_kind_of_block():
     assert len(blocks(ROOT / "README.md", "python")) >= 2 and blocks(ROOT / "README.md", "sh", "toml")
 
 
-@pytest.mark.parametrize("body", blocks(ROOT / "README.md", "python"))
-def test_the_readmes_python_runs(body, tmp_path):
+EXECUTED = [ROOT / "README.md", ROOT / "docs" / "prompts.md"]
+
+
+@pytest.mark.parametrize("body", [body for path in EXECUTED for body in blocks(path, "python")])
+def test_the_documents_python_runs(body, tmp_path):
     """Each block on its own, in a new process and an empty folder, as a reader would paste it."""
     (tmp_path / "block.py").write_text(body, encoding="utf-8")
     done = subprocess.run([sys.executable, "block.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -117,3 +120,10 @@ def test_the_readmes_tree_is_the_repositorys():
     done = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False)
     folders = {line.split("/")[0] for line in done.stdout.splitlines() if "/" in line}
     assert {name for name in folders if not name.startswith(".")} <= top
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").rglob("*.md"):
+        name = str(path.relative_to(ROOT / "docs"))
+        assert name == "README.md" or f"({name})" in index, f"docs/README.md does not link to {name}"
