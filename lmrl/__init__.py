@@ -1,3 +1,116 @@
-"""lmrl: reinforcement learning for language models."""
+"""lmrl: reinforcement learning for language models.
+
+Importing it registers the Gymnasium environment ``TextGen-v0`` and loads neither torch nor transformers; every other
+name is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from lmrl.errors import LmrlError, ModelError, PluginError, SettingsError
+    from lmrl.models import LanguageModel, load
+    from lmrl.optimizer import Evaluation, Loss, OptimizerSettings, Policy, PolicyOptimizer
+    from lmrl.plugins import PluginManager, hookimpl
+    from lmrl.rollout import Advantages, Batch, Rollout, Samples
+    from lmrl.sampling import FinishReason, SamplingSpec
+    from lmrl.specs import (
+        BenchmarkSpec,
+        CommandSpec,
+        DatasetSpec,
+        EngineSpec,
+        EnvironmentSpec,
+        Needs,
+        OptimizerSpec,
+        RewardSpec,
+        TrackerSpec,
+    )
+    from lmrl.stages.rl import RLResult, rl
+    from lmrl.stages.rl_config import RLConfig
 
 __version__ = "0.1.0"
+
+ENVIRONMENT_ID = "TextGen-v0"
+ENVIRONMENT_POINT = "lmrl.env.text_generation:TextGenEnv"
+VECTOR_ENVIRONMENT_POINT = "lmrl.env.vector:TextGenVectorEnv"
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "lmrl.errors": ("LmrlError", "ModelError", "PluginError", "SettingsError"),
+    "lmrl.models": ("LanguageModel", "load"),
+    "lmrl.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
+    "lmrl.plugins": ("PluginManager", "hookimpl"),
+    "lmrl.rollout": ("Advantages", "Batch", "Rollout", "Samples"),
+    "lmrl.sampling": ("FinishReason", "SamplingSpec"),
+    "lmrl.specs": (
+        "BenchmarkSpec",
+        "CommandSpec",
+        "DatasetSpec",
+        "EngineSpec",
+        "EnvironmentSpec",
+        "Needs",
+        "OptimizerSpec",
+        "RewardSpec",
+        "TrackerSpec",
+    ),
+    "lmrl.stages.rl": ("RLResult", "rl"),
+    "lmrl.stages.rl_config": ("RLConfig",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Advantages",
+    "Batch",
+    "BenchmarkSpec",
+    "CommandSpec",
+    "DatasetSpec",
+    "EngineSpec",
+    "EnvironmentSpec",
+    "Evaluation",
+    "FinishReason",
+    "LanguageModel",
+    "LmrlError",
+    "Loss",
+    "ModelError",
+    "Needs",
+    "OptimizerSettings",
+    "OptimizerSpec",
+    "PluginError",
+    "PluginManager",
+    "Policy",
+    "PolicyOptimizer",
+    "RLConfig",
+    "RLResult",
+    "RewardSpec",
+    "Rollout",
+    "Samples",
+    "SamplingSpec",
+    "SettingsError",
+    "TrackerSpec",
+    "__version__",
+    "hookimpl",
+    "load",
+    "rl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+def _register_environment() -> None:
+    # Gymnasium warns when an id is registered twice, as a reload of this module would.
+    if ENVIRONMENT_ID not in gymnasium.registry:
+        gymnasium.register(ENVIRONMENT_ID, entry_point=ENVIRONMENT_POINT, vector_entry_point=VECTOR_ENVIRONMENT_POINT)
+
+
+_register_environment()

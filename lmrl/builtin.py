@@ -1,0 +1,80 @@
+"""What the core itself offers, registered through the same hooks as a stranger's plugin.
+
+Each hook imports what it offers when it is called; what is expensive (transformers, TensorBoard) waits for ``build``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lmrl.plugins import hookimpl
+from lmrl.specs import CommandSpec, DatasetSpec, EngineSpec, EnvironmentSpec, RewardSpec, TrackerSpec
+
+
+@hookimpl
+def lmrl_rewards() -> Iterable[RewardSpec]:
+    """Offer the rewards of ``lmrl.rewards``."""
+    from lmrl.rewards import builtin_specs
+
+    return builtin_specs()
+
+
+@hookimpl
+def lmrl_datasets() -> Iterable[DatasetSpec]:
+    """Offer prompts from files and from the embedded story world."""
+    from lmrl.data.builtin import builtin_datasets as from_files
+    from lmrl.stories.datasets import builtin_datasets as from_stories
+
+    return [*from_files(), *from_stories()]
+
+
+@hookimpl
+def lmrl_engines() -> Iterable[EngineSpec]:
+    """Offer the default decode engine."""
+    from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
+
+    return [
+        EngineSpec(
+            name="transformers",
+            build=TransformersEngine,
+            settings=TransformersEngineSettings,
+            summary="Decodes any transformers causal language model with a key-value cache.",
+        )
+    ]
+
+
+@hookimpl
+def lmrl_environments() -> Iterable[EnvironmentSpec]:
+    """Offer the environment that ``import lmrl`` registers."""
+    from lmrl import ENVIRONMENT_ID, ENVIRONMENT_POINT, VECTOR_ENVIRONMENT_POINT
+
+    return [
+        EnvironmentSpec(
+            name=ENVIRONMENT_ID,
+            entry_point=ENVIRONMENT_POINT,
+            vector_entry_point=VECTOR_ENVIRONMENT_POINT,
+            summary="Text generation: one action is one token.",
+        )
+    ]
+
+
+@hookimpl
+def lmrl_commands() -> Iterable[CommandSpec]:
+    """Offer the subcommands."""
+    from lmrl.cli import config, plugins, rl
+
+    return [rl.SPEC, plugins.SPEC, config.SPEC]
+
+
+@hookimpl
+def lmrl_trackers() -> Iterable[TrackerSpec]:
+    """Offer TensorBoard."""
+    return [TrackerSpec(name="tensorboard", build=_tensorboard, summary="TensorBoard events in the run's folder.")]
+
+
+def _tensorboard(run_folder: Path, purge_update: int | None = None) -> Any:
+    from lmrl.stages.tracking import TensorBoardTracker
+
+    return TensorBoardTracker(run_folder, purge_update)

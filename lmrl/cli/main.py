@@ -1,0 +1,160 @@
+"""The entry point of `lmrl`: finds the subcommand, which a plugin may have brought, and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from lmrl import __version__
+from lmrl.errors import LmrlError, PluginError, SettingsError, unknown
+from lmrl.plugins import PluginManager, PluginWarning
+from lmrl.specs import CommandSpec
+
+DEBUG_VARIABLE = "LMRL_DEBUG"
+LISTING = "plugins"
+"""The command that must work whatever state the plugins are in."""
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `lmrl` with these arguments (default: the process's) and return its exit code.
+
+    An error that lmrl raises on purpose is one paragraph on standard error and exit code 2; ``LMRL_DEBUG=1`` adds the
+    traceback. Ctrl-C is exit code 130.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _shown_plainly(warnings.showwarning)
+        try:
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()  # a reader that has gone away is noticed here, not while the interpreter ends
+            return code
+        except LmrlError as error:
+            if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            # What is still buffered has no reader; without this the interpreter complains as it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except SystemExit as error:  # argparse, after it has printed help or a usage error
+            return error.code if isinstance(error.code, int) else USAGE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    arguments, files = _take_plugin_files(arguments)
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        print(f"lmrl {__version__}")
+        return 0
+    manager = PluginManager(files, strict=False if name == LISTING and not files else None)
+    try:
+        commands = manager.commands()
+    except PluginError:
+        if name != LISTING:
+            raise
+        commands = manager.core_commands()
+    if first in {"", "-h", "--help"}:
+        _top_parser(commands).print_help()
+        return 0
+    if first.startswith("-"):
+        _top_parser(commands).error(f"unknown option {first}; options of a command stand after its name")
+    if name not in commands:
+        raise SettingsError(unknown("command", name, commands, manager.absences()))
+    if name != LISTING:
+        manager.register_environments()
+    return _run(commands[name], arguments[1:], manager)
+
+
+def _run(command: CommandSpec, arguments: list[str], manager: PluginManager) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"lmrl {command.name}",
+        description=_sentence(command.summary),
+        epilog=f"example:\n  {command.example or f'lmrl {command.name}'}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_plugin_option(parser)
+    command.add_arguments(parser)
+    namespace = _parsed(parser, arguments)
+    namespace.plugin_manager = manager
+    return int(command.run(namespace) or 0)
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    try:
+        # Lets options stand between overrides: lmrl rl recipe.toml --quiet train.updates=5
+        return parser.parse_intermixed_args(arguments)
+    except TypeError:  # a plugin's command with subcommands of its own, which argparse cannot intermix
+        return parser.parse_args(arguments)
+
+
+def _top_parser(commands: dict[str, CommandSpec]) -> argparse.ArgumentParser:
+    width = max(len(name) for name in commands)
+    listing = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
+    parser = argparse.ArgumentParser(
+        prog="lmrl",
+        usage="lmrl [--plugin FILE] COMMAND ...",
+        description="Reinforcement learning for language models.",
+        epilog=f"commands:\n{listing}\n\n`lmrl COMMAND --help` explains a command.\n\nexample:\n  lmrl config train",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    _add_plugin_option(parser)
+    return parser
+
+
+def _add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    # Only for the help: these are taken out beforehand, because a plugin may bring the command itself.
+    parser.add_argument("--plugin", metavar="FILE", action="append", help="load this Python file as a plugin")
+
+
+def _take_plugin_files(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without `--plugin FILE`, which may stand anywhere before `--`, and the files."""
+    rest: list[str] = []
+    files: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            rest += [argument, *waiting]
+        elif argument == "--plugin":
+            file = next(waiting, "")
+            if not file or file.startswith("-"):
+                raise SettingsError("--plugin stands without a file; expected --plugin FILE")
+            files.append(file)
+        elif argument.startswith("--plugin="):
+            files.append(argument.removeprefix("--plugin="))
+        else:
+            rest.append(argument)
+    return rest, files
+
+
+def _shown_plainly(usual: object) -> object:
+    """Return a ``warnings.showwarning`` that prints warnings about plugins without a line of lmrl's own source."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+        if issubclass(category, PluginWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *rest, **named)  # type: ignore[operator]
+
+    return show
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[:1].upper()}{summary[1:]}" + ("" if not summary or summary.endswith(".") else ".")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""`lmrl plugins`: what is installed, by whom, which version, and what failed to load and why."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from lmrl.cli.tables import make_console, make_table
+from lmrl.plugins import PluginInfo, PluginManager
+from lmrl.specs import CommandSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lmrl plugins`."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every plugin, and any names that two of them offer."""
+    manager: PluginManager = arguments.plugin_manager
+    listing, conflicts = manager.listing(), manager.conflicts()
+    if arguments.json:
+        plugins = [dataclasses.asdict(info) for info in listing]
+        print(json.dumps({"plugins": plugins, "conflicts": conflicts}, indent=2))
+        return 0
+    console = make_console()
+    columns = ["plugin", "distribution", "version", "offers", "status"]
+    with_errors = any(info.error for info in listing)
+    table = make_table([*columns, "error"] if with_errors else columns)
+    for info in listing:
+        row = [info.name, info.distribution or info.source, info.version, _offers(info), info.status]
+        table.add_row(*row, *([info.error] if with_errors else []))
+    console.print(table)
+    for conflict in conflicts:
+        console.print(f"conflict: {conflict}", soft_wrap=True)
+    return 0
+
+
+def _offers(info: PluginInfo) -> str:
+    lines = [f"{kind}: {', '.join(names)}" for kind, names in info.offers.items()]
+    lines += [f"observes: {', '.join(info.observes)}"] if info.observes else []
+    return "\n".join(lines)
+
+
+SPEC = CommandSpec(
+    name="plugins",
+    add_arguments=add_arguments,
+    run=run,
+    summary="list what is installed, by whom, and what failed to load and why",
+    example="lmrl plugins --plugin my_reward.py",
+)

@@ -1,0 +1,128 @@
+"""Sections that pick a plugin by name: ``[optimizer] name = "..."``, with a table of settings for each plugin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lmrl.config.types import found_text
+from lmrl.config.values import READER, build
+from lmrl.errors import SettingsError, unknown
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+Config = TypeVar("Config")
+KIND = "lmrl.config.kind"
+"""Key of a field's metadata: the kind of plugin that the section picks."""
+
+
+@dataclass(frozen=True)
+class PluginChoice:
+    """A plugin picked by name, and the settings tables of this and of other plugins of its kind.
+
+    In TOML: ``[optimizer]`` with ``name = "x"``, and ``[optimizer.x]`` with the settings of x. ``section`` is the
+    dotted path of the section, for messages.
+    """
+
+    kind: str
+    name: str
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    section: str = field(default="", compare=False)
+
+    def resolve(self, plugin_manager: PluginManager) -> tuple[Any, Any]:
+        """Return the chosen plugin's record and its settings, built from its own table.
+
+        The tables of other plugins are checked too. Raises ``SettingsError`` for a name that nobody offers.
+        """
+        records = plugin_manager.records(self.kind)
+        if self.name not in records:
+            message = unknown(self.kind, self.name, records, plugin_manager.absences())
+            raise SettingsError(f"{self._where}.name: {message}")
+        spec = records[self.name]
+        built = self.settings(plugin_manager)
+        return spec, built[self.name] if self.name in built else build(spec.settings, {}, self._path(self.name))
+
+    def settings(self, plugin_manager: PluginManager) -> dict[str, Any]:
+        """Return the built settings of every table, by the plugin's name.
+
+        A reward named ``module:function`` has no declared settings; its table stays as it is.
+        """
+        records = plugin_manager.records(self.kind)
+        built: dict[str, Any] = {}
+        for name, table in self.tables.items():
+            if name in records:
+                built[name] = build(records[name].settings, table, self._path(name))
+            elif _is_imported(self.kind, name):
+                built[name] = dict(table)
+            else:
+                message = unknown(self.kind, name, records, plugin_manager.absences())
+                raise SettingsError(f"[{self._path(name)}]: {message}")
+        return built
+
+    def resolved(self, plugin_manager: PluginManager) -> PluginChoice:
+        """Return the choice with complete settings: every table, and the chosen plugin's even if it was left out."""
+        built = self.settings(plugin_manager)
+        if not _is_imported(self.kind, self.name):
+            _, chosen = self.resolve(plugin_manager)
+            built = {self.name: chosen, **{name: value for name, value in built.items() if name != self.name}}
+        from lmrl.config.writing import plain
+
+        return dataclasses.replace(self, tables={name: plain(value, self._path(name)) for name, value in built.items()})
+
+    @property
+    def _where(self) -> str:
+        return self.section or self.kind
+
+    def _path(self, name: str) -> str:
+        return f"{self._where}.{name}"
+
+
+def choice(kind: str, name: str) -> Any:
+    """Return a dataclass field that picks a plugin of a kind: ``optimizer: PluginChoice = choice("optimizer", "x")``."""
+
+    def read(value: Any, where: str) -> PluginChoice:
+        if isinstance(value, PluginChoice):
+            return dataclasses.replace(value, section=where)
+        return _read(kind, name, {} if value is dataclasses.MISSING else value, where)
+
+    return field(default_factory=lambda: PluginChoice(kind, name), metadata={READER: read, KIND: kind})
+
+
+def resolved(config: Config, plugin_manager: PluginManager) -> Config:
+    """Return a copy of a configuration in which every plugin's section holds the complete settings of its plugin."""
+    changes: dict[str, Any] = {}
+    for one in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, one.name)
+        if isinstance(value, PluginChoice):
+            placed = value if value.section else dataclasses.replace(value, section=one.name)
+            changes[one.name] = placed.resolved(plugin_manager)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes[one.name] = resolved(value, plugin_manager)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
+    if not isinstance(value, Mapping):
+        hint = f'; write {where}.name = "{value}"' if isinstance(value, str) else ""
+        raise SettingsError(f"{where} is {found_text(value)}; expected a table with the key name{hint}")
+    tables: dict[str, dict[str, Any]] = {}
+    for key, table in value.items():
+        if key == "name":
+            continue
+        if not isinstance(table, Mapping):
+            raise SettingsError(
+                f"unknown setting '{where}.{key}'; [{where}] holds only name. Settings of the {kind} itself stand in "
+                f"its own table, [{where}.{value.get('name', default)}]."
+            )
+        tables[str(key)] = dict(table)
+    name = value.get("name", default)
+    if not isinstance(name, str):
+        raise SettingsError(f"{where}.name is {found_text(name)}; expected the name of a {kind}, as a string")
+    return PluginChoice(kind, name, tables, where)
+
+
+def _is_imported(kind: str, name: str) -> bool:
+    return kind == "reward" and ":" in name

@@ -1,0 +1,117 @@
+"""How types and values are called in messages and in help: in TOML's words rather than in Python's."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lmrl.errors import SettingsError
+
+MANY = (list, Sequence, tuple)
+TABLES = (dict, Mapping)
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the resolved annotations of a dataclass's fields."""
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:  # whatever evaluating somebody's annotations raises
+        raise SettingsError(
+            f"the annotations of {cls.__module__}.{cls.__qualname__} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def union_members(annotation: Any) -> tuple[Any, ...] | None:
+    """Return the members of ``X | Y`` or ``Optional[X]``, or None for any other annotation."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else None
+
+
+def is_section(annotation: Any) -> bool:
+    """Return whether the annotation is a dataclass, which is a table in TOML."""
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def type_text(annotation: Any) -> str:
+    """Return a type as help shows it: ``int``, ``"a" | "b"``, ``list[str]``."""
+    if annotation is type(None):
+        return "left out"
+    if annotation is Any or annotation is dataclasses.MISSING:
+        return "any"
+    members = union_members(annotation)
+    if members is not None:
+        return " | ".join(type_text(member) for member in sorted(members, key=lambda one: one is type(None)))
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(quoted(value) for value in arguments)
+    if origin in MANY or annotation in MANY:
+        inner = [type_text(argument) if argument is not ... else "..." for argument in arguments]
+        return f"list[{', '.join(inner)}]" if inner else "list"
+    if origin in TABLES or annotation in TABLES:
+        return f"table[{type_text(arguments[1])}]" if arguments else "table"
+    if is_section(annotation):
+        return "table"
+    if annotation is Path:
+        return "path"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def expected_text(annotation: Any) -> str:
+    """Return what a value of the type looks like, for error messages."""
+    words: dict[Any, str] = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "a string",
+        Path: "a path, as a string",
+    }
+    if isinstance(annotation, type) and annotation in words:
+        return words[annotation]
+    members = union_members(annotation)
+    if members is not None:
+        return " or ".join(expected_text(member) for member in members if member is not type(None))
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(quoted(value) for value in arguments)
+    if origin is tuple and arguments and arguments[-1] is not ...:
+        return f"a list of {len(arguments)} values, {type_text(annotation)}"
+    if origin in MANY or annotation in MANY:
+        return f"a list, {type_text(annotation)}" if arguments else "a list"
+    if origin in TABLES or annotation in TABLES or is_section(annotation):
+        return "a table"
+    return type_text(annotation)
+
+
+def found_text(value: Any) -> str:
+    """Return a value with its type, ``"x" (a string)``."""
+    return f"{quoted(value)} ({_found_type(value)})"
+
+
+def quoted(value: Any) -> str:
+    """Return a value as TOML would write it, as far as a message needs it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+def _found_type(value: Any) -> str:
+    if isinstance(value, bool):  # before int, which it is a kind of
+        return "a boolean"
+    for kind, words in (
+        (int, "an integer"),
+        (float, "a float"),
+        (str, "a string"),
+        (Mapping, "a table"),
+        ((list, tuple), "a list"),
+        ((datetime.date, datetime.time), "a date or time"),
+        (type(None), "nothing"),
+    ):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return words
+    return f"a {type(value).__name__}"

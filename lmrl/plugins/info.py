@@ -1,0 +1,79 @@
+"""What is known about one plugin, for people and for error messages."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["loaded", "disabled", "failed"]
+
+
+class PluginWarning(UserWarning):
+    """An observer raised, or the list of disabled plugins names one that is not installed."""
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One plugin: where it comes from, whether it works, and what it offers.
+
+    ``offers`` maps kinds ("optimizer", "reward" ...) to the names that the plugin registered; ``observes`` names the
+    observer hooks that it implements.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    source: str
+    status: Status
+    error: str = ""
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    observes: tuple[str, ...] = ()
+
+
+@dataclass
+class Plugin:
+    """The manager's own record of a plugin; ``specs`` maps kinds to names to the records offered."""
+
+    name: str
+    distribution: str
+    version: str
+    source: str
+    status: Status = "loaded"
+    error: str = ""
+    module: Any = None
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    observes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name with the distribution and its version, as error messages show it."""
+        origin = f"{self.distribution} {self.version}".strip() or self.source
+        return f"{self.name} ({origin})"
+
+    def info(self) -> PluginInfo:
+        """Return the frozen record that users see."""
+        offers = {kind: tuple(specs) for kind, specs in self.specs.items() if specs}
+        return PluginInfo(
+            self.name,
+            self.distribution,
+            self.version,
+            self.source,
+            self.status,
+            self.error,
+            offers,
+            self.observes,
+        )
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of the error's traceback and where it was raised, ``ImportError: no x (plugin.py:3)``."""
+    line = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{line} ({error.filename}:{error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    # The innermost frame is this package's own when the plugin's module could not even be found.
+    if not frames or frames[-1].filename.startswith(__file__.rpartition("info.py")[0]):
+        return line
+    return f"{line} ({frames[-1].filename}:{frames[-1].lineno})"

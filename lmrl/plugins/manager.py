@@ -1,0 +1,252 @@
+"""The plugin manager: one per run, so that no state outlives it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from lmrl.errors import PluginError, SettingsError, nearest, unknown
+from lmrl.plugins.checks import check_plugin, new_pluggy_manager
+from lmrl.plugins.info import Plugin, PluginInfo, PluginWarning, last_line
+from lmrl.plugins.records import KINDS, OBSERVERS, checked
+from lmrl.plugins.sources import (
+    DISABLE_VARIABLE,
+    EntryPointLike,
+    disabled_names,
+    installed_entry_points,
+    load_file,
+    ordered,
+    origin,
+    strict_from_environment,
+)
+from lmrl.specs import (
+    BenchmarkSpec,
+    CommandSpec,
+    DatasetSpec,
+    EngineSpec,
+    EnvironmentSpec,
+    OptimizerSpec,
+    RewardSpec,
+    TrackerSpec,
+)
+
+CORE = "lmrl"
+
+
+class PluginManager:
+    """Everything that the core, installed plugins and plugin files offer.
+
+    ``files`` are one-off plugins; ``disabled`` names entry points to leave out (default: ``LMRL_DISABLE_PLUGINS``, a
+    comma-separated list). A plugin that cannot be loaded is kept as failed: ``listing()`` shows it, and so does the
+    error when a name cannot be found. With ``strict`` (default: ``LMRL_STRICT_PLUGINS=1``) it is a ``PluginError`` at
+    once, as it always is for a file, which was asked for by name; ``strict=False`` raises for neither.
+    ``entry_points`` replaces those of the installed distributions.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str | Path] = (),
+        disabled: Iterable[str] | None = None,
+        strict: bool | None = None,
+        entry_points: Iterable[EntryPointLike] | None = None,
+    ) -> None:
+        self._pluggy = new_pluggy_manager()
+        self._plugins: list[Plugin] = []
+        self._warned: set[tuple[str, str]] = set()
+        raise_failures = strict_from_environment() if strict is None else strict
+        self._add_core()
+        points = ordered(installed_entry_points() if entry_points is None else entry_points)
+        names = disabled_names(disabled)
+        self._check_disabled(names, [point.name for point in points], raise_failures)
+        for point in points:
+            self._add_entry_point(point, point.name in names, raise_failures)
+        for file in dict.fromkeys(Path(file) for file in files):
+            self._add_file(file, strict is not False)
+        if raise_failures and self.conflicts():
+            raise PluginError(self.conflicts()[0])
+
+    # What is offered.
+
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Return the policy optimizers by name."""
+        return self.records("optimizer")
+
+    def rewards(self) -> dict[str, RewardSpec]:
+        """Return the rewards by name."""
+        return self.records("reward")
+
+    def engines(self) -> dict[str, EngineSpec]:
+        """Return the decode engines by name."""
+        return self.records("engine")
+
+    def datasets(self) -> dict[str, DatasetSpec]:
+        """Return the data sets by name."""
+        return self.records("dataset")
+
+    def environments(self) -> dict[str, EnvironmentSpec]:
+        """Return the Gymnasium environments by id."""
+        return self.records("environment")
+
+    def benchmarks(self) -> dict[str, BenchmarkSpec]:
+        """Return the benchmark suites by name."""
+        return self.records("benchmark")
+
+    def commands(self) -> dict[str, CommandSpec]:
+        """Return the subcommands of `lmrl` by name."""
+        return self.records("command")
+
+    def trackers(self) -> dict[str, TrackerSpec]:
+        """Return the experiment trackers by name."""
+        return self.records("tracker")
+
+    def records(self, kind: str) -> dict[str, Any]:
+        """Return the records of a kind by name; raises ``PluginError`` when two plugins offer one name."""
+        if kind not in KINDS:
+            raise SettingsError(unknown("kind of plugin", kind, KINDS))
+        for conflict in self._conflicts(kind):
+            raise PluginError(conflict)
+        return {name: spec for plugin in self._plugins for name, spec in plugin.specs.get(kind, {}).items()}
+
+    def core_commands(self) -> dict[str, CommandSpec]:
+        """Return the core's own subcommands, which no conflict can take away."""
+        return dict(self._plugins[0].specs["command"])
+
+    def get(self, kind: str, name: str) -> Any:
+        """Return one record; raises ``SettingsError`` with the nearest name and any plugins that are not there."""
+        records = self.records(kind)
+        if name not in records:
+            raise SettingsError(unknown(kind, name, records, self.absences()))
+        return records[name]
+
+    def absences(self) -> str:
+        """Return a sentence on each plugin that failed or is disabled: what a missing name may be due to."""
+        failed = [f"{plugin.title}: {plugin.error}" for plugin in self._plugins if plugin.status == "failed"]
+        disabled = [plugin.title for plugin in self._plugins if plugin.status == "disabled"]
+        sentences = ["Plugins that failed to load: " + "; ".join(failed) + "."] if failed else []
+        sentences += ["Disabled plugins: " + ", ".join(disabled) + "."] if disabled else []
+        return " ".join(sentences)
+
+    def listing(self) -> list[PluginInfo]:
+        """Return all plugins, the core first, with those that failed or are disabled."""
+        return [plugin.info() for plugin in self._plugins]
+
+    def conflicts(self) -> list[str]:
+        """Return a sentence for each name that two plugins offer."""
+        return [conflict for kind in KINDS for conflict in self._conflicts(kind)]
+
+    def register_environments(self) -> None:
+        """Make the plugins' environments known to ``gymnasium.make``; ids that are registered already stay."""
+        import gymnasium
+
+        for spec in self.environments().values():
+            if spec.name not in gymnasium.registry:
+                gymnasium.register(spec.name, entry_point=spec.entry_point, vector_entry_point=spec.vector_entry_point)
+
+    # What is observed.
+
+    def observe(self, hook: str, **arguments: Any) -> None:
+        """Tell every observer, one after the other; what one raises is warned about once and stops nobody else.
+
+        ``KeyboardInterrupt`` and ``SystemExit`` pass.
+        """
+        if hook not in OBSERVERS:
+            raise ValueError(unknown("observer hook", hook, OBSERVERS))
+        for plugin in self._plugins:
+            if hook not in plugin.observes:
+                continue
+            try:
+                self._call(plugin, hook, arguments)
+            except Exception as error:
+                if (plugin.name, hook) not in self._warned:
+                    self._warned.add((plugin.name, hook))
+                    message = (
+                        f"the plugin {plugin.title} raised in {hook}: {last_line(error)}. The run goes on, and this "
+                        f"warning is not repeated; {_cure(plugin)}."
+                    )
+                    warnings.warn(message, PluginWarning, stacklevel=2)
+
+    # How plugins are added.
+
+    def _add_core(self) -> None:
+        from lmrl import __version__, builtin
+
+        core = Plugin(CORE, CORE, __version__, "core")
+        self._add(core, lambda: builtin, raise_failures=True)
+
+    def _add_entry_point(self, point: EntryPointLike, disabled: bool, raise_failures: bool) -> None:
+        distribution, version = origin(point)
+        plugin = Plugin(point.name, distribution, version, f"entry point {point.name} = {point.value}")
+        if disabled:
+            plugin.status = "disabled"
+            self._plugins.append(plugin)
+            return
+        self._add(plugin, point.load, raise_failures)
+
+    def _add_file(self, file: Path, raise_failures: bool) -> None:
+        self._add(Plugin(file.stem, "", "", f"file {file}"), lambda: load_file(file), raise_failures)
+
+    def _add(self, plugin: Plugin, load: Callable[[], Any], raise_failures: bool) -> None:
+        """Load a plugin and take in what it offers: all of it, or nothing when any part of it is broken."""
+        self._plugins.append(plugin)
+        try:
+            plugin.module = load()
+            hooks = check_plugin(plugin.module)
+            self._pluggy.register(plugin.module, name=f"{len(self._plugins)}")
+            specs = {kind: self._collect(plugin, kind) for kind in KINDS if KINDS[kind].hook in hooks}
+        except (Exception, SystemExit) as error:  # a plugin that exits while it is imported must not end the program
+            plugin.status = "failed"
+            plugin.error = str(error) if isinstance(error, PluginError) else last_line(error)
+            if plugin.module is not None and self._pluggy.is_registered(plugin.module):
+                self._pluggy.unregister(plugin.module)
+            if raise_failures:
+                raise PluginError(
+                    f"the plugin {plugin.title} cannot be loaded: {plugin.error}. {_cure(plugin).capitalize()}."
+                ) from error
+            return
+        plugin.specs = specs
+        plugin.observes = tuple(hook for hook in hooks if hook in OBSERVERS)
+
+    def _collect(self, plugin: Plugin, kind: str) -> dict[str, Any]:
+        hook = KINDS[kind].hook
+        results = self._call(plugin, hook, {})
+        # pluggy leaves out None, which is what a hook returns when its author forgot to yield.
+        return checked(kind, results[0] if results else None)
+
+    def _call(self, plugin: Plugin, hook: str, arguments: dict[str, Any]) -> list[Any]:
+        """Call one plugin's implementation of a hook."""
+        others = [other for other in self._pluggy.get_plugins() if other is not plugin.module]
+        return cast("list[Any]", self._pluggy.subset_hook_caller(hook, others)(**arguments))
+
+    def _check_disabled(self, names: frozenset[str], installed: list[str], raise_failures: bool) -> None:
+        for name in sorted(names - set(installed)):
+            guess = nearest(name, installed)
+            message = (
+                f"no installed plugin is called {name!r}, so it cannot be disabled"
+                + (f"; did you mean {guess!r}?" if guess else ".")
+                + f" Installed: {', '.join(sorted(set(installed))) or 'none'}."
+            )
+            if raise_failures:
+                raise PluginError(message)
+            warnings.warn(message, PluginWarning, stacklevel=4)
+
+    def _conflicts(self, kind: str) -> list[str]:
+        offered: dict[str, list[Plugin]] = {}
+        for plugin in self._plugins:
+            for name in plugin.specs.get(kind, {}):
+                offered.setdefault(name, []).append(plugin)
+        return [
+            f"{len(plugins)} plugins offer the {kind} {name!r}: {' and '.join(plugin.title for plugin in plugins)}. "
+            f"Keep one: {_cure(plugins[-1])}."
+            for name, plugins in offered.items()
+            if len(plugins) > 1
+        ]
+
+
+def _cure(plugin: Plugin) -> str:
+    if plugin.source.startswith("entry point"):
+        return f"repair or uninstall it, or leave it out with {DISABLE_VARIABLE}={plugin.name}"
+    if plugin.source.startswith("file"):
+        return f"repair {plugin.source.removeprefix('file ')}, or leave it out"
+    return "this is an error of lmrl itself, or of its installation"

@@ -1,0 +1,76 @@
+"""The kinds of records that plugins offer, and the checks that each record passes before anyone can pick it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lmrl import specs
+from lmrl.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: the hook that yields it and its class."""
+
+    hook: str
+    record: type
+
+
+KINDS: dict[str, Kind] = {
+    "optimizer": Kind("lmrl_optimizers", specs.OptimizerSpec),
+    "reward": Kind("lmrl_rewards", specs.RewardSpec),
+    "engine": Kind("lmrl_engines", specs.EngineSpec),
+    "dataset": Kind("lmrl_datasets", specs.DatasetSpec),
+    "environment": Kind("lmrl_environments", specs.EnvironmentSpec),
+    "benchmark": Kind("lmrl_benchmarks", specs.BenchmarkSpec),
+    "command": Kind("lmrl_commands", specs.CommandSpec),
+    "tracker": Kind("lmrl_trackers", specs.TrackerSpec),
+}
+OBSERVERS = ("lmrl_run_start", "lmrl_rollout", "lmrl_step_end", "lmrl_checkpoint_saved", "lmrl_run_end")
+
+# A dot would split a configuration's path, and [optimizer] name = ... is how one is picked.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/:-]*")
+_RESERVED = "name"
+
+
+def checked(kind: str, offered: Any) -> dict[str, Any]:
+    """Return one hook's records by name; raises ``PluginError`` for anything that is no record of the kind."""
+    hook, record_type = KINDS[kind].hook, KINDS[kind].record
+    expected = f"expected an iterable of lmrl.specs.{record_type.__name__}"
+    if isinstance(offered, str | bytes) or not isinstance(offered, Iterable):
+        raise PluginError(f"{hook} returned {_article(offered)}; {expected} (yield each record)")
+    found: dict[str, Any] = {}
+    for record in offered:
+        if not isinstance(record, record_type):
+            raise PluginError(f"{hook} yielded {_article(record)}; {expected}")
+        name = getattr(record, "name", None)
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name == _RESERVED:
+            raise PluginError(
+                f"{hook} yielded a record with the name {name!r}; expected letters, digits, _, - or /, and not "
+                f"{_RESERVED!r}, because names stand in configurations"
+            )
+        if name in found:
+            raise PluginError(f"{hook} yielded two records with the name {name!r}; expected each name once")
+        _check_fields(hook, record)
+        found[name] = record
+    return found
+
+
+def _check_fields(hook: str, record: Any) -> None:
+    for call in ("build", "add_arguments", "run"):
+        if hasattr(record, call) and not callable(getattr(record, call)):
+            raise PluginError(f"{hook}: {call} of {record.name!r} is {_article(getattr(record, call))}, not callable")
+    settings = getattr(record, "settings", None)
+    if hasattr(record, "settings") and not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        raise PluginError(
+            f"{hook}: settings of {record.name!r} is {settings!r}; expected a dataclass type, whose fields are the "
+            "settings of its configuration section"
+        )
+
+
+def _article(value: Any) -> str:
+    return "None" if value is None else f"{value!r} of type {type(value).__name__}"
