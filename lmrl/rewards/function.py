@@ -34,7 +34,7 @@ class Member:
     function: Callable[..., Any]
     weight: float = 1.0
     settings: Mapping[str, Any] | None = None
-    """What it was built from by name; None for a live callable."""
+    """What it was built from, by its name or its spec; None for a live callable."""
 
 
 class RewardFunction:

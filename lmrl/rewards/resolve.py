@@ -49,9 +49,11 @@ def resolve(
 def _weighted(weights: Mapping[str, float], tables: dict[str, Any], plugins: PluginManager | None) -> RewardFunction:
     if not weights:
         raise SettingsError("the table of reward weights is empty; expected at least one name = weight")
-    for name in tables:
-        if name not in weights:
-            raise SettingsError(unknown("reward in the settings", str(name), map(str, weights)))
+    if plugins is None and any(":" not in str(name) for name in {*weights, *tables}):
+        plugins = _new_manager()
+    for name in tables:  # a recipe may keep the settings of rewards that it does not use; a misspelt name is an error
+        if name not in weights and ":" not in str(name):
+            _registered(str(name), plugins)
     members = []
     for name, weight in weights.items():
         if not isinstance(name, str):
@@ -74,7 +76,9 @@ def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -
         named = _imported(reward) if ":" in reward else _registered(reward, plugins)
         name, function = reward, _made(reward, named, table)
         return Member(name, _callable(name, function), settings=table)
-    name = reward.name if isinstance(reward, RewardSpec) else getattr(reward, "__qualname__", type(reward).__name__)
+    if isinstance(reward, RewardSpec):
+        return Member(reward.name, _callable(reward.name, _made(reward.name, reward, table)), settings=table)
+    name = getattr(reward, "__qualname__", type(reward).__name__)
     return Member(name, _callable(name, _made(name, reward, table)))
 
 
@@ -129,11 +133,13 @@ def _callable(name: str, function: Any) -> Callable[..., Any]:
 
 
 def _registered(name: str, plugins: PluginManager | None) -> Any:
-    if plugins is None:
-        from lmrl.plugins import PluginManager
+    return (_new_manager() if plugins is None else plugins).get("reward", name)
 
-        plugins = PluginManager()
-    return plugins.get("reward", name)
+
+def _new_manager() -> PluginManager:
+    from lmrl.plugins import PluginManager
+
+    return PluginManager()
 
 
 def _imported(name: str) -> Any:

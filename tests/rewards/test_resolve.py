@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lmrl.errors import LmrlError, SettingsError
+from lmrl.errors import LmrlError, SettingsError, unknown
 from lmrl.rewards import resolve
 from lmrl.specs import RewardSpec
 
@@ -68,7 +68,9 @@ SPEC = RewardSpec("constant", Constant, Settings)
 class Plugins:
     def get(self, kind, name):
         assert kind == "reward"
-        return {"constant": SPEC}[name]
+        if name != "constant":
+            raise SettingsError(unknown("reward", name, ["constant"]))
+        return SPEC
 
 
 def score(reward, *arguments):
@@ -148,6 +150,12 @@ def test_several_with_weights(module):
         "constant": [3.0],
         "house_rewards:brevity": [-4.0],
     }
+
+
+def test_settings_of_unused_rewards_are_no_error(module):
+    reward = resolve({f"{module}:brevity": 1.0}, {"constant": {"value": 3.0}, "other:thing": {}}, Plugins())
+    assert reward(["p"], ["four"]).scores.tolist() == [-4.0]
+    assert resolve({"happy_end": 1.0}, {"length": {}})(["p"], [" He smiled."]).scores.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
