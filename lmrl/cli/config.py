@@ -14,7 +14,7 @@ from lmrl.cli.tables import make_console, make_table
 from lmrl.config import FieldHelp, PluginChoice, describe
 from lmrl.config.choices import KIND
 from lmrl.config.help import default_of
-from lmrl.config.types import field_types, is_section
+from lmrl.config.types import field_types, is_section, unknown_setting
 from lmrl.config.writing import plain
 from lmrl.errors import SettingsError, unknown
 from lmrl.plugins import PluginManager
@@ -89,7 +89,7 @@ def _root_page(cls: type) -> Page:
             help_text = text.help or f"Picks the {kind}; its own settings stand in [{field.name}.<name>]."
             text = dataclasses.replace(text, type=f"section ({kind})", help=help_text)
         elif is_section(kinds[field.name]):
-            text = dataclasses.replace(text, type="section", help=text.help or _summary(kinds[field.name]))
+            text = dataclasses.replace(text, type="section", default="", help=text.help or _summary(kinds[field.name]))
         settings.append(text)
     title = f"{_summary(cls)} Ask for a section, such as: lmrl config {dataclasses.fields(cls)[-2].name}"
     return Page(title, settings, {}, {})
@@ -127,12 +127,10 @@ def _choice_page(path: str, field: dataclasses.Field[Any], rest: list[str], mana
 
 
 def _unknown(section: str, name: str, cls: type) -> str:
-    prefix = f"{section}." if section else ""
-    sections = [f"{prefix}{field.name}" for field in dataclasses.fields(cls)]
     # "dataset" is what the section "prompts" picks: people who know the plugins look for that word.
-    picked = [f"{prefix}{field.name}" for field in dataclasses.fields(cls) if field.metadata.get(KIND) == name]
+    picked = [field.name for field in dataclasses.fields(cls) if field.metadata.get(KIND) == name]
     advice = f"The section that picks the {name} is {picked[0]!r}." if picked else ""
-    return unknown("section or setting", f"{prefix}{name}", sections, advice)
+    return unknown_setting(section, name, [field.name for field in dataclasses.fields(cls)], advice)
 
 
 def _defaults(cls: type) -> dict[str, Any]:

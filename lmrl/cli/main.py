@@ -7,7 +7,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lmrl import __version__
 from lmrl.errors import LmrlError, PluginError, SettingsError, unknown
@@ -57,7 +58,7 @@ def _dispatch(arguments: list[str]) -> int:
     if first == "--version":
         print(f"lmrl {__version__}")
         return 0
-    manager = PluginManager(files, strict=False if name == LISTING and not files else None)
+    manager = PluginManager(files, strict=False if name == LISTING else None)
     try:
         commands = manager.commands()
     except PluginError:
@@ -140,14 +141,14 @@ def _take_plugin_files(arguments: list[str]) -> tuple[list[str], list[str]]:
     return rest, files
 
 
-def _shown_plainly(usual: object) -> object:
+def _shown_plainly(usual: Callable[..., None]) -> Callable[..., None]:
     """Return a ``warnings.showwarning`` that prints warnings about plugins without a line of lmrl's own source."""
 
-    def show(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
         if issubclass(category, PluginWarning):
             print(f"warning: {message}", file=sys.stderr)
         else:
-            usual(message, category, *rest, **named)  # type: ignore[operator]
+            usual(message, category, *rest, **named)
 
     return show
 

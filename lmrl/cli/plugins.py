@@ -17,13 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every plugin, and any names that two of them offer."""
+    """Print every plugin, and any names that two of them offer; 1 if a file that `--plugin` names is broken."""
     manager: PluginManager = arguments.plugin_manager
     listing, conflicts = manager.listing(), manager.conflicts()
+    code = 1 if any(info.status == "failed" and info.source.startswith("file ") for info in listing) else 0
     if arguments.json:
         plugins = [dataclasses.asdict(info) for info in listing]
         print(json.dumps({"plugins": plugins, "conflicts": conflicts}, indent=2))
-        return 0
+        return code
     console = make_console()
     columns = ["plugin", "distribution", "version", "offers", "status"]
     with_errors = any(info.error for info in listing)
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(table)
     for conflict in conflicts:
         console.print(f"conflict: {conflict}", soft_wrap=True)
-    return 0
+    return code
 
 
 def _offers(info: PluginInfo) -> str:

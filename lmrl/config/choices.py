@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmrl.config.types import found_text
 from lmrl.config.values import READER, build
-from lmrl.errors import SettingsError, unknown
+from lmrl.errors import SettingsError, nearest, unknown
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
@@ -38,6 +38,11 @@ class PluginChoice:
         The tables of other plugins are checked too. Raises ``SettingsError`` for a name that nobody offers.
         """
         records = plugin_manager.records(self.kind)
+        if _is_imported(self.kind, self.name):
+            raise SettingsError(
+                f"{self._where}.name is {self.name!r}, a {self.kind} that is imported and not registered, so it "
+                "declares no settings; lmrl.rewards.resolve builds it"
+            )
         if self.name not in records:
             message = unknown(self.kind, self.name, records, plugin_manager.absences())
             raise SettingsError(f"{self._where}.name: {message}")
@@ -81,7 +86,7 @@ class PluginChoice:
 
 
 def choice(kind: str, name: str) -> Any:
-    """Return a dataclass field that picks a plugin of a kind: ``optimizer: PluginChoice = choice("optimizer", "x")``."""
+    """Return a dataclass field that picks a plugin of a kind, ``reward: PluginChoice = choice("reward", "length")``."""
 
     def read(value: Any, where: str) -> PluginChoice:
         if isinstance(value, PluginChoice):
@@ -113,9 +118,10 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
         if key == "name":
             continue
         if not isinstance(table, Mapping):
+            question = f"; did you mean '{where}.name'?" if nearest(str(key), ["name"]) else "."
             raise SettingsError(
-                f"unknown setting '{where}.{key}'; [{where}] holds only name. Settings of the {kind} itself stand in "
-                f"its own table, [{where}.{value.get('name', default)}]."
+                f"unknown setting '{where}.{key}'{question} [{where}] holds only name; settings of the {kind} itself "
+                f"stand in its own table, [{where}.{value.get('name', default)}]."
             )
         tables[str(key)] = dict(table)
     name = value.get("name", default)

@@ -35,9 +35,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             where = f"line {place[1]}, column {place[2]}"
         else:  # "(at end of document)"
             where = f"line {text.count(chr(10)) + 1}"
-        raise SettingsError(
-            f"{path}, {where}: {problem}. Strings need quotes in TOML, and each key stands once."
-        ) from (error)
+        advice = "Strings need quotes in TOML, and each key stands once."
+        raise SettingsError(f"{path}, {where}: {problem}. {advice}") from error
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

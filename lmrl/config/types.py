@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lmrl.errors import SettingsError
+from lmrl.errors import SettingsError, nearest
 
 MANY = (list, Sequence, tuple)
 TABLES = (dict, Mapping)
@@ -34,6 +34,18 @@ def union_members(annotation: Any) -> tuple[Any, ...] | None:
 def is_section(annotation: Any) -> bool:
     """Return whether the annotation is a dataclass, which is a table in TOML."""
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def unknown_setting(where: str, name: str, known: Iterable[str], advice: str = "") -> str:
+    """Return the message for a name that a section does not have: its full path, the nearest name, all names."""
+    prefix = f"{where}." if where else ""
+    names = sorted(known)
+    # Compared without the path, which would make every two names look alike.
+    guess = nearest(name, names)
+    question = f"; did you mean '{prefix}{guess}'?" if guess else "."
+    section = f" in [{where}]" if where else ""
+    listing = f" Known{section}: {', '.join(names)}." if names else f" Nothing can be set{section}."
+    return f"unknown setting '{prefix}{name}'{question}{listing}" + (f" {advice}" if advice else "")
 
 
 def type_text(annotation: Any) -> str:
@@ -112,6 +124,6 @@ def _found_type(value: Any) -> str:
         ((datetime.date, datetime.time), "a date or time"),
         (type(None), "nothing"),
     ):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+        if isinstance(value, kind):
             return words
     return f"a {type(value).__name__}"

@@ -17,8 +17,9 @@ from lmrl.config.types import (
     is_section,
     quoted,
     union_members,
+    unknown_setting,
 )
-from lmrl.errors import SettingsError, nearest, unknown
+from lmrl.errors import SettingsError, nearest
 
 Config = TypeVar("Config")
 READER = "lmrl.config.reader"
@@ -174,14 +175,13 @@ def _is_number(text: str) -> bool:
 
 
 def _unknown_key(where: str, key: str, fields: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
-    """Say what is unknown, and where else a setting of this name stands, one level down or at the nearest name."""
-    message = unknown("setting", _join(where, key), [_join(where, name) for name in fields])
+    """Say what is unknown, what is known, and in which subsection a setting of this name does stand."""
     inside = [
         _join(_join(where, name), key)
         for name, kind in kinds.items()
         if is_section(kind) and any(field.name == key for field in dataclasses.fields(kind)) and key != "name"
     ]
-    return message + (f" There is {' and '.join(inside)}." if inside else "")
+    return unknown_setting(where, key, fields, f"There is {' and '.join(inside)}." if inside else "")
 
 
 def _located(where: str, error: Exception) -> str:

@@ -202,7 +202,7 @@ class PluginManager:
                 self._pluggy.unregister(plugin.module)
             if raise_failures:
                 raise PluginError(
-                    f"the plugin {plugin.title} cannot be loaded: {plugin.error}. {_cure(plugin).capitalize()}."
+                    f"the plugin {plugin.title} cannot be loaded: {plugin.error}. What to do: {_cure(plugin)}."
                 ) from error
             return
         plugin.specs = specs
@@ -238,7 +238,7 @@ class PluginManager:
                 offered.setdefault(name, []).append(plugin)
         return [
             f"{len(plugins)} plugins offer the {kind} {name!r}: {' and '.join(plugin.title for plugin in plugins)}. "
-            f"Keep one: {_cure(plugins[-1])}."
+            f"To keep one of them: {_cure(plugins[-1])}."
             for name, plugins in offered.items()
             if len(plugins) > 1
         ]
