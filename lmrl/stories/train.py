@@ -29,7 +29,7 @@ class TrainingSettings:
     steps: int = 1200
     rows: int = 64
     """Rows per step."""
-    question_share: float = 0.2
+    question_share: float = 0.4
     """Share of rows that end with a question and its answer."""
     learning_rate: float = 4e-3
     """Peak; it rises over the first 5% of the steps and falls along a cosine to a tenth."""
