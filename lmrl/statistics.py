@@ -19,7 +19,9 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        # Adding 0 turns a rounded -0.000 into 0.000.
+        mean, low, high = (round(value, 3) + 0.0 for value in (self.mean, self.low, self.high))
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:

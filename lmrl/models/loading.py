@@ -6,6 +6,8 @@ Leaves out adapters and quantisation.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,27 +45,22 @@ def load(
     """
     card = load_card(name_or_path, revision)
     import transformers
-    from transformers.utils import logging as transformers_logging
 
     if dtype is None:
         dtype = torch.float32 if torch.device(device or "cpu").type == "cpu" else "auto"  # type: ignore[assignment]
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            card.path,
-            dtype=dtype,
-            revision=revision or "main",
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with no_transformers_bars():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                card.path,
+                dtype=dtype,
+                revision=revision or "main",
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
     except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
         raise ModelError(
             f"{card.path} could not be loaded as a causal language model ({type(error).__name__}: {error})"
         ) from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max((*card.eos_ids, card.bos_id or 0))
     if highest >= embeddings:
@@ -72,6 +69,20 @@ def load(
             "the tokenizer does not belong to this model."
         )
     return LanguageModel(model.to(device or "cpu").eval(), card)
+
+
+@contextmanager
+def no_transformers_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers: a run has one bar, its own."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def freeze_copy(model: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.errors import ModelError
+from lmrl.models.loading import no_transformers_bars
 from lmrl.ops import entropy, scatter_rows, token_logprobs
 from lmrl.rollout import Batch, TextInputs, lengths_to_mask
 from lmrl.sampling.spec import SamplingSpec
@@ -104,7 +105,8 @@ class PolicyModel(nn.Module):
         """Write the model, its tokenizer and the value head in the transformers layout (safetensors)."""
         from safetensors.torch import save_file
 
-        self.model.save_pretrained(folder, safe_serialization=True)
+        with no_transformers_bars():
+            self.model.save_pretrained(folder)
         copy_tokenizer(tokenizer_from, folder)
         if self.value_head is not None:
             state = {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()}

@@ -28,6 +28,7 @@ class Evaluation:
     length: Interval
     ended_share: float
     texts: list[str]
+    shown_rewards: list[float]
     rewards: list[float]
     lengths: list[float]
 
@@ -56,6 +57,7 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
         length=mean_interval(_group_means(lengths, groups)),
         ended_share=float(ended.float().mean()),
         texts=[f"{scored.prompts[row]}{scored.responses[row]}" for row in shown],
+        shown_rewards=[float(scored.scores[row]) for row in shown],
         rewards=scored.scores.tolist(),
         lengths=lengths.tolist(),
     )

@@ -21,7 +21,7 @@ from lmrl.specs import Needs
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts of one batch: one entry per row; ``groups`` numbers the prompts, so that samples of one share a number."""
+    """Prompts of one batch, one entry per row; samples of one prompt share their number in ``groups``."""
 
     ids: list[list[int]]
     texts: list[str]

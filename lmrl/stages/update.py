@@ -70,7 +70,7 @@ def learning_rate_factor(update: int, settings: TrainSettings) -> float:
 
 
 class Updater:
-    """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or anything else that evaluates batches."""
+    """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or whatever else evaluates batches."""
 
     def __init__(
         self,
@@ -139,12 +139,13 @@ class Updater:
         parameters = [p for group in self.torch_optimizer.param_groups for p in group["params"]]
         limit = self.settings.max_gradient_norm or math.inf
         norm = accelerator.clip_grad_norm_(parameters, limit)
-        loss, norm_value = torch.stack([accelerator.reduce(loss_sum), norm.detach().to(loss_sum)]).tolist()
+        loss_sum = accelerator.reduce(loss_sum, reduction="sum")
+        loss, norm_value = torch.stack([loss_sum, norm.detach().to(loss_sum)]).tolist()
         require_finite("the loss", loss, where)
         require_finite("the gradient's norm", norm_value, where)
         self.torch_optimizer.step()
         one = torch.ones((), device=mask.device)
-        means.add_sum("loss", accelerator.reduce(loss_sum) / accelerator.num_processes, one)
+        means.add_sum("loss", loss_sum, one)
         means.add_sum("gradient_norm", norm.detach().to(loss_sum), one)
         total.merge(means)
         return False

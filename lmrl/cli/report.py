@@ -1,0 +1,47 @@
+"""What commands print at their end: tables with intervals, sample texts, and where things are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lmrl.stages.evaluation import Evaluation
+    from lmrl.stages.rl import RLResult
+
+
+def evaluation_table(before: Evaluation | None, after: Evaluation | None) -> Table:
+    """Return a table of reward, KL and length before and after, with 95% intervals over held-out prompts."""
+    columns = [(name, evaluation) for name, evaluation in (("before", before), ("after", after)) if evaluation]
+    count = columns[-1][1].reward.count if columns else 0
+    table = Table(title=f"{count} held-out prompts, mean [95% interval]", title_justify="left")
+    table.add_column("")
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    rows = [("reward", "reward"), ("KL to the reference (nats per sequence)", "kl"), ("length (tokens)", "length")]
+    for label, field in rows:
+        table.add_row(label, *(str(getattr(evaluation, field)) for _, evaluation in columns))
+    table.add_row("ended by itself", *(f"{evaluation.ended_share:.0%}" for _, evaluation in columns))
+    return table
+
+
+def print_result(result: RLResult, console: Console | None = None) -> None:
+    """Print a run's table, its sample texts and its files."""
+    from lmrl.stages.plots import plot_run
+
+    console = console or Console()
+    if result.interrupted:
+        console.print(f"Stopped after {result.updates} updates; continue with: lmrl rl --resume {result.folder}")
+    if result.after:
+        console.print(evaluation_table(result.before, result.after))
+        for name, evaluation in (("before", result.before), ("after", result.after)):
+            if evaluation:
+                console.print(f"\n[bold]Samples {name}[/bold] (same prompts)")
+                for text, reward in zip(evaluation.texts, evaluation.shown_rewards, strict=True):
+                    console.print(Text(f"  [{reward:+.2f}] {text}"))
+    console.print(f"\nRun folder    {result.folder}")
+    console.print(f"Curves        {plot_run(result.folder)}")
+    console.print(f"TensorBoard   tensorboard --logdir {result.folder.parent}")

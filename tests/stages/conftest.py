@@ -1,0 +1,71 @@
+"""A toy policy, its rollouts, and an updater over them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from lmrl.kl import KLSettings
+from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models.policy import TextPolicy
+from lmrl.sampling import SamplingSpec
+from lmrl.sampling.transformers_engine import TransformersEngine
+from lmrl.specs import Needs
+from lmrl.stages.rl_config import TrainSettings
+from lmrl.stages.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.update import Updater
+from lmrl.testing import write_tiny_model
+
+PROMPTS = ["the cat", "a", "the dog sat home"]
+
+
+def count_cats(prompts, responses, columns):
+    return SimpleNamespace(scores=np.array([r.count("cat") - 0.1 * len(r.split()) for r in responses]), parts={})
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+class Toy:
+    """A fresh policy on the toy model with everything around it; rows are cheap, so tests make their own."""
+
+    def __init__(self, folder, kl=None, spec=None, values=True, reward=count_cats):
+        self.language_model = load(folder)
+        card = self.language_model.card
+        self.kl = kl or KLSettings(beta=0.1)
+        self.spec = spec or SamplingSpec(max_new_tokens=8, eos_ids=card.eos_ids, context_length=card.context_length)
+        self.reference = PolicyModel(freeze_copy(self.language_model.model))
+        self.policy = PolicyModel(self.language_model.model, with_values=values)
+        self.needs = Needs(values=values, reference=True)
+        self.maker = RolloutMaker(
+            TransformersEngine(), self.policy, self.reference, reward, card, self.spec, self.kl, self.needs, 4
+        )
+        self.accelerator = Accelerator(cpu=True)
+
+    def prompts(self, rows, group_size=1):
+        texts = [PROMPTS[row // group_size % len(PROMPTS)] for row in range(rows)]
+        ids = [self.language_model.card.codec.encode(text) for text in texts]
+        return PromptBatch(ids, texts, {}, [row // group_size for row in range(rows)])
+
+    def rollout(self, rows=12, seed=0, group_size=1):
+        scored = self.maker.sample(self.prompts(rows, group_size), seed)
+        return self.maker.complete(scored, self.maker.reference_logprobs(scored.samples), self.kl.beta)
+
+    def updater(self, optimizer, learning_rate=0.1, **train):
+        """An updater with plain SGD, whose step shows the gradient."""
+        torch_optimizer = torch.optim.SGD(self.policy.parameters(), lr=learning_rate)
+        settings = TrainSettings(max_gradient_norm=0.0, **train)
+        face = TextPolicy(self.policy, self.spec, self.needs.values)
+        return Updater(optimizer, face, torch_optimizer, self.accelerator, settings, self.kl)
+
+    def parameters(self):
+        return torch.cat([p.detach().flatten() for p in self.policy.parameters()])
+
+
+@pytest.fixture
+def toy(tiny_folder):
+    return lambda **kwargs: Toy(tiny_folder, **kwargs)

@@ -1,0 +1,80 @@
+"""Two ranks take the same step as one process: losses, whitening and metrics are global."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import importlib.util
+spec = importlib.util.spec_from_file_location("stage_fixtures", sys.argv[1] + "/conftest.py")
+fixtures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fixtures)
+from lmrl.kl import KLSettings
+from lmrl.models.policy import TextPolicy
+from lmrl_ppo import PPO, PPOSettings
+world = fixtures.Toy(Path(sys.argv[2]), kl=KLSettings(beta=0.1, placement=sys.argv[3]))
+torch.nn.init.ones_(world.policy.value_head.weight)
+rollout = world.rollout(rows=12)
+accelerator = world.accelerator
+share = 12 // accelerator.num_processes
+first = accelerator.process_index * share
+mine = rollout.select(torch.arange(first, first + share))
+optimizer = PPO(PPOSettings(epochs=1, minibatches=1, loss_aggregation=sys.argv[4]))
+updater = world.updater(optimizer, microbatch_rows=4)
+module = accelerator.prepare(world.policy)
+updater.policy = TextPolicy(module, world.spec, True)
+before = world.parameters()
+metrics = updater.update(mine, 0.1, 1, seed=0)
+if accelerator.is_main_process:
+    change = (world.parameters() - before).tolist()
+    print("RESULT" + json.dumps({"metrics": metrics, "change": change}))
+if accelerator.num_processes > 1:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_ranks(count, script, arguments):
+    port = str(free_port())
+    processes = []
+    for rank in range(count):
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        if count > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, str(script), *arguments]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs[0][1][-3000:]
+    [line] = [line for line in outputs[0][0].splitlines() if line.startswith("RESULT")]
+    return json.loads(line.removeprefix("RESULT"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("placement", "aggregation"), [("reward", "token_mean"), ("loss", "sequence_mean")])
+def test_two_ranks_equal_one(tiny_folder, tmp_path, placement, aggregation):
+    script = tmp_path / "rank.py"
+    script.write_text(SCRIPT)
+    arguments = [str(Path(__file__).parent), str(tiny_folder), placement, aggregation]
+    one, two = (run_ranks(count, script, arguments) for count in (1, 2))
+    assert max(abs(x) for x in one["change"]) > 1e-4
+    assert two["change"] == pytest.approx(one["change"], abs=2e-6)
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-5), name
