@@ -1,6 +1,7 @@
 import asyncio
 import copy
 import functools
+import multiprocessing
 import pickle
 import threading
 import time
@@ -221,6 +222,23 @@ def test_an_asynchronous_reward_sees_one_loop_and_may_call_another():
         resolve(inner)(PROMPTS, RESPONSES)
     assert loops[0] is loops[1]
     assert resolve(outer)(PROMPTS, RESPONSES).scores.tolist() == [1.0, 1.0]
+
+
+async def waiting(prompts, responses):
+    await asyncio.sleep(0)
+    return [1.0] * len(responses)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_asynchronous_rewards_work_after_a_fork():
+    assert resolve(waiting)(PROMPTS, RESPONSES).scores.tolist() == [1.0, 1.0]
+    child = multiprocessing.get_context("fork").Process(target=lambda: resolve(waiting)(PROMPTS, RESPONSES))
+    child.start()
+    child.join(timeout=30)
+    if child.exitcode is None:
+        child.kill()
+    assert child.exitcode == 0
 
 
 @per_row
