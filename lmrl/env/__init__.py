@@ -5,6 +5,6 @@ Importing this package needs neither torch nor transformers.
 
 from lmrl.env.kl_shaping import KLShaping, VectorKLShaping
 from lmrl.env.text_generation import TextGenEnv
+from lmrl.env.vector import TextGenVectorEnv
 
-
-__all__ = ["KLShaping", "TextGenEnv", "VectorKLShaping"]
+__all__ = ["KLShaping", "TextGenEnv", "TextGenVectorEnv", "VectorKLShaping"]

@@ -46,7 +46,9 @@ class KLShaping(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Push the policy's log-probability of ``action``, then step."""
-        result = _pushed_step(self.env, self.policy, self._observation, action)
+        result: tuple[Any, Any, bool, bool, dict[str, Any]] = _pushed_step(
+            self.env, self.policy, self._observation, action
+        )
         self._observation = result[0]
         return result
 
@@ -67,7 +69,7 @@ class VectorKLShaping(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Push the policy's log-probabilities of ``actions``, then step."""
-        result = _pushed_step(self.env, self.policy, self._latest, actions)
+        result: tuple[Any, Any, Any, Any, dict[str, Any]] = _pushed_step(self.env, self.policy, self._latest, actions)
         self._latest = result[0]
         return result
 

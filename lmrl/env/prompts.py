@@ -34,8 +34,8 @@ def read_prompts(rows: Iterable[Any], card: ModelCard) -> tuple[Prompt, ...]:
     """
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise PromptError(
-            f"prompts is one {type(rows).__name__}; expected a list of strings, of token id rows, or of mappings with a "
-            f"{PROMPT_COLUMN!r}. Put it in a list."
+            f"prompts is one {type(rows).__name__}; expected a list of strings, of token id rows, or of mappings with "
+            f"a {PROMPT_COLUMN!r}. Put it in a list."
         )
     prompts = tuple(read_prompt(row, card, f"prompt {number}") for number, row in enumerate(rows))
     if not prompts:
@@ -84,7 +84,9 @@ def _checked_ids(row: Any, card: ModelCard, where: str) -> tuple[int, ...]:
     ids = []
     for token in row:
         if isinstance(token, bool | np.bool_) or not isinstance(token, int | np.integer):
-            raise PromptError(f"{where} holds {token!r} ({type(token).__name__}) among its token ids; expected integers")
+            raise PromptError(
+                f"{where} holds {token!r} ({type(token).__name__}) among its token ids; expected integers"
+            )
         if not 0 <= token < card.vocab_size:
             raise PromptError(f"{where}: token id {token} is out of range; expected 0 to {card.vocab_size - 1}")
         ids.append(int(token))

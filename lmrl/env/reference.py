@@ -60,7 +60,9 @@ def reference_of(reference: Any, model: Any, card: ModelCard) -> FrozenModel | N
     if reference is False or reference is None:
         return None
     if reference is True:
-        return FrozenModel(os.fspath(model)) if isinstance(model, str | os.PathLike) else FrozenModel(None, _kept(model))
+        return (
+            FrozenModel(os.fspath(model)) if isinstance(model, str | os.PathLike) else FrozenModel(None, _kept(model))
+        )
     if isinstance(reference, str | os.PathLike):
         name = os.fspath(reference)
         _check_fits(load_card(name), card)

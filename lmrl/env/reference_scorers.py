@@ -78,6 +78,8 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, batch: int, capacity: int) -> None:
         super().__init__()
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
         self.batch = batch
         self.capacity = capacity
         self.rows: Tensor | None = None
@@ -86,7 +88,7 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store the new columns and return all that may be attended to."""
-        if self.keys is None:
+        if self.keys is None or self.values is None:
             heads, depth = key_states.shape[1], (key_states.shape[3], value_states.shape[3])
             self.dtype, self.device = key_states.dtype, key_states.device
             # Zeros, because masked columns are still multiplied, and 0 times NaN is NaN.
@@ -151,7 +153,9 @@ class CachedScorer:
         ids = torch.from_numpy(np.where(np.arange(width) < (lengths[rows] - 1)[:, None], tokens[rows, :width], 0))
         for layer in self.layers:
             layer.rows, layer.positions = torch.from_numpy(rows).to(model.device), None
-        model(input_ids=ids.to(model.device), past_key_values=Cache(layers=self.layers), use_cache=True, logits_to_keep=1)
+        model(
+            input_ids=ids.to(model.device), past_key_values=Cache(layers=self.layers), use_cache=True, logits_to_keep=1
+        )
         self.cached[rows] = lengths[rows] - 1
 
     def _read(self, ids: Ids, positions: Ids) -> Tensor:

@@ -191,7 +191,8 @@ def card_of(model: Any) -> ModelCard:
     if isinstance(card, ModelCard):
         return card
     raise ModelError(
-        f"model is a {type(model).__name__}; expected a folder, a hub id, or a live lmrl.models.LanguageModel(model, card)"
+        f"model is a {type(model).__name__}; expected a folder, a hub id, or a live "
+        "lmrl.models.LanguageModel(model, card)"
     )
 
 

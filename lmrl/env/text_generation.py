@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmrl.env.checks import check_action, check_logprob, missing_logprob
 from lmrl.env.task import TaskKeywords, make_task
-from lmrl.env.transition import Episodes
+from lmrl.env.transition import Episodes, reset_message
 from lmrl.errors import ResetNeeded
 
 Observation = dict[str, NDArray[Any]]
@@ -39,7 +39,9 @@ class TextGenEnv(gym.Env[Observation, int]):
         self._episodes = Episodes(self.task, rows=1)
         self._logprob: NDArray[np.float64] | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode with a prompt drawn uniformly, or the one that ``options`` name.
 
         ``options``: ``{"prompt_index": i}`` or ``{"prompt": text, ids or mapping}``. Raises ``PromptError`` for a
@@ -61,7 +63,7 @@ class TextGenEnv(gym.Env[Observation, int]):
         episode is then unchanged, a pushed log-probability included.
         """
         if not self._episodes.running[0]:
-            raise ResetNeeded("step was called before reset, or after the episode's end; call reset first")
+            raise ResetNeeded(reset_message([0], 1))
         token = check_action(action, self.task)
         if self.task.beta > 0 and self._logprob is None:
             raise missing_logprob(self.task.beta)
@@ -93,12 +95,12 @@ class TextGenEnv(gym.Env[Observation, int]):
         """Return which tokens may be chosen, bool (V,): what sb3-contrib's MaskablePPO asks for."""
         return self.task.allowed.copy()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the prompt and the response so far ("ansi"), or print them ("human")."""
         prompt = self._episodes.prompts[0]
         if self.render_mode is None or prompt is None:
             return None
-        text = prompt.text + self._episodes.responses(np.array([0]))[0]
+        text = prompt.text + self._episodes.responses([0])[0]
         if self.render_mode == "human":
             print(text)
             return None

@@ -95,7 +95,7 @@ class Episodes:
         """
         task, spec = self.task, self.task.spec
         if (stepping & ~self.running).any():
-            raise ResetNeeded(_reset_message(np.flatnonzero(stepping & ~self.running), self.rows))
+            raise ResetNeeded(reset_message(np.flatnonzero(stepping & ~self.running).tolist(), self.rows))
         is_eos = task.ends_episode[actions]
         codes = finish_codes(
             is_eos,
@@ -121,10 +121,10 @@ class Episodes:
         self.running &= ~(terminated | truncated)
         return Outcome(rewards, terminated, truncated, reference, final_infos)
 
-    def responses(self, rows: NDArray[Any], actions: Ids | None = None) -> list[str]:
+    def responses(self, rows: list[int], actions: Ids | None = None) -> list[str]:
         """Return the response texts of these rows, with ``actions`` appended if given."""
-        ids = [self._response(int(row)) + ([] if actions is None else [int(actions[row])]) for row in rows]
-        prompts = [self._prompt(int(row)).ids for row in rows]
+        ids = [self._response(row) + ([] if actions is None else [int(actions[row])]) for row in rows]
+        prompts = [self._prompt(row).ids for row in rows]
         return response_texts(self.task.card.codec, prompts, ids, self.task.spec.eos_ids, self.task.spec.stop_strings)
 
     def _prompt(self, row: int) -> Prompt:
@@ -140,7 +140,7 @@ class Episodes:
         """Say which rows' texts hold a stop string after the action."""
         hits = np.zeros(self.rows, dtype=np.bool_)
         if self.task.spec.stop_strings:
-            for row in np.flatnonzero(candidates):
+            for row in np.flatnonzero(candidates).tolist():
                 hits[row] = contains_stop(
                     self.task.card.codec,
                     self._prompt(row).ids,
@@ -153,10 +153,10 @@ class Episodes:
         self, actions: Ids, codes: Ids, terminated: Flags, truncated: Flags, rewards: Numbers
     ) -> dict[int, dict[str, Any]]:
         """Score the rows that terminated, add their scores to ``rewards``, and describe every row that ended."""
-        ended = np.flatnonzero(terminated | truncated)
-        if not len(ended):
+        ended: list[int] = np.flatnonzero(terminated | truncated).tolist()
+        if not ended:
             return {}
-        texts = dict(zip(ended.tolist(), self.responses(ended, actions), strict=True))
+        texts = dict(zip(ended, self.responses(ended, actions), strict=True))
         infos: dict[int, dict[str, Any]] = {}
         for row, text in texts.items():
             infos[row] = {
@@ -187,6 +187,7 @@ class Episodes:
         return result.scores, result.parts
 
 
-def _reset_message(rows: NDArray[Any], count: int) -> str:
-    where = "" if count == 1 else f" in the rows {rows.tolist()}"
+def reset_message(rows: list[int], count: int) -> str:
+    """Return what ``ResetNeeded`` says of these rows out of ``count``."""
+    where = "" if count == 1 else f" in the rows {rows}"
     return f"step was called before reset, or after the episode's end{where}; call reset first"
