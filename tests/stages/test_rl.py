@@ -137,7 +137,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(tiny_folder, tmp_path, 
     process.send_signal(how)
     output = process.communicate(timeout=120)[0]
     done = read_metrics(killed)[-1]["update"]
-    assert 2 <= done
+    assert done >= 2
     if how == signal.SIGINT:
         assert process.returncode == 0, output[-2000:]
         assert list_checkpoints(killed)[-1].name == f"checkpoint-{done:06d}", "Ctrl-C saves before it leaves"

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lmrl_ppo import PPO, PPOSettings
-from lmrl_reinforce import Reinforce, ReinforceSettings
 
 from lmrl.errors import NonFiniteError
 from lmrl.kl import KLSettings
@@ -16,6 +14,8 @@ from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.rollout import Advantages
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.update import learning_rate_factor, minibatch_rows
+from lmrl_ppo import PPO, PPOSettings
+from lmrl_reinforce import Reinforce, ReinforceSettings
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
 
@@ -27,7 +27,7 @@ def optimizer_of(name, aggregation="token_mean", **settings):
 
 @pytest.mark.parametrize(
     ("name", "aggregation", "placement"),
-    list(itertools.product(["ppo", "reinforce"], AGGREGATIONS, ["reward"])) + [("ppo", "token_mean", "loss")],
+    [*list(itertools.product(["ppo", "reinforce"], AGGREGATIONS, ["reward"])), ("ppo", "token_mean", "loss")],
 )
 def test_microbatches_change_no_gradient(toy, name, aggregation, placement):
     results = []
