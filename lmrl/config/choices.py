@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmrl.config.types import found_text
 from lmrl.config.values import READER, build
-from lmrl.errors import SettingsError, nearest, unknown
+from lmrl.errors import SettingsError, unknown
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
@@ -118,7 +119,9 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
         if key == "name":
             continue
         if not isinstance(table, Mapping):
-            question = f"; did you mean '{where}.name'?" if nearest(str(key), ["name"]) else "."
+            question = (
+                f"; did you mean '{where}.name'?" if difflib.get_close_matches(str(key), ["name"], cutoff=0.7) else "."
+            )
             raise SettingsError(
                 f"unknown setting '{where}.{key}'{question} [{where}] holds only name; settings of the {kind} itself "
                 f"stand in its own table, [{where}.{value.get('name', default)}]."
@@ -126,7 +129,7 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
         tables[str(key)] = dict(table)
     name = value.get("name", default)
     if not isinstance(name, str):
-        raise SettingsError(f"{where}.name is {found_text(name)}; expected the name of a {kind}, as a string")
+        raise SettingsError(f"{where}.name is {found_text(name)}; expected the name of one {kind}, as a string")
     return PluginChoice(kind, name, tables, where)
 
 

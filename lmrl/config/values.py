@@ -93,11 +93,13 @@ def _convert_scalar(annotation: Any, value: Any, where: str) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     elif annotation is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             try:
-                return float(value)
+                number = float(value)
             except OverflowError as error:
-                raise SettingsError(f"{where} is too large for a float: {value}") from error
+                raise SettingsError(f"{where} is an integer that is too large for a float") from error
+            if not math.isnan(number):  # it would pass every comparison of a setting's own checks
+                return number
     elif annotation is str:
         if isinstance(value, str):
             return value

@@ -229,7 +229,7 @@ class PluginManager:
             )
             if raise_failures:
                 raise PluginError(message)
-            warnings.warn(message, PluginWarning, stacklevel=4)
+            warnings.warn(message, PluginWarning, stacklevel=3)
 
     def _conflicts(self, kind: str) -> list[str]:
         offered: dict[str, list[Plugin]] = {}

@@ -33,7 +33,7 @@ KINDS: dict[str, Kind] = {
 OBSERVERS = ("lmrl_run_start", "lmrl_rollout", "lmrl_step_end", "lmrl_checkpoint_saved", "lmrl_run_end")
 
 # A dot would split a configuration's path, and [optimizer] name = ... is how one is picked.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/:-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/-]*")
 _RESERVED = "name"
 
 

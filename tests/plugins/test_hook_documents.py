@@ -1,0 +1,50 @@
+"""docs/hooks.md names every hook with its exact signature, and its examples are real plugins."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from lmrl import hookspecs
+from lmrl.plugins import PluginManager
+from lmrl.plugins.checks import HOOKS
+
+
+@pytest.fixture(scope="module")
+def page(root) -> str:
+    return (root / "docs" / "hooks.md").read_text(encoding="utf-8")
+
+
+def specs() -> dict[str, str]:
+    """Return every specification's signature as it stands in the source."""
+    functions = inspect.getmembers(hookspecs, inspect.isfunction)
+    marked = {name: function for name, function in functions if hasattr(function, "lmrl_spec")}
+    return {name: f"{name}{inspect.signature(function)}".replace("'", "") for name, function in marked.items()}
+
+
+def test_every_specification_is_a_hook_of_the_manager():
+    assert set(specs()) == set(HOOKS)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_has_a_heading_and_its_exact_signature(name, page):
+    section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/hooks.md has no heading '### {name}'"
+    assert f"`{specs()[name]}`" in section[1], f"docs/hooks.md should hold `{specs()[name]}`"
+    assert "```python" in section[1], f"docs/hooks.md has no example of {name}"
+
+
+def test_no_other_hook_is_documented(page):
+    assert set(re.findall(r"^### (lmrl_\w+)$", page, re.MULTILINE)) == set(HOOKS)
+
+
+def test_the_examples_load_as_plugins(page, tmp_path):
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    files = []
+    for number, body in enumerate(examples):
+        files.append(tmp_path / f"example_{number}.py")
+        files[-1].write_text(body, encoding="utf-8")
+    assert len(files) >= len(HOOKS)
+    PluginManager(files, entry_points=[], strict=True)
