@@ -1,6 +1,7 @@
 """TextGenEnv: observations, flags, infos, prompts, rendering and copies."""
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_infos_are_flat_and_keep_their_types(make):
 def test_every_answer_is_new(make):
     env = make(observe_action_mask=True)
     answers = [env.reset(seed=0)] + [env.step(5)[::4] for _ in range(3)]
-    for first, second in zip(answers, answers[1:], strict=False):
+    for first, second in itertools.pairwise(answers):
         for one, other in ((first[0], second[0]), (first[1], second[1])):
             for key in one.keys() & other.keys():
                 if isinstance(one[key], np.ndarray):
