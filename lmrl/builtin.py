@@ -33,12 +33,12 @@ def lmrl_datasets() -> Iterable[DatasetSpec]:
 @hookimpl
 def lmrl_engines() -> Iterable[EngineSpec]:
     """Offer the default decode engine."""
-    from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
+    from lmrl.sampling.settings import TransformersEngineSettings
 
     return [
         EngineSpec(
             name="transformers",
-            build=TransformersEngine,
+            build=_transformers_engine,
             settings=TransformersEngineSettings,
             summary="Decodes any transformers causal language model with a key-value cache.",
         )
@@ -78,3 +78,9 @@ def _tensorboard(run_folder: Path, purge_update: int | None = None) -> Any:
     from lmrl.stages.tracking import TensorBoardTracker
 
     return TensorBoardTracker(run_folder, purge_update)
+
+
+def _transformers_engine(settings: Any) -> Any:
+    from lmrl.sampling.transformers_engine import TransformersEngine
+
+    return TransformersEngine(settings)

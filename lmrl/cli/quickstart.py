@@ -33,9 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     console = Console()
     console.print(
-        "A small story model, made by this project, opens its stories well and ends half of them sadly. PPO now "
-        "maximises\nE[reward] - beta KL: the reward is +1 for a happy end and -1 for a sad one, the KL keeps it near "
-        "the model it was."
+        "A small story model, made by this project, gives half of its stories a sad end. PPO now maximises "
+        "E[reward] - beta KL: the reward is +1 for a happy end and -1 for a sad one, and the KL keeps the policy near "
+        "the model it was.\n",
+        markup=False,
     )
     mapping = apply_overrides(RECIPE, ["run.folder=" + str(next_free_folder(Path("runs"), "quickstart"))])
     result = rl(build(RLConfig, apply_overrides(mapping, arguments.overrides)), plugins=arguments.plugin_manager)
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         f"\nNext          lmrl rl {result.folder}/config.toml run.folder=runs/reinforce optimizer.name=reinforce\n"
         "              lmrl config optimizer.ppo\n"
-        "              lmrl plugins"
+        "              lmrl plugins",
+        soft_wrap=True,
     )
     return 130 if result.interrupted else 0
 

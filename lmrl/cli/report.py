@@ -42,6 +42,6 @@ def print_result(result: RLResult, console: Console | None = None) -> None:
                 console.print(f"\n[bold]Samples {name}[/bold] (same prompts)")
                 for text, reward in zip(evaluation.texts, evaluation.shown_rewards, strict=True):
                     console.print(Text(f"  [{reward:+.2f}] {text}"))
-    console.print(f"\nRun folder    {result.folder}")
-    console.print(f"Curves        {plot_run(result.folder)}")
-    console.print(f"TensorBoard   tensorboard --logdir {result.folder.parent}")
+    console.print(f"\nRun folder    {result.folder}", soft_wrap=True)
+    console.print(f"Curves        {plot_run(result.folder)}", soft_wrap=True)
+    console.print(f"TensorBoard   tensorboard --logdir {result.folder.parent}", soft_wrap=True)

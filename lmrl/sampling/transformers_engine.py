@@ -19,17 +19,8 @@ from lmrl.rollout import Samples, TextInputs, lengths_to_mask
 from lmrl.sampling.cache import make_cache, select_rows
 from lmrl.sampling.distribution import draw
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
+from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.spec import SamplingSpec
-
-
-@dataclass
-class TransformersEngineSettings:
-    """Settings of the default decode engine."""
-
-    rows: int = 512
-    """Rows decoded side by side at the most; more prompts are sampled in turns."""
-    compact_share: float = 0.125
-    """Finished rows are taken out of the batch once they are this share of it; 0 takes each out at once."""
 
 
 @dataclass

@@ -106,6 +106,8 @@ def open_session(
     plugins = plugins or PluginManager()
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings)
+    resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
+    reward_function = _reward(config, reward, plugins)
     accelerator = Accelerator(mixed_precision=_precision(config), cpu=config.run.device == "cpu" or None)
     if config.train.prompts_per_update % accelerator.num_processes:
         raise SettingsError(
@@ -114,11 +116,10 @@ def open_session(
         )
     start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
     spec = sampling_spec(config, start)
-    rows = load_prompts(prompts) if prompts is not None else load_prompts(_dataset_rows(config, plugins))
-    held_out, training = _split(rows, config)
+    rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
+    training, held_out = _split(rows, config)
     training_ids = encode_prompts(start, training, spec)
     held_out_ids = encode_prompts(start, held_out, spec)
-    reward_function = _reward(config, reward, plugins)
     engine_spec, engine_settings = config.engine.resolve(plugins)
 
     needs: Needs = optimizer_spec.needs
@@ -222,7 +223,9 @@ def sampling_spec(config: RLConfig, model: LanguageModel) -> SamplingSpec:
 
 def encode_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> list[list[int]]:
     """Tokenise every prompt; raises ``PromptError`` for one without tokens or without room for a response."""
-    rows = [model.card.codec.encode(text) for text in prompts.prompts]
+    rows = prompts.prompt_ids
+    if rows is None:
+        rows = [model.card.codec.encode(text) for text in prompts.prompts]
     for text, ids in zip(prompts.prompts, rows, strict=True):
         if not ids:
             raise PromptError(f"the prompt {text!r} has no tokens; expected at least one")
@@ -276,24 +279,15 @@ def _dataset_rows(config: RLConfig, plugins: PluginManager) -> list[Mapping[str,
 
 
 def _split(rows: PromptSet, config: RLConfig) -> tuple[PromptSet, PromptSet]:
-    """Hold out the evaluation's prompts; equal texts never stand on both sides."""
-    import random
-
+    """Return (training, held-out) prompts."""
     wanted = config.evaluation.prompts
-    distinct = sorted(set(rows.prompts))
-    if wanted >= len(distinct):
+    try:
+        return rows.split(wanted, config.run.seed)
+    except SettingsError as error:
         raise SettingsError(
-            f"evaluation.prompts is {wanted}, but there are {len(distinct)} distinct prompts and training needs some; "
-            "lower it, set it to 0 to leave evaluation out, or bring more prompts"
-        )
-    random.Random(f"held out {config.run.seed}").shuffle(distinct)
-    chosen = set(distinct[:wanted])
-    first_of: dict[str, int] = {}
-    for index, text in enumerate(rows.prompts):
-        if text in chosen:
-            first_of.setdefault(text, index)
-    rest = [index for index, text in enumerate(rows.prompts) if text not in chosen]
-    return rows.select(sorted(first_of.values())), rows.select(rest)
+            f"evaluation.prompts is {wanted}, of {len(rows)} prompts in all: {error} Lower it, set it to 0 to leave "
+            "evaluation out, or bring more prompts."
+        ) from error
 
 
 def _evaluation_batch(held_out: PromptSet, ids: list[list[int]], config: RLConfig) -> PromptBatch | None:

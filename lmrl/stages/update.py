@@ -195,7 +195,8 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
     def collect(column: Tensor) -> Tensor:
         if column.ndim == 2:
             column = accelerator.pad_across_processes(column, dim=1)
-        return accelerator.gather(column)
+        gathered: Tensor = accelerator.gather(column)
+        return gathered
 
     # Groups are numbered per rank; give every rank its own range.
     group = rollout.group + rank * rows

@@ -44,7 +44,7 @@ def test_the_fast_codec_equals_transformers(folder):
 
 
 def test_real_model(shared):
-    card = load_card(shared / "models" / "stories260K-llama")
+    card = load_card(shared / "data" / "models" / "stories260K-llama")
     assert card.eos_ids == (1, 2) and card.pad_id == 0 and card.context_length == 512
     prompt = card.codec.encode("Once upon a time")
     assert prompt[0] == 1, "the tokenizer's template adds one BOS"

@@ -96,8 +96,17 @@ def test_finish_codes_and_flags(is_eos, stop, new, prompt, expected):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("temperature", -1.0), ("temperature", math.nan), ("top_k", -1), ("top_p", 0.0), ("min_p", 1.0)]
-    + [("max_new_tokens", 0), ("on_length", "stop"), ("stop_strings", ("",)), ("context_length", 1)],
+    [
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("min_p", 1.0),
+        ("max_new_tokens", 0),
+        ("on_length", "stop"),
+        ("stop_strings", ("",)),
+        ("context_length", 1),
+    ],
 )
 def test_bad_settings_are_refused_by_name(setting, value):
     with pytest.raises(SettingsError, match=f"sampling.{setting}"):

@@ -47,8 +47,16 @@ def naive_samples(model, prompts, spec, seed):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.7}, {"temperature": 1.3}, {"top_k": 3}, {"top_p": 0.8}, {"forbidden_ids": (1, 4)}]
-    + [{"context_length": 9}, {"temperature": 0}],
+    [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 1.3},
+        {"top_k": 3},
+        {"top_p": 0.8},
+        {"forbidden_ids": (1, 4)},
+        {"context_length": 9},
+        {"temperature": 0},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("rows_at_once", [2, 512])
