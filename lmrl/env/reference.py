@@ -6,6 +6,7 @@ torch is imported when the reference is first asked. Leaves out the trainer's te
 
 from __future__ import annotations
 
+import inspect
 import os
 import weakref
 from pathlib import Path
@@ -18,6 +19,8 @@ from lmrl.errors import ModelError, NonFiniteError, SettingsError
 from lmrl.models.card import ModelCard, load_card
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lmrl.env.reference_scorers import Scorer
     from lmrl.models.loading import LanguageModel
 
@@ -36,13 +39,26 @@ class FrozenModel:
         self._model = live
         self.cache_works: bool | None = None
         """Whether the key-value cache was found to agree with re-encoding; None before the first try."""
+        self._keep_last: dict[str, int] | None = None
 
     def load(self) -> LanguageModel:
         """Return the model, without gradients."""
         if self._model is None:
             assert self.name is not None
             self._model = _load_shared(self.name)
+        if self._model.model.training:
+            self._model.model.eval()  # dropout would make the reference a different one at every step
         return self._model
+
+    def last_logits(self, **inputs: Any) -> Tensor:
+        """Run the model and return the logits after each row's last column, (B, V)."""
+        model = self.load().model
+        if self._keep_last is None:
+            parameters = inspect.signature(model.forward).parameters.values()
+            takes = any(one.name == "logits_to_keep" or one.kind is one.VAR_KEYWORD for one in parameters)
+            self._keep_last = {"logits_to_keep": 1} if takes else {}
+        logits: Tensor = model(**inputs, **self._keep_last).logits[:, -1]
+        return logits
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenModel:
         return self

@@ -64,7 +64,7 @@ class ReencodingScorer:
         for length in np.unique(lengths[rows]):
             chosen = np.flatnonzero(rows & (lengths == length))
             ids = torch.from_numpy(tokens[chosen, :length]).to(model.device)
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            logits = self.model.last_logits(input_ids=ids, use_cache=False)
             result[chosen] = _of_actions(self.spec, logits, actions[chosen])
         return result
 
@@ -153,8 +153,8 @@ class CachedScorer:
         ids = torch.from_numpy(np.where(np.arange(width) < (lengths[rows] - 1)[:, None], tokens[rows, :width], 0))
         for layer in self.layers:
             layer.rows, layer.positions = torch.from_numpy(rows).to(model.device), None
-        model(
-            input_ids=ids.to(model.device), past_key_values=Cache(layers=self.layers), use_cache=True, logits_to_keep=1
+        self.model.last_logits(
+            input_ids=ids.to(model.device), past_key_values=Cache(layers=self.layers), use_cache=True
         )
         self.cached[rows] = lengths[rows] - 1
 
@@ -168,15 +168,13 @@ class CachedScorer:
         mask = mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None, None, :]
         for layer in self.layers:
             layer.positions, layer.width = place, width
-        logits: Tensor = model(
+        return self.model.last_logits(
             input_ids=torch.from_numpy(ids).to(model.device)[:, None],
             position_ids=place[:, None],
             attention_mask=mask,
             past_key_values=Cache(layers=self.layers),
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
+        )
 
 
 def _of_actions(spec: SamplingSpec, logits: Tensor, actions: Ids) -> NDArray[np.float64]:

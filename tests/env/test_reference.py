@@ -146,3 +146,32 @@ def test_broken_weights_are_named(path):
     reference = Reference(FrozenModel(None, LanguageModel(broken, live.card)), 1.0, 1, 8)
     with pytest.raises(NonFiniteError, match="row 0 is nan"):
         reference.logprobs(np.array([[3, 0]]), np.array([1]), np.array([4]), np.array([True]))
+
+
+def test_dropout_is_off(tmp_path, make):
+    live = load(write_tiny_model(tmp_path / "gpt2", architecture="gpt2"))
+    assert live.model.config.resid_pdrop > 0
+    live.model.train()
+    env = make(reference=live)
+    found = set()
+    for _ in range(3):
+        env.reset(options={"prompt_index": 0})
+        found.add(env.step(5)[4]["ref_logprob"])
+    assert len(found) == 1
+
+
+def test_a_model_that_cannot_leave_out_logits(path, monkeypatch):
+    tokens, lengths, actions = np.array([[3, 4, 5]]), np.array([3]), np.array([6])
+    expected = make_scorer(FrozenModel(path), 1.0, 1, 3).logprobs(tokens, lengths, actions, np.array([True]))
+    live = load(path)
+    forward = live.model.forward
+
+    def plain(input_ids, position_ids=None, attention_mask=None, past_key_values=None, use_cache=False):
+        return forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=use_cache,
+        )  # fmt: skip
+
+    monkeypatch.setattr(live.model, "forward", plain)
+    found = make_scorer(FrozenModel(None, live), 1.0, 1, 3).logprobs(tokens, lengths, actions, np.array([True]))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
