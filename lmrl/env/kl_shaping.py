@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from lmrl.errors import SettingsError
+
+if TYPE_CHECKING:
+    _VectorWrapper = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _VectorWrapper = VectorWrapper  # not generic in every Gymnasium 1.x
 
 ActionLogprob = Callable[[Any, Any], Any]
 """``(observation, action) -> log pi(action | observation)``: a float, or an array (N,) for N environments."""
@@ -53,7 +58,7 @@ class KLShaping(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-class VectorKLShaping(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorKLShaping(_VectorWrapper):
     """``KLShaping`` for a ``TextGenVectorEnv``. Rows that are about to be reset ignore what the policy says."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any], policy: ActionLogprob) -> None:

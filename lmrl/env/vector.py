@@ -7,16 +7,17 @@ from typing import Any, Unpack
 
 import numpy as np
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from lmrl.env.autoreset import AutoresetMode, autoreset_mode_of
 from lmrl.env.checks import check_actions, check_logprobs, missing_logprob
 from lmrl.env.prompts import Prompt
 from lmrl.env.task import TaskKeywords, make_task
 from lmrl.env.text_generation import RENDER_MODES
 from lmrl.env.transition import Episodes, Outcome, reset_message
-from lmrl.errors import PromptError, ResetNeeded, SettingsError, unknown
+from lmrl.errors import PromptError, ResetNeeded, SettingsError
 
 Observations = dict[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
@@ -46,7 +47,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         **keywords: Unpack[TaskKeywords],
     ) -> None:
         self.num_envs = _positive("num_envs", num_envs)
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
         unlimited = max_episode_steps is None or max_episode_steps == -1  # -1 as in gymnasium.make
         self.max_episode_steps = None if unlimited else _positive("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -256,12 +257,3 @@ def _positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise SettingsError(f"{name} is {value!r}; expected an integer of at least 1")
     return int(value)
-
-
-def _autoreset_mode(mode: Any) -> AutoresetMode:
-    if isinstance(mode, AutoresetMode):
-        return mode
-    for known in AutoresetMode:
-        if mode in (known.value, known.name):
-            return known
-    raise SettingsError(unknown("autoreset_mode", str(mode), [known.value for known in AutoresetMode]))
