@@ -50,7 +50,8 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     ``logprobs`` (B, V), ``uniforms`` (B,) in [0, 1). Returns (B,) int64. A token of probability 0 is never drawn: the
     first index whose cumulative probability exceeds the uniform has a positive probability of its own.
     """
-    cumulative = logprobs.double().exp().cumsum(-1)
+    # The sum needs double precision where vocabularies are large; its terms have no more than the log-probabilities do.
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
     below_total = torch.nextafter(total, torch.zeros_like(total))
     targets = torch.minimum(uniforms.double() * total, below_total)
