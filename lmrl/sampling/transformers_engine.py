@@ -32,6 +32,12 @@ class _Store:
     lengths: Tensor
     codes: Tensor
 
+    def drop_beyond_lengths(self) -> None:
+        """Set what rows drew after their ends, while they waited to leave the batch, to 0."""
+        beyond = ~lengths_to_mask(self.lengths, self.ids.shape[1])
+        self.ids.masked_fill_(beyond, 0)
+        self.logprobs.masked_fill_(beyond, 0)
+
 
 class TransformersEngine:
     """Decode engine over ``model(...)`` with a cache; see the module's docstring."""
@@ -70,6 +76,7 @@ class TransformersEngine:
         for start in range(0, total, self.settings.rows):
             rows = range(start, min(start + self.settings.rows, total))
             self._decode(model, prompts, rows, spec, uniforms, store, codec)
+        store.drop_beyond_lengths()
         if not bool(torch.isfinite(store.logprobs).all()):
             raise NonFiniteError("a NaN or an infinity in the policy's logits while sampling; the model has diverged")
         return _samples(prompts, store, spec)
@@ -86,39 +93,40 @@ class TransformersEngine:
     ) -> None:
         """Sample the given rows to their ends, writing into ``store``."""
         device = uniforms.device
-        eos = torch.tensor(spec.eos_ids, dtype=torch.long, device=device)
         logits, cache, mask = _prefill(model, [prompts[row] for row in rows], spec.max_new_tokens)
+        ends_row = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
+        ends_row[[token for token in spec.eos_ids if token < len(ends_row)]] = True
         alive = torch.tensor(list(rows), device=device)  # store row of each batch row
         prompt_lengths = torch.tensor([len(prompts[row]) for row in rows], device=device)
+        lengths = torch.zeros_like(prompt_lengths)
+        codes = torch.zeros_like(prompt_lengths)
         done = torch.zeros(len(alive), dtype=torch.bool, device=device)
         width = int(prompt_lengths.max())
         for step in range(spec.max_new_tokens):
             logprobs = spec.log_distribution(logits)
             ids = draw(logprobs, uniforms[alive, step]).clamp_max(logprobs.shape[-1] - 1)
-            chosen = logprobs.gather(-1, ids[:, None]).squeeze(-1)
-            open_rows = ~done
-            target = alive[open_rows]
-            store.ids[target, step] = ids[open_rows]
-            store.logprobs[target, step] = chosen[open_rows]
-            store.lengths[target] = step + 1
+            # Finished rows draw too, and what they drew is dropped at the end: choosing the others here would make
+            # the host wait for the device in every step.
+            store.ids[alive, step] = ids
+            store.logprobs[alive, step] = logprobs.gather(-1, ids[:, None]).squeeze(-1)
+            lengths += ~done
             hit_stop = _stops(store, alive, done, step, prompts, spec, codec)
-            codes = finish_codes(
-                torch.isin(ids, eos),
-                hit_stop,
-                torch.full_like(prompt_lengths, step + 1),
-                prompt_lengths,
-                spec.max_new_tokens,
-                spec.context_length,
+            newest = finish_codes(
+                ends_row[ids], hit_stop, lengths, prompt_lengths, spec.max_new_tokens, spec.context_length
             )
-            store.codes[target] = codes[open_rows]
-            done = done | (codes != int(FinishReason.NONE))
+            codes = torch.where(done, codes, newest)
+            done = codes != int(FinishReason.NONE)
             finished = int(done.sum())
+            leaving = finished == len(alive) or (finished and finished >= self.settings.compact_share * len(alive))
+            if leaving:
+                store.lengths[alive], store.codes[alive] = lengths, codes
             if finished == len(alive):
                 return
-            if finished and finished >= self.settings.compact_share * len(alive):
+            if leaving:
                 keep = (~done).nonzero().squeeze(1)
                 select_rows(cache, keep)
-                alive, ids, prompt_lengths, done = alive[keep], ids[keep], prompt_lengths[keep], done[keep]
+                alive, ids, prompt_lengths = alive[keep], ids[keep], prompt_lengths[keep]
+                lengths, codes, done = lengths[keep], codes[keep], done[keep]
                 mask = mask[keep] if mask is not None else None
             logits = model(
                 input_ids=ids[:, None],
