@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 from workloads import batch, environment, record, sampling, update
 from workloads.setting import SHAPES, Setting, make_setting, write_model
@@ -36,17 +37,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=list(WORKLOADS), action="append", help="leave out the others; may be repeated"
     )
+    parser.add_argument("--threads", type=int, help="threads of torch; 1 is steadier where cores are shared")
     parser.add_argument("--output", metavar="FILE.jsonl", type=Path, help="add the records to this file")
     options = parser.parse_args(arguments)
     options.runs = options.runs if options.runs is not None else (1 if options.smoke else 5)
-    if options.runs < 1:
-        parser.error(f"--runs is {options.runs}; expected at least 1")
+    for name in ("runs", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} is {value}; expected at least 1")
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, record and show."""
     options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     jobs = [job for name in options.only or WORKLOADS for job in WORKLOADS[name]]
     size = "smoke" if options.smoke else options.size
     comparisons = []

@@ -90,7 +90,7 @@ def table(comparisons: list[Comparison]) -> Table:
                 comparison.workload if number == 0 else "",
                 side.name,
                 f"{rate['median']:,.0f} {comparison.unit} ({rate['min']:,.0f} to {rate['max']:,.0f})",
-                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else "",
+                f"{ratio['median']:.3g} ({ratio['min']:.3g} to {ratio['max']:.3g})" if ratio else "",
             )
             if side.stages:
                 result.add_row("", "  of which", shares(side), "")

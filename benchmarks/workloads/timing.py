@@ -29,7 +29,7 @@ class Side:
 
 @dataclass
 class Comparison:
-    """The sides of one workload; ratios are to ``baseline``, which has the last word in every round."""
+    """The sides of one workload; ratios are to ``baseline``."""
 
     workload: str
     unit: str
