@@ -110,7 +110,12 @@ def __dir__() -> list[str]:
 def _register_environment() -> None:
     # Gymnasium warns when an id is registered twice, as a reload of this module would.
     if ENVIRONMENT_ID not in gymnasium.registry:
-        gymnasium.register(ENVIRONMENT_ID, entry_point=ENVIRONMENT_POINT, vector_entry_point=VECTOR_ENVIRONMENT_POINT)
+        gymnasium.register(
+            ENVIRONMENT_ID,
+            entry_point=ENVIRONMENT_POINT,
+            vector_entry_point=VECTOR_ENVIRONMENT_POINT,
+            order_enforce=False,  # the environment itself raises ResetNeeded, with its own advice
+        )
 
 
 _register_environment()
