@@ -24,6 +24,11 @@ Record = TypeVar("Record")
 class Inputs(Protocol):
     """What a policy needs to recompute the log-probabilities of a batch's actions; opaque to optimizers."""
 
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions that the policy computes for each row, (B,): what a microbatch is measured by."""
+        ...
+
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
         ...
@@ -41,6 +46,11 @@ class TextInputs:
     prompt_lengths: Tensor
     response_ids: Tensor
     response_lengths: Tensor
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Tokens of prompt and response, (B,)."""
+        return self.prompt_lengths + self.response_lengths
 
     def select(self, rows: Tensor) -> TextInputs:
         """Return the rows with these indices."""
@@ -213,6 +223,21 @@ def _select(record: Record, rows: Tensor) -> Record:
 
     values = {f.name: pick(getattr(record, f.name)) for f in dataclasses.fields(record)}  # type: ignore[arg-type]
     return type(record)(**values)
+
+
+def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
+    """Return index tensors that cover all rows, each of rows of like length.
+
+    A piece is cut where (rows x longest row), the positions computed for it with padding, would exceed
+    ``token_budget``; a single row may. Reads the lengths on the host.
+    """
+    order = torch.argsort(lengths, stable=True)
+    cuts, first = [], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place > first and (place - first + 1) * length > token_budget:
+            cuts.append(place)
+            first = place
+    return list(order.tensor_split(cuts))
 
 
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:

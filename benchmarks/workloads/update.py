@@ -20,7 +20,7 @@ from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.update import Updater
+from lmrl.stages.update import Updater, microbatch_budget
 from workloads.setting import Setting
 from workloads.timing import Comparison, Run, compare
 
@@ -46,7 +46,7 @@ class Learner:
             spec,
             KL,
             ppo.needs,
-            TRAIN.microbatch_rows,
+            microbatch_budget(TRAIN, torch.device("cpu")),
         )
         settings = ppo.settings(epochs=1, minibatches=1)
         face = TextPolicy(self.policy, spec, with_values=True)

@@ -1,4 +1,4 @@
-"""`lmrl quickstart`: PPO on the embedded story model, before and after, in about two minutes on two cores."""
+"""`lmrl quickstart`: PPO on the embedded story model, before and after, in about a minute on two cores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lmrl.specs import CommandSpec
 RECIPE = {
     "kl": {"beta": 0.1},
     "optimizer": {"name": "ppo"},
-    "train": {"updates": 20, "prompts_per_update": 64, "learning_rate": 2e-4},
-    "evaluation": {"every": 5, "prompts": 128},
+    "train": {"updates": 40, "prompts_per_update": 64, "learning_rate": 1e-4},
+    "evaluation": {"every": 10, "prompts": 128},
 }
 """What the quickstart changes of the defaults; `config.toml` in the run folder holds all of it."""
 

@@ -5,28 +5,20 @@ Rows of like length share a forward pass, so little padding is computed; results
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from lmrl.models.policy import StateOutputs, TextEvaluation
 from lmrl.ops import scatter_rows
-from lmrl.rollout import TextInputs, lengths_to_mask
+from lmrl.rollout import TextInputs, lengths_to_mask, split_by_length
 from lmrl.sampling.spec import SamplingSpec
 
 
-def length_sorted(inputs: TextInputs, rows_per_batch: int) -> Iterator[Tensor]:
-    """Yield index tensors that cover all rows, each of rows of like total length."""
-    order = torch.argsort(inputs.prompt_lengths + inputs.response_lengths, stable=True)
-    yield from order.split(rows_per_batch)
-
-
 @torch.no_grad()
-def score_logprobs(module: nn.Module, inputs: TextInputs, spec: SamplingSpec, rows_per_batch: int) -> Tensor:
+def score_logprobs(module: nn.Module, inputs: TextInputs, spec: SamplingSpec, token_budget: int) -> Tensor:
     """Return a model's log-probabilities of the response tokens under ``spec``, (B, T)."""
     result = torch.zeros(inputs.response_ids.shape, device=inputs.response_ids.device)
-    for rows in length_sorted(inputs, rows_per_batch):
+    for rows in split_by_length(inputs.row_lengths, token_budget):
         part = inputs.select(rows)
         mask = lengths_to_mask(part.response_lengths, part.response_ids.shape[1])
         outputs: StateOutputs = module(part)
@@ -35,11 +27,11 @@ def score_logprobs(module: nn.Module, inputs: TextInputs, spec: SamplingSpec, ro
 
 
 @torch.no_grad()
-def score_values(module: nn.Module, inputs: TextInputs, rows_per_batch: int) -> tuple[Tensor, Tensor]:
+def score_values(module: nn.Module, inputs: TextInputs, token_budget: int) -> tuple[Tensor, Tensor]:
     """Return value estimates before each response token, (B, T), and after the last one, (B,)."""
     width = inputs.response_ids.shape[1]
     states = torch.zeros(len(inputs.response_ids), width + 1, device=inputs.response_ids.device)
-    for rows in length_sorted(inputs, rows_per_batch):
+    for rows in split_by_length(inputs.row_lengths, token_budget):
         part = inputs.select(rows)
         outputs: StateOutputs = module(part, need_logits=False, need_values=True, include_last=True)
         assert outputs.values is not None

@@ -27,7 +27,7 @@ from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import Run, create_folder, next_free_folder, truncate_metrics, write_versions
-from lmrl.stages.update import MetricMeans, Updater
+from lmrl.stages.update import MetricMeans, Updater, microbatch_budget
 
 
 @dataclass
@@ -139,7 +139,6 @@ def open_session(
         optimizer.load_state_dict(state["optimizer"])
         controller.load_state_dict(state["controller"])
 
-    microbatch = config.train.microbatch_rows
     maker = RolloutMaker(
         engine_spec.build(engine_settings),
         policy,
@@ -149,7 +148,7 @@ def open_session(
         spec,
         config.kl,
         needs,
-        microbatch,
+        microbatch_budget(config.train, accelerator.device),
     )
     policy_face = TextPolicy(module, spec, needs.values)
     updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)

@@ -41,7 +41,7 @@ class RolloutMaker:
     spec: SamplingSpec
     kl: KLSettings
     needs: Needs
-    rows_per_batch: int
+    token_budget: int
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score it; the score of a truncated row is withheld."""
@@ -70,7 +70,7 @@ class RolloutMaker:
 
     def reference_logprobs(self, samples: Samples) -> Tensor:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
-        return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.rows_per_batch)
+        return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
 
     def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
         """Add values and per-token rewards; ``beta`` is the KL coefficient of this batch."""
@@ -79,7 +79,7 @@ class RolloutMaker:
         if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
             declared["reference_logprobs"] = reference_logprobs
         if self.needs.values:
-            values, bootstrap = score_values(self.policy, samples.inputs, self.rows_per_batch)
+            values, bootstrap = score_values(self.policy, samples.inputs, self.token_budget)
             declared |= {"values": values, "bootstrap_values": bootstrap}
         rewards = shape_rewards(
             scored.scores, samples.behavior_logprobs, reference_logprobs, samples.action_mask, self.kl, beta

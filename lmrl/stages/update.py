@@ -17,7 +17,7 @@ from torch import Tensor
 from lmrl.kl import KLSettings, kl_losses
 from lmrl.ops import aggregate_losses, masked_sum
 from lmrl.optimizer import PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.rollout import Advantages, Batch, Rollout, split_by_length
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.run import require_finite
 
@@ -69,6 +69,16 @@ def learning_rate_factor(update: int, settings: TrainSettings) -> float:
     return 1.0 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def microbatch_budget(settings: TrainSettings, device: torch.device) -> int:
+    """Return the positions per forward pass: as set, or by the device.
+
+    On a CPU small pieces stay in its caches and compute less padding; an accelerator wants large ones.
+    """
+    if settings.microbatch_tokens:
+        return settings.microbatch_tokens
+    return 1024 if device.type == "cpu" else 16384
+
+
 class Updater:
     """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or whatever else evaluates batches."""
 
@@ -87,6 +97,7 @@ class Updater:
         self.accelerator = accelerator
         self.settings = settings
         self.kl = kl
+        self.token_budget = microbatch_budget(settings, accelerator.device)
         self._peaks = [group["lr"] for group in torch_optimizer.param_groups]
         self._may_stop = type(optimizer).should_stop is not PolicyOptimizer.should_stop
 
@@ -124,7 +135,7 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
-        microbatches = list(microbatch_rows(mask, self.settings.microbatch_rows))
+        microbatches = split_by_length(minibatch.inputs.row_lengths, self.token_budget)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
             with _synchronise_gradients(accelerator, self.policy, last):
@@ -172,11 +183,6 @@ def minibatch_rows(rollout: Rollout, minibatches: int, generator: torch.Generato
     order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
     for chosen in order.tensor_split(min(minibatches, len(groups))):
         yield torch.isin(rollout.group, chosen).nonzero().squeeze(1)
-
-
-def microbatch_rows(mask: Tensor, rows: int) -> Iterator[Tensor]:
-    """Yield a minibatch's rows in pieces of like length."""
-    yield from torch.argsort(mask.sum(1), stable=True).split(rows)
 
 
 def global_advantages(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:

@@ -87,7 +87,7 @@ def test_late_compaction_changes_nothing(model):
 def test_sampled_logprobs_equal_rescored_ones(model, temperature):
     spec = spec_of(model, temperature=temperature, forbidden_ids=(4,))
     samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, seed=3)
-    rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, rows_per_batch=5)
+    rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, token_budget=40)
     assert torch.allclose(rescored, samples.behavior_logprobs, atol=1e-5)
 
 

@@ -42,7 +42,7 @@ class Toy:
         self.policy = PolicyModel(self.language_model.model, with_values=values)
         self.needs = Needs(values=values, reference=True)
         self.maker = RolloutMaker(
-            TransformersEngine(), self.policy, self.reference, reward, card, self.spec, self.kl, self.needs, 4
+            TransformersEngine(), self.policy, self.reference, reward, card, self.spec, self.kl, self.needs, 40
         )
         self.accelerator = Accelerator(cpu=True)
 

@@ -30,7 +30,7 @@ share = 12 // accelerator.num_processes
 first = accelerator.process_index * share
 mine = rollout.select(torch.arange(first, first + share))
 optimizer = PPO(PPOSettings(epochs=1, minibatches=1, loss_aggregation=sys.argv[4]))
-updater = world.updater(optimizer, microbatch_rows=4)
+updater = world.updater(optimizer, microbatch_tokens=40)
 module = accelerator.prepare(world.policy)
 updater.policy = TextPolicy(module, world.spec, True)
 before = world.parameters()

@@ -63,7 +63,7 @@ def sample(folder, options):
         spec,
         kl,
         Needs(),
-        4,
+        40,
     )
     rows = [PROMPTS[i % len(PROMPTS)] for i in range(ROWS)]
     prompts = PromptBatch(

@@ -31,10 +31,10 @@ def optimizer_of(name, aggregation="token_mean", **settings):
 )
 def test_microbatches_change_no_gradient(toy, name, aggregation, placement):
     results = []
-    for rows in (12, 5, 1):
+    for tokens in (10_000, 40, 1):
         world = toy(kl=KLSettings(beta=0.1, placement=placement), values=name == "ppo")
         before = world.parameters()
-        world.updater(optimizer_of(name, aggregation), microbatch_rows=rows).update(world.rollout(), 0.1, 1, seed=0)
+        world.updater(optimizer_of(name, aggregation), microbatch_tokens=tokens).update(world.rollout(), 0.1, 1, seed=0)
         results.append(world.parameters() - before)
     assert results[0].abs().max() > 1e-4
     for other in results[1:]:
@@ -91,10 +91,10 @@ def test_minibatches_cover_every_row_once_and_keep_groups_together(toy):
 
 def test_metrics_are_means_over_tokens_whatever_the_split(toy):
     results = []
-    for rows in (12, 1):
+    for tokens in (10_000, 1):
         world = toy()
         results.append(
-            world.updater(optimizer_of("ppo"), microbatch_rows=rows, learning_rate=0.0).update(
+            world.updater(optimizer_of("ppo"), microbatch_tokens=tokens, learning_rate=0.0).update(
                 world.rollout(), 0.1, 1, seed=0
             )
         )
