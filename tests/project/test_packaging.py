@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import subprocess
 import sys
@@ -95,3 +96,19 @@ def test_the_versions_agree():
 
     assert lmrl.__version__ == PROJECT["project"]["version"]
     assert f"## {lmrl.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+BROUGHT = {"pyarrow", "stable_baselines3", "sb3_contrib"}
+"""Imports without a line of their own: pyarrow is what datasets reads with, the others only meet a caller's objects."""
+
+
+def test_every_import_is_a_declared_dependency():
+    declared = {Requirement(line).name.replace("-", "_") for line in PROJECT["project"]["dependencies"]}
+    known = declared | BROUGHT | set(sys.stdlib_module_names) | {"lmrl", *PLUGINS}
+    for path in [*(ROOT / "lmrl").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            for module in modules:
+                assert module.split(".")[0] in known, f"{path.relative_to(ROOT)} imports {module}: pyproject has it not"
