@@ -7,7 +7,7 @@ import re
 from lmrl.stories.words import HAPPY_WORDS, HEROES, OBJECTS, PLACES, SAD_WORDS
 
 _WORD = re.compile(r"[A-Za-z]+")
-_LAST_SENTENCE = re.compile(r"([^.?!]*)[.?!][\"']?\s*$")
+_SENTENCE_ENDS = (".", "?", "!")
 
 
 def is_happy(text: str) -> bool | None:
@@ -19,16 +19,27 @@ def is_happy(text: str) -> bool | None:
     >>> is_happy("Mia found a ball. She was sad. In the end she smiled.")
     True
     """
-    match = _LAST_SENTENCE.search(text)
-    if match is None:
-        return None
-    words = [word.lower() for word in _WORD.findall(match.group(1))]
+    words = [word.lower() for word in _WORD.findall(_last_sentence(text))]
     for position in range(len(words) - 1, -1, -1):
         if words[position] in HAPPY_WORDS or words[position] in SAD_WORDS:
             before = [word for word in words[:position] if word not in ("very", "so")]
             turned = bool(before) and before[-1] in ("not", "never")
             return (words[position] in HAPPY_WORDS) != turned
     return None
+
+
+def _last_sentence(text: str) -> str:
+    """Return the last sentence without its end mark, or the empty string if it has none; a quote may follow the mark.
+
+    Plain searches from the right: a vector environment asks this at every step in which a row ends.
+    """
+    text = text.rstrip()
+    if text.endswith(("'", '"')):
+        text = text[:-1]
+    if not text.endswith(_SENTENCE_ENDS):
+        return ""
+    text = text[:-1]
+    return text[max(text.rfind(mark) for mark in _SENTENCE_ENDS) + 1 :]
 
 
 def story_object(text: str) -> str:

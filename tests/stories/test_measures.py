@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,10 +28,19 @@ from lmrl.stories import is_happy, object_consistency, story_hero, story_object,
         (" HAPPY!", True),
         (' "I am glad."', True),
         (" unhappy.", None),
+        (" He was glad. '", None),
+        (' "He was glad."\n', True),
+        (" He was sad.''", None),
     ],
 )
 def test_the_last_feeling_of_the_last_complete_sentence_decides(text, expected):
     assert is_happy(text) is expected
+
+
+def test_a_long_text_without_an_end_is_read_once():
+    started = time.perf_counter()
+    assert is_happy("so happy " * 10_000) is None
+    assert time.perf_counter() - started < 1.0, "a search that starts anew at every character takes over a minute"
 
 
 @pytest.mark.parametrize(
