@@ -74,10 +74,10 @@ def lmrl_trackers() -> Iterable[TrackerSpec]:
     return [TrackerSpec(name="tensorboard", build=_tensorboard, summary="TensorBoard events in the run's folder.")]
 
 
-def _tensorboard(run_folder: Path, purge_update: int | None = None) -> Any:
+def _tensorboard(run_folder: Path, first_update: int | None = None) -> Any:
     from lmrl.stages.tracking import TensorBoardTracker
 
-    return TensorBoardTracker(run_folder, purge_update)
+    return TensorBoardTracker(run_folder, first_update)
 
 
 def _transformers_engine(settings: Any) -> Any:

@@ -29,7 +29,7 @@ def check_plugin(module: Any) -> tuple[str, ...]:
     try:
         manager.register(module)
     except pluggy.PluginValidationError as error:
-        raise PluginError(" ".join(str(error).split())) from error
+        raise PluginError(_unknown_argument(module) or " ".join(str(error).split())) from error
     callers = manager.get_hookcallers(module) or []
     for caller in callers:
         if not caller.has_spec() and not all(found.optionalhook for found in caller.get_hookimpls()):
@@ -40,6 +40,20 @@ def check_plugin(module: Any) -> tuple[str, ...]:
     if not found:
         raise PluginError(f"it implements no hook; mark at least one of {', '.join(HOOKS)} with @lmrl.hookimpl")
     return found
+
+
+def _unknown_argument(module: Any) -> str:
+    """Return the message for the first argument that its hook does not have, or the empty string."""
+    for name in HOOKS:
+        function = inspect.getattr_static(module, name, None)
+        if not inspect.isfunction(function):
+            continue
+        known = list(inspect.signature(getattr(hookspecs, name)).parameters)
+        for argument, parameter in inspect.signature(function).parameters.items():
+            read = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+            if read and argument not in known:
+                return unknown(f"argument of the hook {name}:", argument, known)
+    return ""
 
 
 def _unmarked(module: Any) -> Iterator[str]:

@@ -201,8 +201,9 @@ class PluginManager:
             if plugin.module is not None and self._pluggy.is_registered(plugin.module):
                 self._pluggy.unregister(plugin.module)
             if raise_failures:
+                message = plugin.error.removesuffix(".")
                 raise PluginError(
-                    f"the plugin {plugin.title} cannot be loaded: {plugin.error}. What to do: {_cure(plugin)}."
+                    f"the plugin {plugin.title} cannot be loaded: {message}. What to do: {_cure(plugin)}."
                 ) from error
             return
         plugin.specs = specs

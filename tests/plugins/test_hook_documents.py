@@ -8,6 +8,7 @@ import re
 import pytest
 
 from lmrl import hookspecs
+from lmrl import specs as records
 from lmrl.plugins import PluginManager
 from lmrl.plugins.checks import HOOKS
 
@@ -34,6 +35,13 @@ def test_every_hook_has_a_heading_and_its_exact_signature(name, page):
     assert section, f"docs/hooks.md has no heading '### {name}'"
     assert f"`{specs()[name]}`" in section[1], f"docs/hooks.md should hold `{specs()[name]}`"
     assert "```python" in section[1], f"docs/hooks.md has no example of {name}"
+
+
+def test_every_build_is_documented_with_the_arguments_of_its_record(page):
+    documented = re.findall(r"``(build\(.*?\))``", " ".join(str(one.__doc__) for one in vars(records).values()))
+    assert len(documented) >= 5
+    for call in documented:
+        assert f"`{call}`" in page, f"docs/hooks.md should hold `{call}`"
 
 
 def test_no_other_hook_is_documented(page):

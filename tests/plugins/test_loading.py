@@ -18,7 +18,10 @@ BROKEN = {
     ),
     "unmarked": ("def lmrl_rewards():\n    return []", "lmrl_rewards has a hook's name but no mark"),
     "hookless": ("x = 1", "implements no hook"),
-    "argument": ("@hookimpl\ndef lmrl_step_end(run, loss):\n    pass", "loss"),
+    "argument": (
+        "@hookimpl\ndef lmrl_step_end(run, metric):\n    pass",
+        "unknown argument of the hook lmrl_step_end: 'metric'; did you mean 'metrics'?",
+    ),
     "type": (
         "@hookimpl\ndef lmrl_rewards():\n    yield 'brief'",
         "'brief' of type str; expected an iterable of",
@@ -83,6 +86,7 @@ def test_strict_raises(name, make_fake, monkeypatch):
     with pytest.raises(PluginError) as caught:
         PluginManager(entry_points=[make_fake(name, source)], strict=True)
     assert message in str(caught.value) and f"LMRL_DISABLE_PLUGINS={name}" in str(caught.value)
+    assert ".." not in str(caught.value)
     monkeypatch.setenv("LMRL_STRICT_PLUGINS", "1")
     with pytest.raises(PluginError):
         PluginManager(entry_points=[make_fake(name, source)])
