@@ -23,20 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, then print the table, the samples, and where to go from here."""
-    from rich.console import Console
-
     from lmrl.cli.report import print_result
+    from lmrl.cli.tables import make_console
     from lmrl.config import apply_overrides, build
     from lmrl.stages.rl import rl
     from lmrl.stages.rl_config import RLConfig
     from lmrl.stages.run import next_free_folder
 
-    console = Console()
+    console = make_console()
     console.print(
         "A small story model, made by this project, gives half of its stories a sad end. PPO now maximises "
         "E[reward] - beta KL: the reward is +1 for a happy end and -1 for a sad one, and the KL keeps the policy near "
         "the model it was.\n",
-        markup=False,
     )
     mapping = apply_overrides(RECIPE, ["run.folder=" + str(next_free_folder(Path("runs"), "quickstart"))])
     result = rl(build(RLConfig, apply_overrides(mapping, arguments.overrides)), plugins=arguments.plugin_manager)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lmrl.cli.tables import make_console
+
 if TYPE_CHECKING:
     from lmrl.stages.evaluation import Evaluation
     from lmrl.stages.rl import RLResult
@@ -28,20 +30,28 @@ def evaluation_table(before: Evaluation | None, after: Evaluation | None) -> Tab
     return table
 
 
+def sample_table(evaluation: Evaluation) -> Table:
+    """Return the sample texts below each other, each with its reward on its left."""
+    table = Table.grid(padding=(0, 1))
+    for text, reward in zip(evaluation.texts, evaluation.shown_rewards, strict=True):
+        table.add_row(Text(f"  [{reward:+.2f}]"), Text(text))
+    return table
+
+
 def print_result(result: RLResult, console: Console | None = None) -> None:
     """Print a run's table, its sample texts and its files."""
     from lmrl.stages.plots import plot_run
 
-    console = console or Console()
+    console = console or make_console()
     if result.interrupted:
-        console.print(f"Stopped after {result.updates} updates; continue with: lmrl rl --resume {result.folder}")
+        advice = f"continue with: lmrl rl --resume {result.folder}"
+        console.print(f"Stopped after {result.updates} updates; {advice}", soft_wrap=True)
     if result.after:
         console.print(evaluation_table(result.before, result.after))
         for name, evaluation in (("before", result.before), ("after", result.after)):
             if evaluation:
-                console.print(f"\n[bold]Samples {name}[/bold] (same prompts)")
-                for text, reward in zip(evaluation.texts, evaluation.shown_rewards, strict=True):
-                    console.print(Text(f"  [{reward:+.2f}] {text}"))
+                console.print(Text.assemble("\n", (f"Samples {name}", "bold"), " (same prompts)"))
+                console.print(sample_table(evaluation))
     console.print(f"\nRun folder    {result.folder}", soft_wrap=True)
     console.print(f"Curves        {plot_run(result.folder)}", soft_wrap=True)
     console.print(f"TensorBoard   tensorboard --logdir {result.folder.parent}", soft_wrap=True)

@@ -12,12 +12,13 @@ from lmrl.specs import CommandSpec
 
 FREE_ON_RESUME = ("train.updates", "run.device", "run.folder", "checkpoint", "evaluation.show", "trackers")
 """Settings that a resumed run may change; any other would make it another run."""
+OVERRIDES = "settings that replace the recipe's; text needs no quotes, but \\n is a line end only inside double ones"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lmrl rl`."""
     parser.add_argument("recipe", nargs="?", help="TOML file; left out, every setting has its default")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES)
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder from its newest checkpoint")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -209,7 +209,10 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
 def _rows(source: Source, settings: PromptSettings) -> tuple[Sequence[Mapping[str, Any]], str]:
     if isinstance(source, str | Path):
         if not str(source):
-            raise DataError("no prompts were named; expected a list of prompts, a file or the id of a data set.")
+            raise DataError(
+                "no prompts were named; expected a list of prompts, a file or the id of a data set. In a recipe that "
+                "is prompts.file.path."
+            )
         return read_rows(source, settings.split, settings.subset, settings.revision), str(source)
     where = "the list of prompts"
     rows: list[Mapping[str, Any]] = []

@@ -127,7 +127,7 @@ def test_empty_prompts_are_left_out_and_counted():
         load_prompts(["", " "])
     with pytest.raises(DataError, match="holds no rows"):
         load_prompts([])
-    with pytest.raises(DataError, match="no prompts were named"):
+    with pytest.raises(DataError, match=r"no prompts were named.*prompts\.file\.path"):
         load_prompts()
 
 
