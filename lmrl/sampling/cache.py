@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from lmrl.errors import ModelError
+
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values, (B, heads, capacity, width), of which the first ``length`` columns are filled."""
@@ -60,10 +62,28 @@ def make_cache(model: Any, capacity: int) -> Cache:
     return own
 
 
+def refuse_unfilled(cache: Cache, model: Any) -> None:
+    """Raise ``ModelError`` if the prompts left nothing in the cache.
+
+    A forward takes any keyword, so a model that keeps its state elsewhere (Mamba, RWKV) drops the cache without a word,
+    and every token would be drawn as if nothing stood before it.
+    """
+    for layer in cache.layers:
+        convolutions = getattr(layer, "is_conv_states_initialized", {})
+        if getattr(layer, "is_initialized", False) or any(convolutions.values()):
+            return
+    raise ModelError(
+        f"{type(model).__name__} does not keep its state in past_key_values, so responses cannot be decoded step by "
+        "step; choose a model with the cache of transformers, or another engine."
+    )
+
+
 def select_rows(cache: Cache, rows: Tensor) -> None:
     """Keep (or repeat) these rows of every layer."""
     for layer in cache.layers:
         if isinstance(layer, PreallocatedLayer):
             layer.select_rows(rows)
         else:
-            layer.batch_select_indices(rows)
+            layer.reorder_cache(
+                rows
+            )  # unlike batch_select_indices, every layer has it, convolutions and state spaces too

@@ -16,7 +16,7 @@ from torch import Tensor
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models.card import TextCodec, contains_stop
 from lmrl.rollout import Samples, TextInputs, lengths_to_mask
-from lmrl.sampling.cache import make_cache, select_rows
+from lmrl.sampling.cache import make_cache, refuse_unfilled, select_rows
 from lmrl.sampling.distribution import draw
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
 from lmrl.sampling.settings import TransformersEngineSettings
@@ -132,7 +132,8 @@ class TransformersEngine:
                 input_ids=ids[:, None],
                 past_key_values=cache,
                 use_cache=True,
-                position_ids=(prompt_lengths + step)[:, None],
+                # Rows that wait to leave may already fill the context, and a position beyond it is no position at all.
+                position_ids=(prompt_lengths + step).masked_fill(done, 0)[:, None],
                 attention_mask=mask[:, : width + step + 1] if mask is not None else None,
                 logits_to_keep=1,
             ).logits[:, -1]
@@ -168,6 +169,7 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> t
         attention_mask=mask[:, :width] if mask is not None else None,
         logits_to_keep=1,
     ).logits[:, -1]
+    refuse_unfilled(cache, model)
     repeat = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
     select_rows(cache, repeat)
     return logits[repeat], cache, mask[repeat] if mask is not None else None

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from lmrl.errors import NonFiniteError, PromptError, SettingsError
+from lmrl.errors import ModelError, NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
 from lmrl.sampling import FinishReason, SamplingSpec
@@ -166,3 +166,36 @@ def test_bad_prompts_and_a_diverged_model(tmp_path):
     model.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="logits"):
         engine.generate(model.model, [[3]], spec, seed=0)
+
+
+def test_a_row_that_fills_the_context_may_wait_for_the_others(tmp_path):
+    model = load(write_tiny_model(tmp_path, architecture="gpt2", context=12))  # gpt2 has no position beyond its context
+    prompts = [[3] * 11] + [[4]] * 15
+    spec = spec_of(model, max_new_tokens=11, eos_ids=(1,))
+    samples = TransformersEngine().generate(model.model, prompts, spec, seed=0)
+    assert FinishReason(int(samples.finish_reasons[0])) == FinishReason.CONTEXT
+    rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, 64)
+    assert torch.allclose(samples.behavior_logprobs, rescored, atol=1e-5)
+
+
+def test_convolutions_leave_the_batch_with_their_rows():
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 15, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    model = Lfm2ForCausalLM(Lfm2Config(**sizes, **ids, layer_types=["conv", "full_attention"])).eval()
+    spec = SamplingSpec(max_new_tokens=12, eos_ids=(1, 5))
+    samples = TransformersEngine().generate(model, PROMPTS * 3, spec, seed=0)
+    rescored = score_logprobs(PolicyModel(model), samples.inputs, spec, 64)
+    assert torch.allclose(samples.behavior_logprobs, rescored, atol=1e-5)
+
+
+def test_a_model_that_would_drop_the_cache_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    model = MambaForCausalLM(MambaConfig(vocab_size=15, hidden_size=16, num_hidden_layers=1, state_size=4, **ids))
+    with pytest.raises(ModelError, match="past_key_values"):
+        TransformersEngine().generate(model.eval(), PROMPTS, SamplingSpec(), seed=0)
