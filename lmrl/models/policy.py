@@ -70,7 +70,8 @@ class PolicyModel(nn.Module):
         self.model = model
         self.value_head: nn.Linear | None = None
         if with_values:
-            width = getattr(model.config.get_text_config(), "hidden_size", None) or model.config.n_embd
+            # What the LM head reads, which is not hidden_size where a family projects its last hidden state (OPT-350m).
+            width = model.get_output_embeddings().weight.shape[1]
             self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)

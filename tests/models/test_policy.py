@@ -163,3 +163,11 @@ def test_a_saved_policy_loads_in_plain_transformers(language_model, policy, tmp_
     assert torch.equal(load_file(tmp_path / "value_head.safetensors")["weight"], policy.value_head.weight)
     other = PolicyModel(load(tmp_path).model, with_values=True)
     assert other.load_value_head(tmp_path) and torch.equal(other.value_head.weight, policy.value_head.weight)
+
+
+def test_the_value_head_reads_what_the_lm_head_reads():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = {"vocab_size": 15, "hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 32, "num_hidden_layers": 1}
+    policy = PolicyModel(OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=2)), with_values=True)
+    assert score_values(policy, text_inputs(PROMPTS, RESPONSES), 8)[0].shape == (3, 4)
