@@ -93,7 +93,8 @@ def kl_losses(
 class KLController:
     """The coefficient beta over a run: fixed, or proportional control towards a target (Ziegler et al. 2019, sec. 2.2).
 
-    error = clip(KL / target - 1, -0.2, 0.2); beta <- beta (1 + error * episodes / horizon).
+    error = clip(KL / target - 1, -0.2, 0.2); beta <- beta (1 + error * min(episodes / horizon, 1)): a batch larger than
+    the horizon counts as one horizon, because more could turn beta negative.
     """
 
     def __init__(self, settings: KLSettings) -> None:
@@ -105,7 +106,7 @@ class KLController:
         if self.settings.controller == "fixed":
             return
         error = min(max(kl_per_sequence / self.settings.target - 1, -0.2), 0.2)
-        self.beta *= 1 + error * episodes / self.settings.horizon
+        self.beta *= 1 + error * min(episodes / self.settings.horizon, 1.0)
 
     def state_dict(self) -> dict[str, float]:
         """Return the coefficient."""
