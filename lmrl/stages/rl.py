@@ -70,13 +70,17 @@ def _train(session: Session, progress: bool) -> RLResult:
         run.log(0, before.metrics() if before else {})
     done = first
     bar = tqdm(
-        total=config.train.updates, initial=first, desc=config.optimizer.name, unit="update", disable=not progress
+        total=config.train.updates,
+        initial=first,
+        desc=config.optimizer.name,
+        unit="update",
+        disable=not (progress and run.is_main),
     )
     with bar, _stop_requests() as stop_requested:
         for update in range(first + 1, config.train.updates + 1):
             metrics = _update(session, update)
             last = update == config.train.updates
-            stop = stop_requested()
+            stop = session.any_rank(stop_requested())
             if _due(update, config.evaluation.every) or last:
                 after = _evaluate(session, update)
                 if after:

@@ -59,6 +59,8 @@ class Session:
 
     def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
         """Return the rollout's numbers, averaged over the rows of all ranks."""
+        from accelerate.utils import gather_object
+
         means = MetricMeans()
         samples = scored.samples
         count = torch.tensor(float(len(kl_rows)), device=kl_rows.device)
@@ -69,12 +71,22 @@ class Session:
             "rollout/terminated": samples.terminated,
             "rollout/logprob": samples.behavior_logprobs.sum(1),
         }
-        columns |= {f"rollout/reward_{name}": part for name, part in scored.score_parts.items()}
+        # A rank whose rows were all truncated has scored nothing and knows no terms, but must sum as many numbers.
+        names = gather_object(sorted(scored.score_parts)) if self.accelerator.num_processes > 1 else scored.score_parts
+        for name in names:
+            columns[f"rollout/reward_{name}"] = scored.score_parts.get(name, torch.zeros_like(scored.scores))
         for name, column in columns.items():
             means.add_sum(name, column.to(kl_rows).sum(), count)
         numbers = means.means(self.accelerator)
         rows = self.config.train.prompts_per_update * self.config.train.group_size
         return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
+
+    def any_rank(self, here: bool) -> bool:
+        """Say whether this holds on any rank: a signal reaches ranks at different updates; they must stop at one."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     def save(self, update: int) -> None:
         """Write a checkpoint from which the run continues as if it had not stopped."""
@@ -134,10 +146,6 @@ def open_session(
     module, prepared = accelerator.prepare(policy, torch_optimizer)
     optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
     controller = KLController(config.kl)
-    if state is not None:
-        prepared.load_state_dict(state["torch_optimizer"])
-        optimizer.load_state_dict(state["optimizer"])
-        controller.load_state_dict(state["controller"])
 
     maker = RolloutMaker(
         engine_spec.build(engine_settings),
@@ -152,6 +160,12 @@ def open_session(
     )
     policy_face = TextPolicy(module, spec, needs.values)
     updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)
+    if state is not None:  # after the updater, which reads the peak learning rates: a checkpoint holds scheduled ones
+        prepared.load_state_dict(state["torch_optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
+        controller.load_state_dict(state["controller"])
+    if not config.run.folder:
+        config = replace(config, run=replace(config.run, folder=_free_folder(config)))
     run = _open_run(config, plugins, accelerator, int(state["update"]) if state else None)
     return Session(
         config=config,
@@ -191,6 +205,11 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) ->
         )
     if sampling.temperature == 0:
         raise SettingsError("sampling.temperature is 0: greedy responses explore nothing; expected a number above 0")
+    for name in ("epochs", "minibatches"):
+        if getattr(settings, name) < 1:
+            raise SettingsError(
+                f"optimizer.{optimizer.name}.{name} is {getattr(settings, name)}; expected an integer >= 1"
+            )
     if settings.minibatches > config.train.prompts_per_update:
         raise SettingsError(
             f"optimizer.{optimizer.name}.minibatches is {settings.minibatches}, more than the "
@@ -318,10 +337,18 @@ def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[st
     return str(checkpoints[-1]), state
 
 
+def _free_folder(config: RLConfig) -> str:
+    """Return the next free folder, which the main process chooses: another might look after it has been made."""
+    from accelerate.utils import broadcast_object_list
+
+    chosen = [str(next_free_folder(Path("runs"), config.optimizer.name))]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
 def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
     is_main = bool(accelerator.is_main_process)
-    if not config.run.folder:
-        config.run = replace(config.run, folder=str(next_free_folder(Path("runs"), config.optimizer.name)))
+    trackers = [plugins.get("tracker", name) for name in config.trackers]  # an unknown one leaves no folder behind
     folder = Path(config.run.folder)
     run = Run(folder, config, is_main)
     if not is_main:
@@ -332,7 +359,6 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     else:
         write_versions(folder, versions)
         truncate_metrics(folder, resumed_update)
-    for name in config.trackers:
-        tracker = plugins.get("tracker", name)
+    for tracker in trackers:
         run.trackers.append(tracker.build(folder, None if resumed_update is None else resumed_update + 1))
     return run

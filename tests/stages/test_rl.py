@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,9 @@ def test_changed_prompts_are_noticed_on_resume(tiny_folder, tmp_path):
         ({"optimizer": {"name": "pop"}}, "ppo"),
         ({"optimizer": {"ppo": {"minibatches": 9}}}, "minibatches"),
         ({"evaluation": {"prompts": 8}}, "evaluation.prompts"),
+        ({"optimizer": {"ppo": {"minibatches": 0}}}, "minibatches"),
+        ({"optimizer": {"ppo": {"epochs": 0}}}, "epochs"),
+        ({"trackers": ["tensorbord"]}, "tensorbord"),
         ({"train": {"updates": 0}}, "train.updates"),
         ({"kl": {"beta": -1.0}}, "kl.beta"),
     ],
@@ -239,3 +243,19 @@ def test_truncated_rows_are_not_scored(tiny_folder, tmp_path):
     records = read_metrics(tmp_path / "run")
     ended = sum(record["rollout/terminated"] * 8 for record in records[1:])
     assert len(seen) == round(ended) < 4 * 8
+
+
+def test_a_resumed_schedule_goes_on_from_its_peak(tiny_folder, tmp_path):
+    train = {"updates": 4, "prompts_per_update": 8, "learning_rate": 0.01, "schedule": "linear"}
+    config = config_of(tiny_folder, tmp_path / "run", train=train)
+    run(config)
+    whole = without_times(read_metrics(tmp_path / "run"))
+    shutil.rmtree(list_checkpoints(tmp_path / "run")[-1])
+    run(config, resume=True)  # from update 3, whose checkpoint holds half the peak learning rate
+    assert without_times(read_metrics(tmp_path / "run")) == whole
+
+
+def test_a_free_folder_is_chosen_anew_for_every_run(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(tiny_folder, "", train={"updates": 1})
+    assert [run(config).folder.name for _ in range(2)] == ["ppo-1", "ppo-2"]
