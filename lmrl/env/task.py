@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS = 64
 """Openings that the embedded world gives when no prompts are named."""
+
+RESET_OPTIONS = ("prompt", "prompt_index", "reset_mask")
 
 
 class TaskKeywords(TypedDict, total=False):
@@ -94,7 +97,7 @@ class Task:
 
     def chosen_prompt(self, options: Mapping[str, Any] | None) -> tuple[int, Prompt] | None:
         """Return the prompt that reset's ``options`` ask for with its index (-1: not in the list), or None."""
-        asked = options or {}
+        asked = _reset_options(options)
         if asked.get("prompt_index") is not None and asked.get("prompt") is not None:
             raise PromptError("both prompt_index and prompt are among the options of reset; give one of them")
         if asked.get("prompt_index") is not None:
@@ -119,6 +122,19 @@ class Task:
                 f"observation_length is {self.observation_length}; make the environment with a larger one"
             )
         return -1, prompt
+
+
+def _reset_options(options: Any) -> Mapping[str, Any]:
+    """Return the options of reset; a wrapper may have some of its own, so only what looks misspelt is refused."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise PromptError(f"the options of reset are {options!r}; expected a mapping such as {{'prompt_index': 0}}")
+    for name in options:
+        guess = difflib.get_close_matches(str(name), RESET_OPTIONS, n=1, cutoff=0.75)
+        if name not in RESET_OPTIONS and guess:
+            raise PromptError(f"unknown option of reset {name!r}; did you mean {guess[0]!r}?")
+    return options
 
 
 def longest_episode(prompts: Iterable[Prompt], spec: SamplingSpec) -> int:

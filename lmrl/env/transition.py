@@ -183,7 +183,8 @@ class Episodes:
         try:
             result = self.task.reward([prompt.text for prompt in prompts], texts, columns)
         except RewardError as error:
-            raise RewardError(f"{error} The episode is unchanged: step again, or reset.") from error
+            message = str(error).removesuffix(".")
+            raise RewardError(f"{message}. The episode is unchanged: step again, or reset.") from error
         return result.scores, result.parts
 
 

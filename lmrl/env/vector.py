@@ -243,7 +243,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         return copied
 
     def _chosen(self, options: Mapping[str, Any] | None, mask: Flags) -> list[tuple[int, Prompt]] | None:
-        index = None if options is None else options.get("prompt_index")
+        index = options.get("prompt_index") if isinstance(options, Mapping) else None
         if options is not None and isinstance(index, Sequence | np.ndarray) and not isinstance(index, str):
             if len(index) != self.num_envs:
                 raise PromptError(f"prompt_index has {len(index)} entries; expected {self.num_envs}, one per row")

@@ -194,6 +194,8 @@ def test_step_wants_a_reset(make, make_vector):
         ({"prompt": [99]}, "out of range"),
         ({"prompt": 3}, "a int"),
         ({"prompt": "the", "prompt_index": 0}, "one of them"),
+        ({"promt": "the"}, "did you mean 'prompt'"),
+        ([1], "expected a mapping"),
     ],
 )
 def test_reset_options(make, make_vector, assert_equal, options, message):
@@ -280,7 +282,7 @@ def test_rewards(make, make_vector, assert_equal, mood):
             one.step(going)
             one.set_action_logprob(logprob)
         reward.mood = mood
-        with pytest.raises(RewardError, match="unchanged"):
+        with pytest.raises(RewardError, match=r"[^.]\. The episode is unchanged"):
             env.step(ending)
         reward.mood = "good"
         for one, other in zip([*env.step(ending), *env.reset()], [*twin.step(ending), *twin.reset()], strict=True):
