@@ -230,8 +230,12 @@ def _head_is_linear(model: Any) -> bool:
     if head is None or getattr(model, "base_model", model) is model:
         return False
     ids = torch.tensor([[1, 0]], device=model.device)
+    # Enlarged, because small logits would pass under a cap unnoticed.
+    hook = head.register_forward_pre_hook(lambda module, arguments: (100 * arguments[0],))
     try:
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return bool(torch.allclose(head(hidden), model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-5))
     except (AttributeError, TypeError, RuntimeError):
         return False
+    finally:
+        hook.remove()

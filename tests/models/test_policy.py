@@ -171,3 +171,13 @@ def test_the_value_head_reads_what_the_lm_head_reads():
     sizes = {"vocab_size": 15, "hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 32, "num_hidden_layers": 1}
     policy = PolicyModel(OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=2)), with_values=True)
     assert score_values(policy, text_inputs(PROMPTS, RESPONSES), 8)[0].shape == (3, 4)
+
+
+def test_a_cap_is_noticed_where_logits_are_still_small():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"vocab_size": 15, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, final_logit_softcapping=30.0))
+    assert not PolicyModel(model)._head_is_linear
+    assert not model.lm_head._forward_pre_hooks
