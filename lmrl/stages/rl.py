@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lmrl.errors import NonFiniteError, RewardError
 from lmrl.seeds import derive_seed
 from lmrl.stages.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl_config import RLConfig
@@ -107,9 +108,10 @@ def _update(session: Session, update: int) -> dict[str, float]:
     run.update = update
     start = time.perf_counter()
     with accelerator.autocast():
-        scored = maker.sample(
-            session.training_batch(update), derive_seed(seed, "sample", update, accelerator.process_index)
-        )
+        with _errors_named(f"update {update}"):
+            scored = maker.sample(
+                session.training_batch(update), derive_seed(seed, "sample", update, accelerator.process_index)
+            )
         sampled = time.perf_counter()
         reference_logprobs = maker.reference_logprobs(scored.samples)
         beta = session.controller.beta
@@ -142,7 +144,7 @@ def _evaluate(session: Session, update: int) -> Evaluation | None:
     if batch is None:
         return None
     settings = session.config.evaluation
-    with session.accelerator.autocast():
+    with session.accelerator.autocast(), _errors_named(f"evaluation after update {update}"):
         result = evaluate_policy(
             session.maker, batch, derive_seed(session.config.run.seed, "evaluation"), settings.show
         )
@@ -152,6 +154,15 @@ def _evaluate(session: Session, update: int) -> Evaluation | None:
 
 def _due(update: int, every: int) -> bool:
     return every > 0 and update % every == 0
+
+
+@contextmanager
+def _errors_named(where: str) -> Iterator[None]:
+    """Put where it happened in front of what the reward or the engine raises: neither knows the update."""
+    try:
+        yield
+    except (RewardError, NonFiniteError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 @contextmanager

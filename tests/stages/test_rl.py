@@ -259,3 +259,16 @@ def test_a_free_folder_is_chosen_anew_for_every_run(tiny_folder, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     config = config_of(tiny_folder, "", train={"updates": 1})
     assert [run(config).folder.name for _ in range(2)] == ["ppo-1", "ppo-2"]
+
+
+def test_a_reward_that_fails_in_mid_run_names_the_update_and_keeps_the_checkpoint(tiny_folder, tmp_path):
+    calls = []
+
+    def reward(prompts, responses):
+        calls.append(len(responses))
+        return [float("nan") if len(calls) == 3 else 1.0] * len(responses)
+
+    config = config_of(tiny_folder, tmp_path / "run", evaluation={"prompts": 0})
+    with pytest.raises(RewardError, match=r"update 3: .*nan"):
+        rl(config, reward=reward, prompts=PROMPTS, progress=False)
+    assert list_checkpoints(tmp_path / "run")[-1].name == "checkpoint-000002"
