@@ -37,7 +37,8 @@ class Evaluation:
         named = {"reward": self.reward, "kl": self.kl, "length": self.length}
         numbers = {f"evaluation/{name}": interval.mean for name, interval in named.items()}
         for name, interval in named.items():
-            numbers |= {f"evaluation/{name}_low": interval.low, f"evaluation/{name}_high": interval.high}
+            if interval.count > 1:  # one prompt has no interval, and JSON no infinity
+                numbers |= {f"evaluation/{name}_low": interval.low, f"evaluation/{name}_high": interval.high}
         return numbers | {"evaluation/ended_share": self.ended_share}
 
 

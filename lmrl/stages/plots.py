@@ -15,6 +15,7 @@ def plot_run(folder: Path) -> Path:
     Lines are training batches; points with bars are evaluations on held-out prompts with 95% intervals.
     """
     from matplotlib.figure import Figure  # the Figure class alone needs no display and leaves no global state
+    from matplotlib.ticker import MaxNLocator
 
     records = read_metrics(folder)
     panels = [
@@ -30,8 +31,8 @@ def plot_run(folder: Path) -> Path:
         evaluated = [r for r in records if f"evaluation/{name}" in r]
         if evaluated:
             means = [r[f"evaluation/{name}"] for r in evaluated]
-            below = [m - r[f"evaluation/{name}_low"] for m, r in zip(means, evaluated, strict=True)]
-            above = [r[f"evaluation/{name}_high"] - m for m, r in zip(means, evaluated, strict=True)]
+            below = [m - r.get(f"evaluation/{name}_low", m) for m, r in zip(means, evaluated, strict=True)]
+            above = [r.get(f"evaluation/{name}_high", m) - m for m, r in zip(means, evaluated, strict=True)]
             axes.errorbar(
                 [r["update"] for r in evaluated],
                 means,
@@ -43,6 +44,7 @@ def plot_run(folder: Path) -> Path:
                 label="held-out prompts, 95%",
             )
         axes.set_xlabel("update")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         for side in ("top", "right"):

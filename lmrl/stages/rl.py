@@ -92,7 +92,7 @@ def _train(session: Session, progress: bool) -> RLResult:
             if _due(update, config.checkpoint.every) or last or stop:
                 session.save(update)
             bar.set_postfix_str(
-                f"reward {metrics['rollout/reward']:.3f}, KL {metrics['rollout/kl']:.2f}, "
+                f"reward {metrics['rollout/reward']:.3f}, KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}, "
                 f"{metrics['time/tokens_per_second']:.0f} tokens/s"
             )
             bar.update()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lmrl.config import PluginChoice, choice
 from lmrl.errors import SettingsError
 from lmrl.kl import KLSettings
+
+
+def require_at_least(section: str, settings: Any, lowest: Mapping[str, int]) -> None:
+    """Raise ``SettingsError`` for the first of the named settings that lies below its lowest value."""
+    for name, bound in lowest.items():
+        if not getattr(settings, name) >= bound:
+            raise SettingsError(f"{section}.{name} is {getattr(settings, name)}; expected a number of at least {bound}")
 
 
 @dataclass
@@ -18,9 +26,9 @@ class RunSettings:
     """Folder of the run; empty is the next free runs/<optimizer>-<n>."""
     seed: int = 0
     """Everything random derives from it: sampling, order of prompts, minibatches, held-out split."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps ..."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one (CUDA_VISIBLE_DEVICES says which), cpu never does."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
     """Autocast precision; auto is bf16 on a GPU that has it and full precision on a CPU, where bf16 is slower."""
 
 
@@ -77,19 +85,9 @@ class TrainSettings:
     """AdamW's decay of the gradient's second moment."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "prompts_per_update", "group_size"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"train.{name} is {getattr(self, name)}; expected an integer >= 1")
-        for name in (
-            "microbatch_tokens",
-            "learning_rate",
-            "value_learning_rate",
-            "warmup_updates",
-            "max_gradient_norm",
-            "weight_decay",
-        ):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"train.{name} is {getattr(self, name)}; expected a number >= 0")
+        require_at_least("train", self, {"updates": 1, "prompts_per_update": 1, "group_size": 1})
+        optional = ("microbatch_tokens", "warmup_updates", "max_gradient_norm", "weight_decay")
+        require_at_least("train", self, dict.fromkeys(("learning_rate", "value_learning_rate", *optional), 0))
 
 
 @dataclass
@@ -105,15 +103,21 @@ class EvaluationSettings:
     show: int = 3
     """Sample texts that are stored and shown."""
 
+    def __post_init__(self) -> None:
+        require_at_least("evaluation", self, {"every": 0, "prompts": 0, "samples_per_prompt": 1, "show": 0})
+
 
 @dataclass
 class CheckpointSettings:
     """When the run is saved."""
 
     every: int = 50
-    """Updates between checkpoints; the last one is always made."""
+    """Updates between checkpoints; the last one is always made. 0: only that one."""
     keep: int = 2
     """Checkpoints kept; older ones are removed."""
+
+    def __post_init__(self) -> None:
+        require_at_least("checkpoint", self, {"every": 0, "keep": 1})
 
 
 @dataclass

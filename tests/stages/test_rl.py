@@ -203,6 +203,9 @@ def test_changed_prompts_are_noticed_on_resume(tiny_folder, tmp_path):
         ({"trackers": ["tensorbord"]}, "tensorbord"),
         ({"train": {"updates": 0}}, "train.updates"),
         ({"kl": {"beta": -1.0}}, "kl.beta"),
+        ({"checkpoint": {"keep": 0}}, "checkpoint.keep"),
+        ({"evaluation": {"every": -1}}, "evaluation.every"),
+        ({"run": {"device": "gpu"}}, "run.device"),
     ],
 )
 def test_refused_before_any_sampling(tiny_folder, tmp_path, sections, message):
