@@ -76,7 +76,7 @@ def microbatch_budget(settings: TrainSettings, device: torch.device) -> int:
     """
     if settings.microbatch_tokens:
         return settings.microbatch_tokens
-    return 1024 if device.type == "cpu" else 16384
+    return 2048 if device.type == "cpu" else 16384
 
 
 class Updater:
