@@ -12,18 +12,18 @@ from torch import Tensor
 
 from lmrl.config import resolved, to_toml
 from lmrl.data import PromptOrder, PromptSet, load_prompts
-from lmrl.errors import NonFiniteError, PromptError, ResumeError, SettingsError
+from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.kl import KLController
-from lmrl.models import LanguageModel, PolicyModel, freeze_copy, load
+from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.policy import TextPolicy
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rollout import Scored
-from lmrl.sampling.spec import SamplingSpec
 from lmrl.seeds import derive_seed
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
+from lmrl.stages.rl_checks import check_settings, encode_prompts, sampling_spec
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import Run, create_folder, next_free_folder, truncate_metrics, write_versions
@@ -182,77 +182,6 @@ def open_session(
         fingerprint=rows.fingerprint(),
         start_update=int(state["update"]) if state else 0,
     )
-
-
-def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) -> None:
-    """Refuse what cannot be trained, saying what is needed and how to give it."""
-    needs = optimizer.needs
-    if needs.experience != "rollouts":
-        raise SettingsError(
-            f"optimizer {optimizer.name!r} learns from {needs.experience}, but this stage samples rollouts from prompts"
-        )
-    if config.train.group_size < needs.minimum_group_size:
-        raise SettingsError(
-            f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
-            f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"
-        )
-    sampling = config.sampling
-    filters = [name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0)) if getattr(sampling, name) != off]
-    if filters:
-        raise SettingsError(
-            f"sampling.{filters[0]} is {getattr(sampling, filters[0])}: tokens would be drawn from a support that "
-            "moves with the policy, and the ratio to it would be wrong. Train with the full distribution."
-        )
-    if sampling.temperature == 0:
-        raise SettingsError("sampling.temperature is 0: greedy responses explore nothing; expected a number above 0")
-    for name in ("epochs", "minibatches"):
-        if getattr(settings, name) < 1:
-            raise SettingsError(
-                f"optimizer.{optimizer.name}.{name} is {getattr(settings, name)}; expected an integer >= 1"
-            )
-    if settings.minibatches > config.train.prompts_per_update:
-        raise SettingsError(
-            f"optimizer.{optimizer.name}.minibatches is {settings.minibatches}, more than the "
-            f"{config.train.prompts_per_update} prompts per update"
-        )
-
-
-def sampling_spec(config: RLConfig, model: LanguageModel) -> SamplingSpec:
-    """Return the sampling specification of a run: the recipe's settings with the model's ids and context."""
-    settings = config.sampling
-    outside = [i for i in settings.forbidden_ids if not 0 <= i < model.card.vocab_size]
-    if outside:
-        raise SettingsError(
-            f"sampling.forbidden_ids holds {outside[0]}; the vocabulary has {model.card.vocab_size} ids"
-        )
-    return SamplingSpec(
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
-        max_new_tokens=settings.max_new_tokens,
-        eos_ids=model.card.eos_ids,
-        stop_strings=tuple(settings.stop_strings),
-        forbidden_ids=tuple(settings.forbidden_ids),
-        context_length=model.card.context_length,
-        on_length=settings.on_length,
-    )
-
-
-def encode_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> list[list[int]]:
-    """Tokenise every prompt; raises ``PromptError`` for one without tokens or without room for a response."""
-    rows = prompts.prompt_ids
-    if rows is None:
-        rows = [model.card.codec.encode(text) for text in prompts.prompts]
-    for text, ids in zip(prompts.prompts, rows, strict=True):
-        if not ids:
-            raise PromptError(f"the prompt {text!r} has no tokens; expected at least one")
-        if spec.context_length is not None and len(ids) >= spec.context_length:
-            raise PromptError(
-                f"a prompt has {len(ids)} tokens and leaves no room in the context of {spec.context_length} tokens; "
-                f"shorten it: {text[:80]!r}..."
-            )
-    return rows
 
 
 def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int) -> PromptBatch:
