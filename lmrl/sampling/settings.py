@@ -1,8 +1,9 @@
-"""Settings of the decode engines that ship with the core; importable without torch."""
+"""Settings of sampling and of the decode engines that ship with the core; importable without torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -13,3 +14,25 @@ class TransformersEngineSettings:
     """Rows decoded side by side at the most; more prompts are sampled in turns."""
     compact_share: float = 0.125
     """Finished rows are taken out of the batch once they are this share of it; 0 takes each out at once."""
+
+
+@dataclass
+class SamplingSettings:
+    """How responses are drawn."""
+
+    temperature: float = 1.0
+    """Divides the logits; the scorer and the reference use the same."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 is off. Training refuses it, because the scorer's support would differ."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability; 1 is off. Training refuses it."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the most likely one; 0 is off. Training refuses it."""
+    max_new_tokens: int = 64
+    """Tokens per response at the most."""
+    stop_strings: list[str] = field(default_factory=list)
+    """A response ends where its text first holds one of these; they are not part of it."""
+    forbidden_ids: list[int] = field(default_factory=list)
+    """Token ids that are never drawn."""
+    on_length: Literal["terminate", "truncate"] = "terminate"
+    """terminate: a response cut off at its limit is scored; truncate: its score is withheld and values bootstrap."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from lmrl.stages.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_setup import Session, open_session
 from lmrl.stages.run import require_finite
+from lmrl.stages.stopping import stop_requests
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _train(session: Session, progress: bool) -> RLResult:
         unit="update",
         disable=not (progress and run.is_main),
     )
-    with bar, _stop_requests() as stop_requested:
+    with bar, stop_requests("update") as stop_requested:
         for update in range(first + 1, config.train.updates + 1):
             metrics = _update(session, update)
             last = update == config.train.updates
@@ -163,25 +162,3 @@ def _errors_named(where: str) -> Iterator[None]:
         yield
     except (RewardError, NonFiniteError) as error:
         raise type(error)(f"{where}: {error}") from error
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop after this update; the second interrupts at once."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested.is_set  # signal handlers belong to the main thread
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if requested.is_set():
-            raise KeyboardInterrupt
-        requested.set()
-        tqdm.write("Stopping after this update and saving; press Ctrl-C again to stop at once.")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

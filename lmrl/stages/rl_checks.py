@@ -45,28 +45,6 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) ->
         )
 
 
-def sampling_spec(config: RLConfig, model: LanguageModel) -> SamplingSpec:
-    """Return the sampling specification of a run: the recipe's settings with the model's ids and context."""
-    settings = config.sampling
-    outside = [i for i in settings.forbidden_ids if not 0 <= i < model.card.vocab_size]
-    if outside:
-        raise SettingsError(
-            f"sampling.forbidden_ids holds {outside[0]}; the vocabulary has {model.card.vocab_size} ids"
-        )
-    return SamplingSpec(
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
-        max_new_tokens=settings.max_new_tokens,
-        eos_ids=model.card.eos_ids,
-        stop_strings=tuple(settings.stop_strings),
-        forbidden_ids=tuple(settings.forbidden_ids),
-        context_length=model.card.context_length,
-        on_length=settings.on_length,
-    )
-
-
 def encode_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> list[list[int]]:
     """Tokenise every prompt; raises ``PromptError`` for one without tokens or without room for a response."""
     rows = prompts.prompt_ids

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lmrl.config import PluginChoice, choice
-from lmrl.errors import SettingsError
 from lmrl.kl import KLSettings
-
-
-def require_at_least(section: str, settings: Any, lowest: Mapping[str, int]) -> None:
-    """Raise ``SettingsError`` for the first of the named settings that lies below its lowest value."""
-    for name, bound in lowest.items():
-        if not getattr(settings, name) >= bound:
-            raise SettingsError(f"{section}.{name} is {getattr(settings, name)}; expected a number of at least {bound}")
-
-
-@dataclass
-class RunSettings:
-    """Where a run is kept and what makes it repeatable."""
-
-    folder: str = ""
-    """Folder of the run; empty is the next free runs/<optimizer>-<n>."""
-    seed: int = 0
-    """Everything random derives from it: sampling, order of prompts, minibatches, held-out split."""
-    device: Literal["auto", "cpu"] = "auto"
-    """auto takes a GPU where there is one (CUDA_VISIBLE_DEVICES says which), cpu never does."""
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    """Autocast precision; auto is bf16 on a GPU that has it and full precision on a CPU, where bf16 is slower."""
-
-
-@dataclass
-class SamplingSettings:
-    """How responses are drawn."""
-
-    temperature: float = 1.0
-    """Divides the logits; the scorer and the reference use the same."""
-    top_k: int = 0
-    """Keep the k most likely tokens; 0 is off. Training refuses it, because the scorer's support would differ."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens with this probability; 1 is off. Training refuses it."""
-    min_p: float = 0.0
-    """Drop tokens less likely than this share of the most likely one; 0 is off. Training refuses it."""
-    max_new_tokens: int = 64
-    """Tokens per response at the most."""
-    stop_strings: list[str] = field(default_factory=list)
-    """A response ends where its text first holds one of these; they are not part of it."""
-    forbidden_ids: list[int] = field(default_factory=list)
-    """Token ids that are never drawn."""
-    on_length: Literal["terminate", "truncate"] = "terminate"
-    """terminate: a response cut off at its limit is scored; truncate: its score is withheld and values bootstrap."""
+from lmrl.sampling.settings import SamplingSettings
+from lmrl.stages.settings import CheckpointSettings, RunSettings, require_at_least
 
 
 @dataclass
@@ -105,19 +62,6 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         require_at_least("evaluation", self, {"every": 0, "prompts": 0, "samples_per_prompt": 1, "show": 0})
-
-
-@dataclass
-class CheckpointSettings:
-    """When the run is saved."""
-
-    every: int = 50
-    """Updates between checkpoints; the last one is always made. 0: only that one."""
-    keep: int = 2
-    """Checkpoints kept; older ones are removed."""
-
-    def __post_init__(self) -> None:
-        require_at_least("checkpoint", self, {"every": 0, "keep": 1})
 
 
 @dataclass

@@ -20,10 +20,11 @@ from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rollout import Scored
+from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
-from lmrl.stages.rl_checks import check_settings, encode_prompts, sampling_spec
+from lmrl.stages.rl_checks import check_settings, encode_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import Run, create_folder, next_free_folder, truncate_metrics, write_versions
@@ -127,7 +128,7 @@ def open_session(
             f"{accelerator.num_processes} processes"
         )
     start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
-    spec = sampling_spec(config, start)
+    spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
     training, held_out = _split(rows, config)
     training_ids = encode_prompts(start, training, spec)

@@ -1,0 +1,43 @@
+"""Sections that several stages share: where a run is kept, and when it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lmrl.errors import SettingsError
+
+
+def require_at_least(section: str, settings: Any, lowest: Mapping[str, int]) -> None:
+    """Raise ``SettingsError`` for the first of the named settings that lies below its lowest value."""
+    for name, bound in lowest.items():
+        if not getattr(settings, name) >= bound:
+            raise SettingsError(f"{section}.{name} is {getattr(settings, name)}; expected a number of at least {bound}")
+
+
+@dataclass
+class RunSettings:
+    """Where a run is kept and what makes it repeatable."""
+
+    folder: str = ""
+    """Folder of the run; empty is the next free runs/<stage>-<n>; of `lmrl rl`, runs/<optimizer>-<n>."""
+    seed: int = 0
+    """Everything random derives from it: sampling, order of prompts, minibatches, held-out split."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one (CUDA_VISIBLE_DEVICES says which), cpu never does."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """Autocast precision; auto is bf16 on a GPU that has it and full precision on a CPU, where bf16 is slower."""
+
+
+@dataclass
+class CheckpointSettings:
+    """When the run is saved."""
+
+    every: int = 50
+    """Updates between checkpoints; the last one is always made. 0: only that one."""
+    keep: int = 2
+    """Checkpoints kept; older ones are removed."""
+
+    def __post_init__(self) -> None:
+        require_at_least("checkpoint", self, {"every": 0, "keep": 1})
