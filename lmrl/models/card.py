@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmrl.errors import ModelError, nearest
+from lmrl.models.folders import model_folder
 
 PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
@@ -103,7 +104,7 @@ def load_card(name_or_path: str | Path, revision: str | None = None) -> ModelCar
 
     Raises ``ModelError`` when the path does not exist, the model is an encoder-decoder, or it names no EOS id.
     """
-    path = Path(name_or_path).expanduser()
+    path = model_folder(name_or_path)
     if path.is_dir():
         config = _read_json(path / "config.json")
         generation = _read_json(path / "generation_config.json", required=False)

@@ -1,43 +1,46 @@
 """Checkpoints in the transformers layout, beside what a resume needs.
 
-``checkpoint-<update>/`` loads with ``AutoModelForCausalLM.from_pretrained``. It is written under another name and
+``checkpoint-<number>/`` loads with ``AutoModelForCausalLM.from_pretrained``. It is written under another name and
 moved into place, so a kill never leaves half of one under its final name.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lmrl.errors import ResumeError
-from lmrl.models.policy import PolicyModel
+from lmrl.models import folders
 
 STATE_FILE = "trainer_state.pt"
 
 
-def checkpoint_folder(run_folder: Path, update: int) -> Path:
-    """Return the folder of the checkpoint after ``update`` updates."""
-    return run_folder / f"checkpoint-{update:06d}"
+def checkpoint_folder(run_folder: Path, number: int) -> Path:
+    """Return the folder of the checkpoint after ``number`` updates or steps."""
+    return run_folder / f"checkpoint-{number:06d}"
 
 
 def save_checkpoint(
-    run_folder: Path, update: int, policy: PolicyModel, tokenizer_from: str, state: Mapping[str, Any], keep: int
+    run_folder: Path, number: int, write: Callable[[Path], None], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write the policy, its tokenizer and ``state``; then remove all but the newest ``keep`` checkpoints."""
-    final = checkpoint_folder(run_folder, update)
+    """Let ``write`` put the model into the checkpoint's folder, add ``state``, and keep the newest ``keep``.
+
+    ``<run folder>/checkpoint`` leads to the newest one.
+    """
+    final = checkpoint_folder(run_folder, number)
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    policy.save(partial, tokenizer_from)
+    write(partial)
     torch.save(dict(state), partial / STATE_FILE)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
+    folders.point_to_newest(run_folder, final)
     for old in list_checkpoints(run_folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return final
@@ -45,8 +48,7 @@ def save_checkpoint(
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return the finished checkpoints, oldest first."""
-    found = (path for path in run_folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
-    return sorted(path for path in found if (path / STATE_FILE).exists())
+    return folders.list_checkpoints(run_folder, STATE_FILE)
 
 
 def load_state(folder: Path) -> dict[str, Any]:

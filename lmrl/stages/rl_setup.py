@@ -105,7 +105,11 @@ class Session:
             "prompts": self.fingerprint,
         }
         path = save_checkpoint(
-            self.run.folder, update, policy, self.maker.card.path, state, self.config.checkpoint.keep
+            self.run.folder,
+            update,
+            lambda folder: policy.save(folder, self.maker.card.path),
+            state,
+            self.config.checkpoint.keep,
         )
         self.plugins.observe("lmrl_checkpoint_saved", run=self.run, path=path)
 

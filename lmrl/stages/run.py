@@ -1,7 +1,7 @@
 """A run folder: the resolved configuration, versions, metrics, sample texts; one per run, written by the main process.
 
-``config.toml``, ``versions.json``, ``metrics.jsonl`` (a line per update), ``samples/``, ``tensorboard/``,
-``checkpoint-<update>/``.
+``config.toml``, ``versions.json`` (with the stage's name), ``metrics.jsonl`` (a line per update or step), ``samples/``,
+``tensorboard/``, ``checkpoint-<number>/`` and ``checkpoint``, a link to the newest.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ from lmrl.stages.tracking import Tracker
 
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
+VERSIONS_FILE = "versions.json"
 LIBRARIES = ("lmrl", "torch", "transformers", "gymnasium", "accelerate", "pluggy", "datasets", "tokenizers", "numpy")
 
 
 @dataclass
 class Run:
-    """A run in progress, as observers' hooks receive it."""
+    """A run in progress, as observers' hooks receive it.
+
+    ``unit`` is what the run counts: "update" (rollout batches of `lmrl rl`) or "step" (supervised stages).
+    """
 
     folder: Path
     config: Any
     is_main: bool = True
     update: int = 0
+    unit: str = "update"
     trackers: list[Tracker] = field(default_factory=list)
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Append one update's numbers to ``metrics.jsonl`` and hand them to every tracker."""
         if not self.is_main:
             return
-        line = json.dumps({"update": update, **metrics}, allow_nan=True)
+        line = json.dumps({self.unit: update, **metrics}, allow_nan=True)
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         for tracker in self.trackers:
@@ -73,23 +78,26 @@ def next_free_folder(parent: Path, stem: str) -> Path:
     return parent / f"{stem}-{number}"
 
 
-def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, str]) -> None:
-    """Make a new run folder with its resolved configuration and the versions in use.
+def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
+    """Make a new run folder with its resolved configuration, the stage's name and the versions in use.
 
     Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
     """
     if (folder / CONFIG_FILE).exists():
         raise SettingsError(
-            f"{folder} already holds a run. Continue it with `lmrl rl --resume {folder}`, or choose another "
-            "run.folder (left empty, a free one is chosen)."
+            f"{folder} already holds a run. Continue it with `lmrl {stage_of(folder) or stage} --resume {folder}`, or "
+            "choose another run.folder (left empty, a free one is chosen)."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-    write_versions(folder, plugin_versions)
+    write_versions(folder, plugin_versions, stage)
+    # Last and in one piece: a folder with a configuration is a run, and a kill leaves no half of one.
+    partial = folder / f"{CONFIG_FILE}.partial"
+    partial.write_text(config_text, encoding="utf-8")
+    partial.replace(folder / CONFIG_FILE)
 
 
-def write_versions(folder: Path, plugin_versions: Mapping[str, str]) -> None:
-    """Record the versions of Python, the libraries and the plugins."""
+def write_versions(folder: Path, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
+    """Record the stage and the versions of Python, the libraries and the plugins."""
     libraries = {}
     for name in LIBRARIES:
         try:
@@ -97,12 +105,22 @@ def write_versions(folder: Path, plugin_versions: Mapping[str, str]) -> None:
         except metadata.PackageNotFoundError:
             continue
     content = {
+        "stage": stage,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": libraries,
         "plugins": dict(plugin_versions),
     }
-    (folder / "versions.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / VERSIONS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def stage_of(folder: Path) -> str:
+    """Return the name of the stage that made a run folder, or the empty string if it does not say."""
+    try:
+        content = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return ""
+    return str(content.get("stage", ""))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -119,13 +137,14 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return records
 
 
-def truncate_metrics(folder: Path, last_update: int) -> None:
-    """Drop the lines after ``last_update``: a resumed run writes them again."""
-    kept = [record for record in read_metrics(folder) if record["update"] <= last_update]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
-    (folder / METRICS_FILE).write_text(text, encoding="utf-8")
+def truncate_metrics(folder: Path, last: int, unit: str = "update") -> None:
+    """Drop the lines and samples after update or step ``last``: a resumed run writes them again."""
+    kept = [record for record in read_metrics(folder) if record[unit] <= last]
+    partial = folder / f"{METRICS_FILE}.partial"
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(folder / METRICS_FILE)
     for file in (folder / "samples").glob("*.txt"):
-        if int(file.stem.rsplit("-", 1)[1]) > last_update:
+        if int(file.stem.rsplit("-", 1)[1]) > last:
             file.unlink()
 
 

@@ -20,6 +20,7 @@ from lmrl.optimizer import PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout, split_by_length
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.run import require_finite
+from lmrl.stages.schedule import schedule_factor
 
 
 @dataclass
@@ -60,13 +61,7 @@ class MetricMeans:
 
 def learning_rate_factor(update: int, settings: TrainSettings) -> float:
     """Return what the peak learning rate is multiplied by in update 1, 2, ...: linear warm-up, then the schedule."""
-    done = update - 1
-    if done < settings.warmup_updates:
-        return (done + 1) / settings.warmup_updates
-    if settings.schedule == "constant":
-        return 1.0
-    progress = (done - settings.warmup_updates) / max(1, settings.updates - settings.warmup_updates)
-    return 1.0 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return schedule_factor(update - 1, settings.updates, settings.warmup_updates, settings.schedule)
 
 
 def microbatch_budget(settings: TrainSettings, device: torch.device) -> int:
