@@ -1,0 +1,92 @@
+"""How a model is asked: one with a chat template is chatted with, one without has the text completed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmrl.errors import PromptError
+
+if TYPE_CHECKING:
+    from lmrl.models.card import ModelCard
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as one model reads it: its text, its token ids, and whether a chat template made them."""
+
+    text: str
+    ids: list[int]
+    chatted: bool
+
+
+EMBEDDED = "stories"
+"""Stands for the embedded story model wherever a model is named, unless a folder has that name."""
+
+
+def model_path(name: str | Path) -> str:
+    """Return the folder or hub id that a model's name stands for; empty or "stories" is the embedded story model."""
+    from lmrl.stories import MODEL_PATH
+
+    return str(MODEL_PATH) if not str(name) or (str(name) == EMBEDDED and not Path(EMBEDDED).is_dir()) else str(name)
+
+
+def chats(card: ModelCard) -> bool:
+    """Say whether a model has a chat template, so that it can be chatted with."""
+    return bool(getattr(card.codec, "chat_template", None))
+
+
+def as_messages(prompt: Any, system: str = "") -> tuple[dict[str, str], ...]:
+    """Return a prompt as messages: a text is what the user says, and ``system`` stands in front.
+
+    A conversation that brings a system message of its own keeps it.
+    """
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    if system and not (turns and turns[0]["role"] == "system"):
+        turns.insert(0, {"role": "system", "content": system})
+    return tuple(turns)
+
+
+def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) -> Asked:
+    """Return the prompt as this model reads it.
+
+    With a chat template it is rendered with the beginning of the answer (``complete`` leaves the template aside).
+    Without one, the text is completed: a text as it is, a single question as its text, a longer conversation as a
+    transcript; ``system`` is left out, because such a model knows no roles. Raises ``PromptError`` for a prompt that
+    leaves no room in the model's context.
+    """
+    if chats(card) and not complete:
+        from lmrl.models.chat_template import prompt_ids
+
+        text, ids = prompt_ids(card.codec, as_messages(prompt, system))
+        asked = Asked(text, ids, chatted=True)
+    else:
+        plain = prompt if isinstance(prompt, str) else transcript(prompt)
+        asked = Asked(plain, card.codec.encode(plain), chatted=False)
+    if not asked.ids:
+        raise PromptError(f"{card.path}: the prompt {_excerpt(asked.text)} has no tokens; expected some text")
+    if len(asked.ids) >= card.context_length:
+        raise PromptError(
+            f"{card.path}: the prompt {_excerpt(asked.text)} has {len(asked.ids)} tokens, which leaves no room in the "
+            f"context of {card.context_length}; shorten it, or leave it out"
+        )
+    return asked
+
+
+def transcript(messages: Sequence[Any]) -> str:
+    """Return a conversation as plain text: the words alone of a single question, otherwise with the roles' names.
+
+    >>> transcript([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"},
+    ...     {"role": "user", "content": "Go"}])
+    'User: Hi\\nAssistant: Yes?\\nUser: Go\\nAssistant:'
+    """
+    spoken = [turn for turn in messages if turn["role"] != "system"]
+    if len(spoken) == 1 and spoken[0]["role"] == "user":
+        return str(spoken[0]["content"])
+    return "\n".join([f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages] + ["Assistant:"])
+
+
+def _excerpt(text: str, width: int = 60) -> str:
+    return repr(text if len(text) <= width else f"{text[:width]}...")

@@ -1,0 +1,56 @@
+"""Numbers of sampled answers that need a model: how likely each one is, and how far it lies from a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lmrl.models.policy import PolicyModel
+from lmrl.models.scoring import score_logprobs
+from lmrl.rollout import TextInputs
+from lmrl.sampling.spec import SamplingSpec
+
+if TYPE_CHECKING:
+    from lmrl.models.card import ModelCard
+    from lmrl.models.loading import LanguageModel
+
+Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Token ids of prompt and response, row by row."""
+CPU_BUDGET, GPU_BUDGET = 2048, 16384
+"""Positions per forward pass, padding included; no number depends on it."""
+
+
+def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0) -> list[float]:
+    """Return log p(response | prompt) of every row in nats, summed over the response's tokens, full support.
+
+    Temperature 0, at which a model has no distribution to speak of, is taken for 1.
+    """
+    if not rows:
+        return []
+    inputs = _inputs(rows, model.model.device)
+    budget = CPU_BUDGET if model.model.device.type == "cpu" else GPU_BUDGET
+    spec = SamplingSpec(temperature=temperature or 1.0)
+    return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, spec, budget).double().sum(1)]
+
+
+def reads_alike(card: ModelCard, other: ModelCard, rows: Rows) -> bool:
+    """Say whether two models mean the same text by the same ids, so that one can score what the other sampled."""
+    ids = [[*prompt, *response] for prompt, response in rows]
+    if any(max(row) >= other.vocab_size for row in ids):
+        return False
+    return card.codec.decode_batch(ids) == other.codec.decode_batch(ids)
+
+
+def _inputs(rows: Rows, device: torch.device) -> TextInputs:
+    def padded(parts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = torch.tensor([len(part) for part in parts])
+        ids = torch.zeros(len(parts), int(lengths.max()), dtype=torch.long)
+        for row, part in enumerate(parts):
+            ids[row, : len(part)] = torch.tensor(list(part), dtype=torch.long)
+        return ids.to(device), lengths.to(device)
+
+    prompts, prompt_lengths = padded([prompt for prompt, _ in rows])
+    responses, response_lengths = padded([response for _, response in rows])
+    return TextInputs(prompts, prompt_lengths, responses, response_lengths)
