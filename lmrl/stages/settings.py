@@ -41,3 +41,35 @@ class CheckpointSettings:
 
     def __post_init__(self) -> None:
         require_at_least("checkpoint", self, {"every": 0, "keep": 1})
+
+
+@dataclass
+class SupervisedSettings:
+    """How the parameters move in a supervised stage; a stage adds the size of its batches."""
+
+    steps: int = 1000
+    """Gradient steps."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """What the learning rate does after the warm-up."""
+    final_share: float = 0.1
+    """The share of the peak that a linear or cosine schedule ends at."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 switches it off."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of AdamW, on matrices only."""
+    adam_beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    adam_beta2: float = 0.95
+    """AdamW's decay of the gradient's second moment."""
+    evaluate_every: int = 100
+    """Steps between evaluations; the first and the last are always made. 0: only those two."""
+
+    def __post_init__(self) -> None:
+        require_at_least("train", self, {"steps": 1, "warmup_steps": 0, "evaluate_every": 0})
+        require_at_least(
+            "train", self, dict.fromkeys(("learning_rate", "final_share", "max_gradient_norm", "weight_decay"), 0)
+        )
