@@ -1,0 +1,102 @@
+"""Annotators: whoever ranks several answers to one prompt, be it a reward, a judging model or a person.
+
+``build_annotator`` makes one from its settings. Leaves out sampling the answers and keeping the rankings: those are
+``lmrl.stages.prefer``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from lmrl.errors import SettingsError
+from lmrl.preferences.judge_settings import JudgeSettings
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+Prompt = str | tuple[Mapping[str, str], ...]
+"""Plain text, or a conversation that ends before the answer."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an annotator is asked: which of these completions is the better answer to the prompt.
+
+    ``prompt_text`` is the prompt as one text, for whoever reads no messages; ``columns`` are the other columns of the
+    prompt's row, handed to rewards by name.
+    """
+
+    prompt: Prompt
+    prompt_text: str
+    completions: tuple[str, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An annotator's answer: ranks (0 is best, ties share a rank), and the scores they came from, where known.
+
+    ``details`` is what a report wants to know of how it came about; JSON-able.
+    """
+
+    ranks: tuple[int, ...]
+    scores: tuple[float, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """Ranks completions."""
+
+    name: str
+
+    def judge(self, comparisons: Sequence[Comparison]) -> Sequence[Judgement | None]:
+        """Return one judgement per comparison; None where there is no answer (budget spent, unreadable, skipped).
+
+        The order in which the completions of a comparison stand changes no judgement of a completion.
+        """
+        ...
+
+
+@dataclass
+class AnnotatorSettings:
+    """Who ranks completions, and how."""
+
+    kind: Literal["reward", "judge", "person"] = "reward"
+    """reward: a reward function or reward model; judge: a language model that is asked; person: you, in the terminal."""
+    reward: str = "happy_end"
+    """For kind = "reward": a registered reward, "module:function", or the folder of a reward model."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The reward's own settings."""
+    tolerance: float = 0.0
+    """Completions whose scores lie at most this far below the best of their group share its rank."""
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < float("inf"):
+            raise SettingsError(f"tolerance is {self.tolerance:g}; expected a finite number of at least 0")
+
+
+def build_annotator(
+    settings: AnnotatorSettings, plugins: PluginManager | None = None, name: str = "", seed: int = 0
+) -> Annotator:
+    """Return the annotator that the settings describe; ``name`` is what reports call it.
+
+    ``seed`` decides what is random about it: the order in which a person is shown completions. Raises
+    ``SettingsError`` for what can be known to be wrong before anyone is asked.
+    """
+    if settings.kind == "reward":
+        from lmrl.preferences.reward_annotator import RewardAnnotator
+        from lmrl.rewards import resolve
+
+        reward = resolve(settings.reward, settings.settings, plugins)
+        return RewardAnnotator(reward, settings.tolerance, name or settings.reward)
+    if settings.kind == "judge":
+        from lmrl.preferences.judge import build_judge
+
+        return build_judge(settings.judge, name)
+    from lmrl.preferences.person import PersonAnnotator
+
+    return PersonAnnotator(name=name or "person", seed=seed)

@@ -1,0 +1,72 @@
+"""Settings of judges; importable without torch and without a client library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmrl.errors import SettingsError
+
+
+@dataclass
+class JudgeSettings:
+    """Which model is asked which of two answers is better, how, and how much it may cost."""
+
+    model: str = ""
+    """A local model's folder or hub id; with base_url, the name under which the endpoint knows its model."""
+    base_url: str = ""
+    """Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1; empty asks a local model."""
+    api_key_variable: str = ""
+    """Environment variable that holds the endpoint's key; empty: none is sent. The key is stored nowhere."""
+    answer: Literal["auto", "logprobs", "text"] = "auto"
+    """How a local model answers. logprobs: by the probability of the verdicts; text: it writes, and its verdict is read
+    off; auto: logprobs. Endpoints always write."""
+    criterion: str = "helpful, honest and harmless"
+    """What the better answer is better at, put into the question."""
+    template: str = ""
+    """A text file with a question of your own: {prompt}, {first}, {second} and {criterion} stand for what is asked."""
+    verdict: str = ""
+    """A regular expression whose group 1 is A, B or TIE in the judge's answer; its last match counts. Empty: "Verdict:
+    A" and the like."""
+    swap: bool = True
+    """Ask each pair in both orders and call it a tie where the two answers differ. Off asks once, in a fixed random
+    order: half the cost, and a preference for a position goes unnoticed."""
+    max_pairs: int = 0
+    """Pairs asked about per prompt at the most; 0 asks about all n(n-1)/2. At least n-1 are needed to rank n."""
+    temperature: float = 0.0
+    """Temperature of written answers."""
+    max_answer_tokens: int = 256
+    """Tokens of a written answer at the most."""
+    concurrency: int = 4
+    """Questions put to an endpoint at the same time."""
+    timeout: float = 60.0
+    """Seconds to wait for an endpoint's answer."""
+    retries: int = 5
+    """How often a question is put again after an error that may pass: no connection, timeout, status 408, 409, 429 or
+    500 and above."""
+    backoff: float = 1.0
+    """Seconds before the first such repetition; each further one waits twice as long, up to a minute, with up to a
+    quarter taken off at random. An endpoint's Retry-After is heeded."""
+    max_calls: int = 0
+    """Questions that may be put to the model in this run, repetitions included; 0 sets no limit."""
+    max_tokens: int = 0
+    """Tokens, of questions and answers, that may be spent in this run; 0 sets no limit. Questions already on their way
+    are still answered."""
+    cache: str = "runs/judge-cache.sqlite"
+    """File that keeps every answer, so that no question is put twice; empty keeps none."""
+
+    def __post_init__(self) -> None:
+        lowest = {"max_answer_tokens": 1, "concurrency": 1, "retries": 0, "max_calls": 0, "max_tokens": 0}
+        for name, bound in {**lowest, "max_pairs": 0, "temperature": 0, "backoff": 0}.items():
+            if not getattr(self, name) >= bound:
+                raise SettingsError(f"judge.{name} is {getattr(self, name)}; expected a number of at least {bound}")
+        if not self.timeout > 0:
+            raise SettingsError(f"judge.timeout is {self.timeout}; expected a number of seconds above 0")
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"judge.base_url is {self.base_url!r}; expected an address such as http://localhost:8000/v1"
+            )
+        if self.base_url and self.answer == "logprobs":
+            raise SettingsError(
+                'judge.answer is "logprobs", but endpoints do not all tell probabilities; set judge.answer = "text"'
+            )
