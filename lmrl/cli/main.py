@@ -88,7 +88,7 @@ def _run(command: CommandSpec, arguments: list[str], manager: PluginManager) -> 
     _add_plugin_option(parser)
     command.add_arguments(parser)
     namespace = _parsed(parser, arguments)
-    namespace.plugin_manager = manager
+    namespace.plugin_manager, namespace.command_name = manager, command.name
     return int(command.run(namespace) or 0)
 
 
