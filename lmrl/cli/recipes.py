@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -98,8 +98,7 @@ def _refuse_other_stage(arguments: argparse.Namespace, folder: str) -> None:
         raise ResumeError(f"{folder} is a run of `lmrl {found}`; continue it with `lmrl {found} --resume {folder}`")
 
 
-def imported(name: str) -> Callable[..., Any]:
+def imported(name: str) -> Any:
     """Return what "module:attribute" names."""
     module, _, attribute = name.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), attribute)
-    return found
+    return getattr(import_module(module), attribute)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lmrl.errors import NonFiniteError, RewardError
 from lmrl.seeds import derive_seed
+from lmrl.stages.devices import any_rank
 from lmrl.stages.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_setup import Session, open_session
@@ -80,7 +81,7 @@ def _train(session: Session, progress: bool) -> RLResult:
         for update in range(first + 1, config.train.updates + 1):
             metrics = _update(session, update)
             last = update == config.train.updates
-            stop = session.any_rank(stop_requested())
+            stop = any_rank(session.accelerator, stop_requested())
             if _due(update, config.evaluation.every) or last:
                 after = _evaluate(session, update)
                 if after:

@@ -24,10 +24,11 @@ from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
+from lmrl.stages.devices import free_folder, make_accelerator
 from lmrl.stages.rl_checks import check_settings, encode_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.run import Run, create_folder, next_free_folder, truncate_metrics, write_versions
+from lmrl.stages.run import Run, create_folder, truncate_metrics, write_versions
 from lmrl.stages.update import MetricMeans, Updater, microbatch_budget
 
 
@@ -82,13 +83,6 @@ class Session:
         rows = self.config.train.prompts_per_update * self.config.train.group_size
         return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
 
-    def any_rank(self, here: bool) -> bool:
-        """Say whether this holds on any rank: a signal reaches ranks at different updates; they must stop at one."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
-
     def save(self, update: int) -> None:
         """Write a checkpoint from which the run continues as if it had not stopped."""
         self.accelerator.wait_for_everyone()
@@ -118,14 +112,12 @@ def open_session(
     config: RLConfig, *, reward: Any, prompts: Sequence[Any] | None, plugins: PluginManager | None, resume: bool
 ) -> Session:
     """Build a session; every setting is checked here, so that a refused run has sampled nothing."""
-    from accelerate import Accelerator
-
     plugins = plugins or PluginManager()
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     reward_function = _reward(config, reward, plugins)
-    accelerator = Accelerator(mixed_precision=_precision(config), cpu=config.run.device == "cpu" or None)
+    accelerator = make_accelerator(config.run)
     if config.train.prompts_per_update % accelerator.num_processes:
         raise SettingsError(
             f"train.prompts_per_update is {config.train.prompts_per_update}; expected a multiple of the "
@@ -170,7 +162,7 @@ def open_session(
         optimizer.load_state_dict(state["optimizer"])
         controller.load_state_dict(state["controller"])
     if not config.run.folder:
-        config = replace(config, run=replace(config.run, folder=_free_folder(config)))
+        config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
     run = _open_run(config, plugins, accelerator, int(state["update"]) if state else None)
     return Session(
         config=config,
@@ -215,13 +207,6 @@ def _embedded_model() -> str:
     from lmrl.stories import MODEL_PATH
 
     return str(MODEL_PATH)
-
-
-def _precision(config: RLConfig) -> str:
-    if config.run.precision != "auto":
-        return config.run.precision
-    on_gpu = config.run.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16" if on_gpu else "no"
 
 
 def _dataset_rows(config: RLConfig, plugins: PluginManager) -> list[Mapping[str, Any]]:
@@ -269,15 +254,6 @@ def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[st
             "bring back the old data, or start a new run from that checkpoint with model=" + str(checkpoints[-1])
         )
     return str(checkpoints[-1]), state
-
-
-def _free_folder(config: RLConfig) -> str:
-    """Return the next free folder, which the main process chooses: another might look after it has been made."""
-    from accelerate.utils import broadcast_object_list
-
-    chosen = [str(next_free_folder(Path("runs"), config.optimizer.name))]
-    broadcast_object_list(chosen)
-    return chosen[0]
 
 
 def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:

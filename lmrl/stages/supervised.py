@@ -23,11 +23,11 @@ from lmrl.errors import NonFiniteError, ResumeError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
+from lmrl.stages.devices import any_rank, free_folder
 from lmrl.stages.plots import Panel, plot_run
 from lmrl.stages.run import (
     Run,
     create_folder,
-    next_free_folder,
     read_metrics,
     require_finite,
     stage_of,
@@ -35,7 +35,7 @@ from lmrl.stages.run import (
     write_versions,
 )
 from lmrl.stages.schedule import schedule_factor
-from lmrl.stages.settings import RunSettings, SupervisedSettings
+from lmrl.stages.settings import SupervisedSettings
 from lmrl.stages.stopping import stop_requests
 
 UNIT = "step"
@@ -99,17 +99,6 @@ class FitResult:
     first_evaluation: dict[str, float]
     evaluation: dict[str, float]
     interrupted: bool
-
-
-def make_accelerator(run: RunSettings) -> Any:
-    """Return accelerate's handle on devices, ranks and precision for these settings."""
-    from accelerate import Accelerator
-
-    precision = run.precision
-    if precision == "auto":
-        on_gpu = run.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if on_gpu else "no"
-    return Accelerator(mixed_precision=precision, cpu=run.device == "cpu" or None)
 
 
 def make_adamw(module: nn.Module, settings: SupervisedSettings) -> torch.optim.AdamW:
@@ -200,7 +189,7 @@ class _Fit:
                 log.update = step
                 metrics = self._step(step)
                 last = step == settings.steps
-                stop = self._any_rank(stop_requested())
+                stop = any_rank(self.accelerator, stop_requested())
                 if last or (settings.evaluate_every and step % settings.evaluate_every == 0):
                     metrics |= self._evaluate(step)
                 log.log(step, metrics)
@@ -323,7 +312,7 @@ class _Fit:
     def _open_run(self, start: int | None, resume: bool) -> Run:
         config = self.config
         trackers = [self.plugins.get("tracker", name) for name in config.trackers]  # an unknown one leaves no folder
-        folder = Path(config.run.folder or self._free_folder())
+        folder = Path(config.run.folder or free_folder(self.stage))
         config = replace(config, run=replace(config.run, folder=str(folder)))
         run = Run(folder, config, bool(self.accelerator.is_main_process), unit=UNIT)
         if not run.is_main:
@@ -337,21 +326,6 @@ class _Fit:
         first = None if not resume else (start + 1 if start is not None else 0)
         run.trackers += [tracker.build(folder, first) for tracker in trackers]
         return run
-
-    def _free_folder(self) -> str:
-        """Return the next free folder, which the main process chooses: another might look after it has been made."""
-        from accelerate.utils import broadcast_object_list
-
-        chosen = [str(next_free_folder(Path("runs"), self.stage))]
-        broadcast_object_list(chosen)
-        return chosen[0]
-
-    def _any_rank(self, here: bool) -> bool:
-        """Say whether this holds on any rank: a signal reaches ranks at different steps; they must stop at one."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Exchange gradients between ranks on a step's last microbatch only."""
