@@ -2,83 +2,27 @@
 
 Importing this module needs neither torch nor transformers, and a folder that holds a ``tokenizer.json`` is read with
 ``tokenizers`` alone, so an environment can be made in a fraction of a second. Everything else goes through
-``AutoTokenizer`` and ``AutoConfig``. Leaves out: weights (``lmrl.models.load``) and chat templates.
+``AutoTokenizer`` and ``AutoConfig``. Leaves out: weights (``lmrl.models.load``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lmrl.errors import ModelError, nearest
+from lmrl.models.codec import FastCodec, TextCodec, TransformersCodec, read_json
 from lmrl.models.folders import model_folder
+
+__all__ = ["FastCodec", "ModelCard", "TextCodec", "TransformersCodec", "contains_stop", "load_card", "response_texts"]
 
 PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """Names under which the families keep their context length."""
-
-
-class TextCodec(Protocol):
-    """Text to token ids and back."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``, with the special tokens that the tokenizer's own template adds."""
-        ...
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row, special tokens left out."""
-        ...
-
-
-class FastCodec:
-    """A ``tokenizer.json`` read by ``tokenizers``."""
-
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self.path = path
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        # transformers treats every token that the configuration names as special, also one that the file does not mark.
-        settings = _read_json(path.with_name("tokenizer_config.json"), required=False)
-        named = [value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)]
-        self._tokenizer.add_special_tokens([token for token in named if self._tokenizer.token_to_id(token) is not None])
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``."""
-        return list(self._tokenizer.encode(text).ids)
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row."""
-        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True))
-
-    def __reduce__(self) -> tuple[type[FastCodec], tuple[Path]]:
-        return (FastCodec, (self.path,))
-
-
-class TransformersCodec:
-    """Any tokenizer of transformers."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``."""
-        return list(self.tokenizer(text)["input_ids"])
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row."""
-        return list(
-            self.tokenizer.batch_decode(
-                [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -106,8 +50,8 @@ def load_card(name_or_path: str | Path, revision: str | None = None) -> ModelCar
     """
     path = model_folder(name_or_path)
     if path.is_dir():
-        config = _read_json(path / "config.json")
-        generation = _read_json(path / "generation_config.json", required=False)
+        config = read_json(path / "config.json")
+        generation = read_json(path / "generation_config.json", required=False)
         codec = _local_codec(path)
         name = str(path)
     else:
@@ -147,23 +91,9 @@ def _card(name: str, config: dict[str, Any], generation: dict[str, Any], codec: 
     )
 
 
-def _read_json(path: Path, required: bool = True) -> dict[str, Any]:
-    if not path.exists():
-        if not required:
-            return {}
-        raise ModelError(f"{path.parent} holds no {path.name}; expected a model folder in the transformers layout.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
-
-
 def _local_codec(path: Path) -> TextCodec:
     file = path / "tokenizer.json"
-    settings = _read_json(path / "tokenizer_config.json", required=False)
+    settings = read_json(path / "tokenizer_config.json", required=False)
     if file.exists() and settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
         return FastCodec(file)
     return TransformersCodec(_auto_tokenizer(str(path), None))

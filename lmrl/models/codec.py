@@ -1,0 +1,208 @@
+"""Text to token ids and back, and conversations to text.
+
+A folder's ``tokenizer.json`` is read with ``tokenizers`` alone; every other tokenizer goes through transformers.
+Importing this module needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmrl.errors import DataError, ModelError
+from lmrl.models.chat_rendering import ChatRenderer, default_template, template_errors
+
+TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Names under which a chat template finds the special tokens, as in transformers."""
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+class TextCodec(Protocol):
+    """Text to token ids and back."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text``, with the special tokens that the tokenizer's own post-processor adds."""
+        ...
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the ids of ``text`` and nothing else; special tokens written in it are recognised."""
+        ...
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ``encode_plain(text)`` and the (start, end) characters that each id stands for."""
+        ...
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row, special tokens left out."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's chat template, in jinja2; None where it has none."""
+        ...
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The tokens with a name that a template may use: ``eos_token`` and the like."""
+        ...
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """The compiled chat template; raises ``DataError`` where there is none."""
+        ...
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        """Return the text of a conversation, by the chat template.
+
+        Raises ``DataError`` when there is no template, or when it cannot render a role.
+        """
+        ...
+
+
+class FastCodec:
+    """A ``tokenizer.json`` read by ``tokenizers``."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.path = path
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        # transformers treats every token that the configuration names as special, also one that the file does not mark.
+        settings = read_json(path.with_name("tokenizer_config.json"), required=False)
+        named = [_token_text(value) for key, value in settings.items() if key.endswith("_token")]
+        known = [token for token in named if token is not None and self._tokenizer.token_to_id(token) is not None]
+        self._tokenizer.add_special_tokens(known)
+        contents = {key: _token_text(settings.get(key)) for key in TOKEN_KEYS}
+        self.special_tokens = {key: text for key, text in contents.items() if text is not None}
+        file = path.with_name(TEMPLATE_FILE)
+        self.chat_template: str | None = (
+            file.read_text(encoding="utf-8") if file.exists() else default_template(settings.get("chat_template"))
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text``."""
+        return list(self._tokenizer.encode(text).ids)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the ids of ``text``, without those that the post-processor adds."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the plain ids and the characters that each stands for."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return list(encoding.ids), [(int(start), int(end)) for start, end in encoding.offsets]
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row."""
+        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True))
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """The compiled chat template."""
+        return make_renderer(self.chat_template, self.special_tokens)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        """Return the text of a conversation."""
+        return self.renderer.render(messages, add_generation_prompt)
+
+    def __reduce__(self) -> tuple[type[FastCodec], tuple[Path]]:
+        return (FastCodec, (self.path,))
+
+
+class TransformersCodec:
+    """Any tokenizer of transformers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's chat template."""
+        return default_template(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The tokens with a name."""
+        return {key: text for key, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text``."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the ids of ``text``, without those that the post-processor adds."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the plain ids and the characters that each stands for; only fast tokenizers know them."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(
+                f"{type(self.tokenizer).__name__} does not say which characters a token stands for; use a tokenizer "
+                "that is stored as tokenizer.json."
+            )
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoding["input_ids"]), [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row."""
+        return list(
+            self.tokenizer.batch_decode(
+                [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """The compiled chat template."""
+        return make_renderer(self.chat_template, self.special_tokens)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        """Return the text of a conversation, by the tokenizer's own method, which a class may have changed."""
+        template = self.renderer.template
+        with template_errors(messages):
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    chat_template=template,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                )
+            )
+
+
+def make_renderer(template: str | None, special_tokens: Mapping[str, str]) -> ChatRenderer:
+    """Return the renderer of a tokenizer's template; raises ``DataError`` where it has none."""
+    if template is None:
+        raise DataError(
+            "messages need a chat template, and the model's tokenizer has none; use a model with one, let `lmrl sft` "
+            'give it one, or make the prompt of text columns: template = "Q: {question}\\nA:".'
+        )
+    return ChatRenderer(template, special_tokens)
+
+
+def read_json(path: Path, required: bool = True) -> dict[str, Any]:
+    """Return a JSON object of a model's folder; a missing file is {} unless ``required``."""
+    if not path.exists():
+        if not required:
+            return {}
+        raise ModelError(f"{path.parent} holds no {path.name}; expected a model folder in the transformers layout.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def _token_text(value: Any) -> str | None:
+    """Return a special token's text as a configuration keeps it: bare, or an object with its ``content``."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
