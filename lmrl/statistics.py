@@ -1,4 +1,9 @@
-"""Intervals for means."""
+"""Intervals for means, shares, ratios and paired differences.
+
+Which one for what: ``mean_interval`` for means of many values without bounds (the training log), ``bounded_interval``
+for means of values between known bounds and for shares, also over clusters, ``bootstrap_interval`` for skewed values
+and ratios. The unit that is counted is always the prompt or the text, never one of several samples of it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from lmrl.errors import SettingsError
+
+Values = Sequence[float] | NDArray[np.float64]
+RESAMPLES = 4999
+BATCH_VALUES = 2_000_000
+"""Resampled values held at once, which bounds the memory of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Interval:
         return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
     """Return the mean of independent values with Student's t interval; infinite with fewer than two values."""
     from scipy.stats import t
 
@@ -34,3 +47,138 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         return Interval(mean, -math.inf, math.inf, sample.size)
     half = float(t.ppf(0.5 + confidence / 2, sample.size - 1)) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
     return Interval(mean, mean - half, mean + half, sample.size)
+
+
+def wilson_interval(successes: float, count: float, confidence: float = 0.95) -> Interval:
+    """Return a share with Wilson's score interval (Wilson 1927), which has a width at 0 and 1, too.
+
+    ``successes`` may count ties as a half: a tie varies less than a success or a failure, so the interval is then
+    somewhat too wide. ``count`` may be an effective one. Without trials it is all of [0, 1].
+    """
+    if not 0 <= successes <= count:
+        raise SettingsError(f"{successes:g} successes of {count:g} trials; expected a number from 0 to the trials")
+    if count == 0:
+        return Interval(math.nan, 0.0, 1.0, 0)
+    share, z = successes / count, _normal(confidence)
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # The bounds are 0 and 1 at those shares; rounding must not move them inside.
+    return Interval(share, min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share), round(count))
+
+
+def bounded_interval(values: Values, low: float = 0.0, high: float = 1.0, confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values that lie between two bounds, with an interval that never passes them.
+
+    Values of the two bounds alone are a share: Wilson's interval. Others have a smaller variance than a share of the
+    same mean, so they count for more trials: Wilson's interval with the effective number m (1 - m) / (s^2 / n), scaled
+    by (z / t)^2 for few values (Korn and Graubard 1998, "Confidence intervals for proportions with small expected
+    number of positive counts estimated from survey data"). Their variance counts one further, imagined value half of
+    the bounds' distance from the mean, because a few rare values that happen not to come would make it too small. With
+    clusters (several samples of a prompt), give each cluster's mean.
+
+    Equal values say that another one comes with a probability of at most 1 - (alpha / 2)^(1 / n)
+    (Clopper and Pearson 1934), and each other value lies within the bounds: that is the interval, of a width above 0.
+
+    Raises ``SettingsError`` for a value outside the bounds.
+    """
+    from scipy.stats import t
+
+    sample = np.asarray(values, dtype=np.float64)
+    count = sample.size
+    if not low <= high or (count and not (low <= sample.min() and sample.max() <= high)):
+        found = f"values from {sample.min():g} to {sample.max():g}" if count else "no values"
+        raise SettingsError(f"{found} with the bounds {low:g} and {high:g}; expected bounds that hold every value")
+    if count == 0 or low == high:
+        return Interval(low if count else math.nan, low, high, count)
+    mean, span = float(sample.mean()), high - low
+    if sample.min() == sample.max():
+        mean = float(sample[0])
+        other = 1 - ((1 - confidence) / 2) ** (1 / count)
+        return Interval(mean, mean - other * (mean - low), mean + other * (high - mean), count)
+    share = (mean - low) / span
+    if set(np.unique(sample)) == {low, high}:
+        found = wilson_interval(share * count, count, confidence)
+    else:
+        variance = float(sample.var(ddof=1)) / span**2 + 0.25 / count
+        scale = (_normal(confidence) / float(t.ppf(0.5 + confidence / 2, count - 1))) ** 2
+        found = wilson_interval(*_times(share, share * (1 - share) / (variance / count) * scale), confidence)
+    return Interval(mean, low + span * found.low, low + span * found.high, count)
+
+
+def bootstrap_interval(
+    values: Values, weights: Values | None = None, *, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return a mean, or with ``weights`` the ratio sum(values) / sum(weights), with a bootstrap interval over units.
+
+    The interval is the bias-corrected and accelerated one (Efron 1987), which follows skewed values and stays inside
+    their range. It is infinite where there is nothing to learn from: fewer than two units, or all alike.
+    """
+    from scipy.stats import bootstrap
+
+    sample = np.asarray(values, dtype=np.float64)
+    over = np.ones_like(sample) if weights is None else np.asarray(weights, dtype=np.float64)
+    if sample.shape != over.shape:
+        raise SettingsError(f"{sample.size} values and {over.size} weights; expected one weight for each value")
+    total = float(over.sum())
+    estimate = float(sample.sum()) / total if total else math.nan
+    ratios = np.divide(sample, over, out=np.full_like(sample, np.nan), where=over > 0)
+    if sample.size < 2 or not total or np.ptp(ratios[over > 0]) <= 1e-12 * max(1.0, abs(estimate)):
+        return Interval(estimate, -math.inf, math.inf, sample.size)
+    found = bootstrap(
+        (sample, over),
+        lambda x, w, axis: x.sum(axis) / np.maximum(w.sum(axis), np.finfo(np.float64).tiny),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH_VALUES // sample.size),
+        confidence_level=confidence,
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(estimate, float(found.low), float(found.high), sample.size)
+
+
+def paired_difference(
+    values: Values,
+    baseline: Values,
+    bounds: tuple[float, float] | None = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of ``values - baseline``, unit by unit of the same units, with a bootstrap interval.
+
+    What two models have in common, such as an easy prompt, cancels out. ``bounds`` are those of the values: with them,
+    differences that are all alike (two equal models) have an interval, too.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    other = np.asarray(baseline, dtype=np.float64)
+    if sample.shape != other.shape:
+        raise SettingsError(f"{sample.size} values and {other.size} of the baseline; expected the same units of both")
+    differences = sample - other
+    if bounds is not None and sample.size and np.ptp(differences) == 0:
+        span = bounds[1] - bounds[0]
+        return bounded_interval(differences, -span, span, confidence)
+    return bootstrap_interval(differences, confidence=confidence, seed=seed)
+
+
+def group_means(values: Values, groups: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean of each group in the order of the groups' numbers: samples of one prompt become one unit.
+
+    >>> group_means([1.0, 2.0, 5.0], [0, 0, 1]).tolist()
+    [1.5, 5.0]
+    """
+    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(numbers, weights=np.asarray(values, dtype=np.float64))
+    means: NDArray[np.float64] = sums / np.bincount(numbers)
+    return means
+
+
+def _normal(confidence: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(0.5 + confidence / 2))
+
+
+def _times(share: float, count: float) -> tuple[float, float]:
+    return min(share, 1.0) * count, count
