@@ -7,8 +7,15 @@ from pathlib import Path
 
 from lmrl.stories.datasets import builtin_datasets
 from lmrl.stories.grammar import Split, Story, story
-from lmrl.stories.measures import is_happy, object_consistency, story_hero, story_object, story_place
-from lmrl.stories.prompts import openings, questions
+from lmrl.stories.measures import (
+    is_happy,
+    object_consistency,
+    request_share,
+    story_hero,
+    story_object,
+    story_place,
+)
+from lmrl.stories.prompts import openings, questions, requests
 
 MODEL_PATH: Path = Path(__file__).parent / "model"
 """Folder of the embedded model and its tokenizer, in the transformers layout."""
@@ -22,6 +29,8 @@ __all__ = [
     "object_consistency",
     "openings",
     "questions",
+    "request_share",
+    "requests",
     "story",
     "story_hero",
     "story_object",

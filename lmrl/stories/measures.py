@@ -70,3 +70,16 @@ def object_consistency(prompt: str, response: str) -> float:
     mentions = [word for word in _WORD.findall(f"{prompt} {response}") if word in OBJECTS]
     later = mentions[1:]
     return sum(word == mentions[0] for word in later) / len(later) if later else 0.0
+
+
+def request_share(prompt: str, response: str) -> float:
+    """Return how much of a request a story keeps: the mean of hero, place (0 or 1) and object (share of mentions).
+
+    A story that names another hero or place first, or no object, does not keep it. In [0, 1].
+
+    >>> request_share("a story about Mia and a red ball in the park.", "One day, Tom saw a ball in the park.")
+    0.6666666666666666
+    """
+    hero = float(bool(story_hero(prompt)) and story_hero(response) == story_hero(prompt))
+    place = float(bool(story_place(prompt)) and story_place(response) == story_place(prompt))
+    return (hero + place + object_consistency(prompt, response)) / 3

@@ -1,4 +1,4 @@
-"""Prompts from the grammar: openings to be continued, and questions about a story with their answers."""
+"""Prompts from the grammar: openings to be continued, questions about a story, and requests to tell one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ def questions(seed: int = 0, count: int = 64, split: Split = "train") -> list[di
     The other columns are ``hero``, ``object``, ``place`` and ``kind`` (who, what, where or feel).
     """
     return _distinct(seed, count, split, "questions", question, lambda row: row["prompt"])
+
+
+def requests(seed: int = 0, count: int = 64, split: Split = "train") -> list[dict[str, str]]:
+    """Return ``count`` distinct rows with ``prompt`` ("Please tell a story about Mia and a red ball in the park.").
+
+    The other columns are ``hero``, ``object`` and ``place``, and ``answer``, a story of the grammar that fits.
+    """
+    return _distinct(seed, count, split, "requests", lambda told, _: request(told), lambda row: row["prompt"])
+
+
+def request(told: Story) -> dict[str, str]:
+    """Return the request that a story answers."""
+    article = "an" if told.adjective[0] in "aeiou" else "a"
+    return {
+        "prompt": f"Please tell a story about {told.hero} and {article} {told.adjective} {told.object} {told.place}.",
+        "answer": told.text,
+        "hero": told.hero,
+        "object": told.object,
+        "place": told.place,
+    }
 
 
 def question(told: Story, generator: random.Random) -> dict[str, str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.stories import is_happy, object_consistency, story_hero, story_object, story_place
+from lmrl.stories import is_happy, object_consistency, request_share, story_hero, story_object, story_place
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,13 @@ def test_first_mentions():
 def test_any_text_is_taken(prompt, response):
     assert is_happy(response) in (True, False, None)
     assert 0.0 <= object_consistency(prompt, response) <= 1.0
+
+
+def test_a_story_keeps_its_request_in_parts():
+    asked = "Please tell a story about Mia and a red ball in the park."
+    assert request_share(asked, "One day, Mia found a red ball in the park. The ball was gone.") == 1
+    assert request_share(asked, "One day, Tom saw a kite by the lake.") == 0
+    assert request_share(asked, "One day, Mia saw a ball in the park, and the kite.") == pytest.approx(
+        (1 + 1 + 0.5) / 3
+    )
+    assert request_share("Hello.", "One day, Mia found a ball in the park.") == 0
