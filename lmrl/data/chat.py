@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmrl.data.columns import Messages, RowPrompt
+from lmrl.data.columns import RowPrompt
 from lmrl.errors import DataError
+from lmrl.models.chat_template import prompt_ids
 
 if TYPE_CHECKING:
     from lmrl.models.card import TextCodec
+
+ADVICE = (
+    'use a model with a chat template, give plain text (chat = "off" takes a conversation of one question as text), or '
+    'make the prompt of text columns: template = "Q: {question}\\nA:".'
+)
 
 
 def render(prompt: RowPrompt, codec: TextCodec | None, where: str) -> tuple[str, list[int] | None]:
@@ -17,22 +23,14 @@ def render(prompt: RowPrompt, codec: TextCodec | None, where: str) -> tuple[str,
     Raises ``DataError`` when messages or bare token ids come without a tokenizer that can handle them.
     """
     if not isinstance(prompt.content, str):
-        return _chat(prompt.content, codec, where)
+        if codec is None:
+            raise DataError(f"{where}: the prompt is a list of messages, and no tokenizer was given; {ADVICE}")
+        try:
+            return prompt_ids(codec, prompt.content)
+        except DataError as error:
+            raise DataError(f"{where}: the prompt is a list of messages. {error} If need be, {ADVICE}") from error
     if prompt.ids is None or prompt.content:
         return prompt.content, prompt.ids
     if codec is None:
         raise DataError(f"{where}: prompt_ids without a text need the model's tokenizer; give codec=card.codec.")
     return codec.decode_batch([prompt.ids])[0], prompt.ids
-
-
-def _chat(messages: Messages, codec: TextCodec | None, where: str) -> tuple[str, list[int]]:
-    tokenizer = getattr(codec, "tokenizer", None)
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        found = "no tokenizer was given" if codec is None else "the model's tokenizer has no chat template"
-        raise DataError(
-            f"{where}: the prompt is a list of messages, and {found}; use a model with a chat template, or make the "
-            'prompt of text columns: template = "Q: {question}\\nA:".'
-        )
-    text = str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
-    # The template writes the special tokens itself; encoding its text in the usual way would add a second set.
-    return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])

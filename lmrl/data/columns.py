@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.data.shapes import Shape, find_shape, recognise
+from lmrl.data.conversations import looks_like_messages, message
+from lmrl.data.readers import read_prompt
+from lmrl.data.reading import Skip
+from lmrl.data.records import Prompt
+from lmrl.data.rows import Chat, plain_prompt
+from lmrl.data.shapes import Shape, column_sets, find_shape, recognise, row_columns
 from lmrl.errors import DataError, unknown
 
 PROMPT_COLUMNS = ("prompt", "prompt_ids")
@@ -15,15 +20,19 @@ PROMPT_COLUMNS = ("prompt", "prompt_ids")
 REWARD_ARGUMENTS = ("prompts", "responses")
 """Names that a reward's own arguments have; a column may not take them."""
 
-Messages = Sequence[Mapping[str, Any]]
+ADVICE = 'Or say where the prompt is: column = "name", or template = "Q: {name}\\nA:".'
 
 
 @dataclass(frozen=True)
 class RowPrompt:
-    """A row's prompt as it was found: text, chat messages, or token ids (then ``content`` is their text or empty)."""
+    """A row's prompt as it was found: text, chat messages, or token ids (then ``content`` is their text or empty).
 
-    content: str | Messages
+    ``answer`` is the one to check against, where the row's shape has it anywhere but in a column of that name.
+    """
+
+    content: Prompt
     ids: list[int] | None = None
+    answer: Any = None
 
 
 def all_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -38,19 +47,22 @@ class PromptReader:
     neither is given and the columns make no known shape.
     """
 
-    def __init__(self, columns: Sequence[str], where: str, column: str = "", template: str = "") -> None:
-        self.where, self.column, self.template = where, column, template
+    def __init__(
+        self, rows: Sequence[Mapping[str, Any]], where: str, column: str = "", template: str = "", chat: Chat = "auto"
+    ) -> None:
+        columns, found = all_columns(rows), column_sets(rows)
+        self.where, self.column, self.template, self.chat = where, column, template, chat
         if column and column not in columns:
             raise DataError(f"{where}: {unknown('column', column, columns)}")
-        self.shape: Shape | None = find_shape(columns) if column or template else recognise(columns, where)
-        self.answer = self.shape.answer if self.shape and "answer" not in columns else ""
+        self.shape: Shape | None = find_shape(found) if column or template else recognise(found, where, advice=ADVICE)
+        self.has_answer = self.shape is not None and bool(self.shape.answer) and "answer" not in columns
         self.kept = [name for name in columns if name not in (*PROMPT_COLUMNS, *REWARD_ARGUMENTS)]
         self.notes = [
             f"{where}: the column {name!r} was left out, because a reward has an argument of that name"
             for name in REWARD_ARGUMENTS
             if name in columns
         ]
-        self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.answer else [])})
+        self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.has_answer else [])})
 
     @property
     def name(self) -> str:
@@ -69,38 +81,54 @@ class PromptReader:
         return f"{described}, through a template" if self.template and described != "template" else described
 
     def read(self, row: Mapping[str, Any], number: int) -> RowPrompt | None:
-        """Return the prompt of row ``number`` (from 1), or None when it is empty."""
+        """Return the prompt of row ``number`` (from 1), or None when it is empty. Raises ``Skip`` for a broken one."""
         where = f"{self.where}, row {number}"
-        content = self._content(row, where)
         if self.template:
-            return self._fill(row, content, where)
+            return self._wrapped(self._fill(row, where), row)
+        content = self._content(row, where)
         if not self.column and row.get("prompt_ids") is not None:
             return _token_ids(row["prompt_ids"], content, where)
         if content is None or content == [] or (isinstance(content, str) and not content.strip()):
             return None
-        if isinstance(content, str):
-            return RowPrompt(content)
-        if isinstance(content, Sequence) and all(
-            isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in content
-        ):
-            return RowPrompt(content)
-        raise DataError(
-            f"{where}: the prompt is a {type(content).__name__}; expected text, or messages of role and content."
-        )
+        if not isinstance(content, str) and not looks_like_messages(content):
+            raise DataError(
+                f"{where}: the prompt is a {type(content).__name__}; expected text, or messages of role and content."
+            )
+        return self._wrapped(read_prompt(content), row)
 
-    def columns(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    def columns(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[RowPrompt]) -> dict[str, list[Any]]:
         """Return the columns that go to the reward; a row without one of them has None there."""
         found = {name: [row.get(name) for row in rows] for name in self.kept}
-        if self.answer:
-            found["answer"] = [row.get(self.answer) for row in rows]
+        if self.has_answer:
+            found["answer"] = [prompt.answer for prompt in prompts]
         return found
+
+    def _wrapped(self, prompt: Prompt | None, row: Mapping[str, Any]) -> RowPrompt | None:
+        """Return the prompt as messages or as text, as ``chat`` says, with its answer."""
+        if prompt is None:
+            return None
+        if self.chat == "on" and isinstance(prompt, str):
+            prompt = (message("user", prompt),)
+        return RowPrompt(plain_prompt(prompt) if self.chat == "off" else prompt, answer=self._answer(row))
+
+    def _answer(self, row: Mapping[str, Any]) -> Any:
+        if not self.has_answer or self.shape is None:
+            return None
+        answer = self.shape.answer
+        if isinstance(answer, str):
+            return row.get(answer)
+        try:
+            return answer(row)
+        except (Skip, KeyError):  # the prompt is good without an answer, or comes from elsewhere
+            return None
 
     def _content(self, row: Mapping[str, Any], where: str) -> object:
         if self.column:
             return row.get(self.column)
-        if self.shape is None:
+        if self.shape is None or self.shape.prompt is None:
             return ""
-        missing = [name for name in self.shape.columns if name not in row]
+        present = row_columns(row)
+        missing = [name for name in self.shape.columns if name not in present]
         if missing:
             raise DataError(f"{where}: no {missing[0]!r}; other rows have it, and {self.shape.name} rows need it.")
         return self.shape.prompt(row)
@@ -119,10 +147,12 @@ class PromptReader:
                 raise DataError(f"the prompt template: {unknown('column', name, columns)}")
         return names
 
-    def _fill(self, row: Mapping[str, Any], content: object, where: str) -> RowPrompt | None:
-        values = {**row, "prompt": content}
-        if self.answer:
-            values["answer"] = row.get(self.answer)
+    def _fill(self, row: Mapping[str, Any], where: str) -> str | None:
+        values = dict(row)
+        if "prompt" in self.template_columns:
+            values["prompt"] = self._content(row, where)
+        if "answer" in self.template_columns and self.has_answer:
+            values["answer"] = self._answer(row)
         used = {name: "" if values.get(name) is None else values[name] for name in self.template_columns}
         for name, value in used.items():
             if not isinstance(value, str | int | float):
@@ -130,7 +160,7 @@ class PromptReader:
                 raise DataError(f"{where}: the column {name!r} holds a {kind}; a template takes text and numbers.")
         if not any(str(value).strip() for value in used.values()):
             return None
-        return RowPrompt(self.template.format_map(used))
+        return self.template.format_map(used)
 
 
 def _token_ids(ids: object, text: object, where: str) -> RowPrompt | None:

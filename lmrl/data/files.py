@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lmrl.data.compressed import COMPRESSED, open_bytes
 from lmrl.errors import DataError, nearest
 
 Row = dict[str, Any]
@@ -40,14 +41,15 @@ def _local(path: Path) -> list[Row]:
     reader = READERS.get(_kind(path))
     if reader is None:
         raise DataError(
-            f"{path}: unknown kind of file; expected one of {', '.join(sorted(READERS))}, the text kinds also with .gz."
+            f"{path}: unknown kind of file; expected one of {', '.join(sorted(READERS))}, the text kinds also with "
+            f"{' or '.join(COMPRESSED)}."
         )
     return reader(path)
 
 
 def _kind(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -56,7 +58,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield each line with its number, from 1. Lines end at a newline and nowhere else (U+2028 is text)."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        with open_bytes(path) as stream:
             for number, raw in enumerate(stream, start=1):
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -65,8 +67,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             "convert the file to UTF-8."
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        kind = "zstandard" if path.suffix.lower() == ".zst" else "gzip"
         raise DataError(
-            f"{path}: broken gzip data after line {number} ({error}); the file is cut short or damaged, fetch it again."
+            f"{path}: broken {kind} data after line {number} ({error}); the file is cut short or damaged, fetch it "
+            "again."
         ) from error
 
 
@@ -86,7 +90,11 @@ def _parse(line: str, path: Path, number: int) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).") from error
+        unfinished = error.pos >= len(line.rstrip()) or error.msg.startswith("Unterminated")
+        advice = " It ends in the middle: if it is the last line, the file was cut short." if unfinished else ""
+        raise DataError(
+            f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).{advice}"
+        ) from error
 
 
 def _json(path: Path) -> list[Row]:

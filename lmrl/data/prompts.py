@@ -6,8 +6,6 @@ tokenization (except of chat prompts, whose template speaks in tokens) and the o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.data.chat import render
-from lmrl.data.columns import PromptReader, RowPrompt, all_columns
+from lmrl.data.columns import PromptReader, RowPrompt
 from lmrl.data.files import read_rows
+from lmrl.data.reading import Skip
+from lmrl.data.rows import Chat, Tally, gathered
+from lmrl.data.shapes import column_sets, find_shape
+from lmrl.data.splitting import digest_of, held_out_places, others
 from lmrl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ class PromptSettings:
     """Where prompts come from."""
 
     path: str = ""
-    """A file (.txt with a prompt per line, .json, .jsonl, .csv, .parquet, .arrow; text kinds also with .gz), a folder
-    saved by datasets, or the id of a data set on the hub."""
+    """A file (.txt with a prompt per line, .json, .jsonl, .csv, .parquet, .arrow; text kinds also with .gz or
+    .zst), a folder saved by datasets, or the id of a data set on the hub."""
     split: str = "train"
     """The split of a hub data set or saved folder."""
     subset: str = ""
@@ -46,6 +48,9 @@ class PromptSettings:
     """The prompt made of columns by name, such as "Q: {question}\\nA:"; empty takes the prompt as it is."""
     limit: int = 0
     """Use the first so many prompts at the most; 0 uses all."""
+    chat: Chat = "auto"
+    """on: a prompt that is text becomes one message of a user, for models that were tuned to chat; off: a conversation
+    of one question becomes its text; auto: prompts stay what they are in the rows."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +87,23 @@ class PromptSet:
         prompts stay on one side. Where repeated prompts do not fit the count exactly, fewer are held out.
         Raises ``SettingsError`` for a count that is not a whole number or leaves nothing to train on.
         """
-        wanted = self._held_out_count(held_out)
-        groups: dict[str, list[int]] = {}
-        for index in range(len(self)):
-            groups.setdefault(self._key(index), []).append(index)
-        chosen: set[int] = set()
-        for key in sorted(groups, key=lambda key: hashlib.sha256(f"held out {seed} {key}".encode()).digest()):
-            if len(chosen) + len(groups[key]) <= wanted:
-                chosen.update(groups[key])
-        if wanted and not chosen:
-            raise SettingsError(
-                f"held_out={held_out:g} of {len(self)} prompts: equal prompts stay on one side, and each of the "
-                f"{len(groups)} distinct ones is repeated more often than {wanted} times; give more distinct prompts."
-            )
-        training = [index for index in range(len(self)) if index not in chosen]
-        return self.select(training), self.select(sorted(chosen))
+        chosen = held_out_places([self._key(index) for index in range(len(self))], held_out, seed, "prompts")
+        return self.select(others(chosen, len(self))), self.select(chosen)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the prompts and columns: a resumed run compares it to refuse changed data."""
-        digest = hashlib.sha256()
         names = sorted(self.columns)
-        for index, prompt in enumerate(self.prompts):
-            ids = None if self.prompt_ids is None else self.prompt_ids[index]
-            row = [prompt, ids, {name: self.columns[name][index] for name in names}]
-            digest.update(json.dumps(row, sort_keys=True, default=repr).encode() + b"\n")
-        return digest.hexdigest()
+        return digest_of(
+            [
+                prompt,
+                None if self.prompt_ids is None else self.prompt_ids[index],
+                {name: self.columns[name][index] for name in names},
+            ]
+            for index, prompt in enumerate(self.prompts)
+        )
 
     def _key(self, index: int) -> str:
         return self.prompts[index] if self.prompt_ids is None else repr(self.prompt_ids[index])
-
-    def _held_out_count(self, held_out: float) -> int:
-        count = int(held_out * len(self)) if held_out < 1 else int(held_out)
-        if held_out < 0 or (held_out >= 1 and held_out != count):
-            raise SettingsError(
-                f"held_out is {held_out:g}; expected a number of prompts (64), or a share below 1 (0.1)."
-            )
-        if held_out and not 1 <= count < len(self):
-            raise SettingsError(
-                f"held_out={held_out:g} keeps {count} of {len(self)} prompts for evaluation; expected at least one on "
-                "each side."
-            )
-        return count
 
 
 def load_prompts(
@@ -131,8 +112,8 @@ def load_prompts(
     """Read prompts from a list of texts, a list of rows, a file, a saved folder or the hub.
 
     ``source`` defaults to ``settings.path``. Every column but the prompt's own is kept by name for the reward.
-    ``codec``, the model's, is needed for prompts that are chat messages or token ids. Rows with an empty prompt are
-    left out and counted in ``notes``.
+    ``codec``, the model's, is needed for prompts that are chat messages or token ids; the messages themselves go to the
+    reward as the column ``prompt_messages``. Rows with an empty or broken prompt are left out and counted in ``notes``.
 
     Raises ``DataError`` when the source is missing, broken, of an unknown shape, or has no prompt that is not empty.
     """
@@ -147,7 +128,11 @@ def load_prompts(
             f"{found.where}: {len(ids)} prompts are token ids or messages and {len(rendered) - len(ids)} are text; "
             "expected one kind."
         )
-    return PromptSet([text for text, _ in rendered], found.columns, ids or None, found.shape, found.notes)
+    columns = dict(found.columns)
+    messages = [list(prompt.content) for prompt in found.prompts if not isinstance(prompt.content, str)]
+    if messages:
+        columns["prompt_messages"] = messages
+    return PromptSet([text for text, _ in rendered], columns, ids or None, found.shape, found.notes)
 
 
 def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
@@ -162,7 +147,8 @@ def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
     rows = []
     for index, prompt in enumerate(found.prompts):
         row = {name: values[index] for name, values in found.columns.items()}
-        rows.append(row | {"prompt": prompt.content} | ({} if prompt.ids is None else {"prompt_ids": prompt.ids}))
+        content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
+        rows.append(row | {"prompt": content} | ({} if prompt.ids is None else {"prompt_ids": prompt.ids}))
     return rows
 
 
@@ -184,26 +170,46 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
     rows, where = _rows(settings.path if source is None else source, settings)
     if not rows:
         raise DataError(f"{where} holds no rows; expected at least one prompt.")
-    reader = PromptReader(all_columns(rows), where, settings.column, settings.template)
-    prompts: list[RowPrompt] = []
-    numbers: list[int] = []
-    empty = 0
-    for number, row in enumerate(rows, start=1):
-        prompt = reader.read(row, number)
-        if prompt is None:
-            empty += 1
+    tally = Tally(where)
+    numbered = _numbered(rows, settings, tally)
+    reader = PromptReader([row for _, row in numbered], where, settings.column, settings.template, settings.chat)
+    kept: list[tuple[int, Mapping[str, Any], RowPrompt]] = []
+    for number, row in numbered:
+        try:
+            prompt = reader.read(row, number)
+            if prompt is None:
+                raise Skip("an empty prompt")
+        except Skip as skip:
+            tally.skip(skip, number)
             continue
-        prompts.append(prompt)
-        numbers.append(number)
-        if len(prompts) == settings.limit:
+        kept.append((number, row, prompt))
+        if len(kept) == settings.limit:
             break
-    if not prompts:
-        raise DataError(f"{where}: all {empty} prompts are empty; expected text in {reader.described}.")
-    notes = [f"{where}: {len(prompts)} prompts, taken for the shape {reader.described}", *reader.notes]
-    if empty:
-        notes.append(f"{where}: {empty} rows with an empty prompt were left out")
-    columns = reader.columns([rows[number - 1] for number in numbers])
-    return _Found(where, prompts, numbers, columns, reader.name, tuple(notes))
+    if not kept:
+        raise DataError(
+            f"{where}: no prompts are left of {len(rows)} rows, taken for the shape {reader.described}. "
+            f"{tally.reasons()}"
+        )
+    prompts = [prompt for _, _, prompt in kept]
+    columns = reader.columns([row for _, row, _ in kept], prompts)
+    notes = (f"{where}: {len(kept)} prompts, taken for the shape {reader.described}", *reader.notes, *tally.notes())
+    return _Found(where, prompts, [number for number, _, _ in kept], columns, reader.name, notes)
+
+
+def _numbered(
+    rows: Sequence[Mapping[str, Any]], settings: PromptSettings, tally: Tally
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return the rows with their numbers from 1; rows that are messages of trees are put together."""
+    shape = None if settings.column or settings.template else find_shape(column_sets(rows))
+    if shape is None or shape.gather is None or "prompts" not in shape.gather_for:
+        return list(enumerate(rows, start=1))
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    for number, row in gathered(rows, shape, "prompts"):
+        if isinstance(row, Skip):
+            tally.skip(row, number)
+        else:
+            found.append((number, row))
+    return found
 
 
 def _rows(source: Source, settings: PromptSettings) -> tuple[Sequence[Mapping[str, Any]], str]:

@@ -27,7 +27,7 @@ def test_text_one_prompt_per_line(tmp_path):
     path = write(tmp_path / "prompts.txt", "\ufeffOnce upon\r\n\r\na time \u2028 more\n")
     found = load_prompts(path)
     assert found.prompts == ["Once upon", "a time \u2028 more"]
-    assert any("1 rows with an empty" in note for note in found.notes)
+    assert any("left out 1: an empty prompt (first: row 2)" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_hub_data_set(monkeypatch):
         ("rl/bbh_word_sorting.json", {}, 250, "input and target", "Sort the following words"),
         ("rl/sst2_validation.arrow", {"column": "sentence"}, 872, "column sentence", "it 's a charming"),
         ("sft/rasbt_instruction_data.json", {}, 1100, "alpaca", "Evaluate the following phrase"),
-        ("preference/rasbt_instruction_preference.json", {}, 1100, "alpaca", "Evaluate the following phrase"),
+        ("preference/rasbt_instruction_preference.json", {}, 1100, "alpaca preference", "Evaluate the following"),
     ],
 )
 def test_real_files(shared, file, settings, count, shape, first):
@@ -160,10 +160,7 @@ def test_real_files(shared, file, settings, count, shape, first):
 
 
 def test_real_files_of_other_shapes_are_refused(shared):
-    for file, nearest in [
-        ("sft/self_instruct_seed_tasks.jsonl", "ultrafeedback"),
-        ("rl/sst2_validation.arrow", ""),
-        ("preference/hh_harmless_base_test.jsonl.gz", "preference"),
-    ]:
-        with pytest.raises(DataError, match=f"no known shape of prompts.*Nearest: {nearest}"):
-            load_prompts(shared / "data" / file)
+    with pytest.raises(DataError, match=r"no known shape of prompts.*Nearest: labelled"):
+        load_prompts(shared / "data/rl/sst2_validation.arrow")
+    with pytest.raises(DataError, match=r"of the shape text and give no prompt; lmrl pretrain reads"):
+        load_prompts(shared / "data/text/c4_demo.jsonl")

@@ -121,9 +121,9 @@ def test_a_template_takes_no_lists():
 def test_empty_prompts_are_left_out_and_counted():
     found = load_prompts([{"prompt": "a", "n": 1}, {"prompt": "  ", "n": 2}, {"prompt": None, "n": 3}])
     assert found.prompts == ["a"] and found.columns == {"n": [1]}
-    assert any("2 rows with an empty prompt" in note for note in found.notes)
+    assert any("left out 2: an empty prompt (first: row 2)" in note for note in found.notes)
     assert len(load_prompts([{"q": ""}, {"q": "b"}], PromptSettings(template="Q: {q}"))) == 1
-    with pytest.raises(DataError, match="all 2 prompts are empty"):
+    with pytest.raises(DataError, match=r"no prompts are left of 2 rows.*2: an empty prompt \(first: row 1\)"):
         load_prompts(["", " "])
     with pytest.raises(DataError, match="holds no rows"):
         load_prompts([])
