@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(warnings.showwarning)
+        _show_notes()
         try:
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()  # a reader that has gone away is noticed here, not while the interpreter ends
@@ -49,6 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return BROKEN_PIPE
         except SystemExit as error:  # argparse, after it has printed help or a usage error
             return error.code if isinstance(error.code, int) else USAGE
+
+
+def _show_notes() -> None:
+    """Print what lmrl notes about data and models (rows left out, the shape they were taken for) to standard error."""
+    logger = logging.getLogger("lmrl")
+    if not logger.handlers:
+        logger.addHandler(_Notes())
+        logger.setLevel(logging.INFO)
+
+
+class _Notes(logging.Handler):
+    """Writes above a progress bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"note: {record.getMessage()}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from lmrl.data import PromptSet
@@ -10,6 +11,8 @@ from lmrl.models import LanguageModel
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import OptimizerSpec
 from lmrl.stages.rl_config import RLConfig
+
+logger = logging.getLogger(__name__)
 
 
 def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) -> None:
@@ -45,17 +48,35 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) ->
         )
 
 
-def encode_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> list[list[int]]:
-    """Tokenise every prompt; raises ``PromptError`` for one without tokens or without room for a response."""
-    rows = prompts.prompt_ids
-    if rows is None:
-        rows = [model.card.codec.encode(text) for text in prompts.prompts]
-    for text, ids in zip(prompts.prompts, rows, strict=True):
-        if not ids:
-            raise PromptError(f"the prompt {text!r} has no tokens; expected at least one")
-        if spec.context_length is not None and len(ids) >= spec.context_length:
-            raise PromptError(
-                f"a prompt has {len(ids)} tokens and leaves no room in the context of {spec.context_length} tokens; "
-                f"shorten it: {text[:80]!r}..."
-            )
-    return rows
+def usable_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec) -> PromptSet:
+    """Return the prompts that have tokens and leave room for an answer; the others are left out and counted in the log.
+
+    Raises ``PromptError`` when none is left.
+    """
+    limit = spec.context_length
+    lengths = [len(ids) for ids in encode_prompts(model, prompts)]
+    kept = [index for index, length in enumerate(lengths) if length > 0 and (limit is None or length < limit)]
+    if not kept:
+        raise PromptError(
+            f"none of the {len(prompts)} prompts can be used: the shortest has {min(lengths, default=0)} tokens; "
+            f"expected at least one, and room for an answer in the context of {limit} tokens"
+        )
+    if len(kept) < len(prompts):
+        longest = max(lengths)
+        logger.warning(
+            "%d of %d prompts were left out: they have no tokens, or leave no room in the context of %s tokens "
+            "(the longest has %d)",
+            len(prompts) - len(kept),
+            len(prompts),
+            limit,
+            longest,
+        )
+        return prompts.select(kept)
+    return prompts
+
+
+def encode_prompts(model: LanguageModel, prompts: PromptSet) -> list[list[int]]:
+    """Return the token ids of every prompt."""
+    if prompts.prompt_ids is not None:
+        return prompts.prompt_ids
+    return [model.card.codec.encode(text) for text in prompts.prompts]

@@ -214,10 +214,19 @@ def test_refused_before_any_sampling(tiny_folder, tmp_path, sections, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_prompt_without_room_is_left_out_and_said(tiny_folder, tmp_path, caplog):
+    whole = run(config_of(tiny_folder, tmp_path / "whole"))
+    long = rl(
+        config_of(tiny_folder, tmp_path / "long"), reward=likes_cats, prompts=[*PROMPTS, "cat " * 60], progress=False
+    )
+    assert "1 of 9 prompts were left out" in caplog.text and "the longest has 60" in caplog.text
+    assert without_times(read_metrics(long.folder)) == without_times(read_metrics(whole.folder))
+
+
 def test_bad_prompts_and_rewards(tiny_folder, tmp_path):
     config = config_of(tiny_folder, tmp_path / "run")
-    with pytest.raises(PromptError, match="no room"):
-        rl(config, reward=likes_cats, prompts=[*PROMPTS, "cat " * 60], progress=False)
+    with pytest.raises(PromptError, match="none of the 2 prompts"):
+        rl(config, reward=likes_cats, prompts=["cat " * 60, "dog " * 60], progress=False)
     with pytest.raises(RewardError, match="nan"):
         rl(config, reward=lambda prompts, responses: [float("nan")] * len(prompts), prompts=PROMPTS, progress=False)
 
