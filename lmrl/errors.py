@@ -56,6 +56,10 @@ class NonFiniteError(LmrlError, ArithmeticError):
     """A NaN or an infinity in logits, loss, gradient or reward; names the step and the cause."""
 
 
+class AnnotatorError(LmrlError, RuntimeError):
+    """A judge or person who ranks answers cannot be asked any more; what they have answered is kept."""
+
+
 class ResumeError(LmrlError):
     """A run cannot be resumed: no checkpoint, or the data or settings have changed."""
 

@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from lmrl.data.records import Prompt
 from lmrl.errors import SettingsError
 from lmrl.preferences.judge_settings import JudgeSettings
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
-
-Prompt = str | tuple[Mapping[str, str], ...]
-"""Plain text, or a conversation that ends before the answer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,17 @@ class Judgement:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """Why a comparison has no answer.
+
+    ``skipped`` by the person, ``unreadable`` answers, ``failed`` to be answered for now (it is asked again another
+    time), or ``undone``: the person takes the answer back that was given before.
+    """
+
+    reason: Literal["skipped", "unreadable", "failed", "undone"]
+
+
 @runtime_checkable
 class Annotator(Protocol):
     """Ranks completions."""
@@ -60,12 +69,42 @@ class Annotator(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingAnnotator(Annotator, Protocol):
+    """An annotator whose answers can be kept one by one while it goes on.
+
+    ``stopped`` says why it ended before everything was answered: empty where it did not. ``counts`` are the numbers of
+    what it took: questions put, tokens spent and so on.
+    """
+
+    stopped: str
+    counts: dict[str, int]
+
+    def stream(
+        self, comparisons: Sequence[Comparison], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, Judgement | Unanswered]]:
+        """Yield the place of a comparison and its answer as each comes, in any order; some may stay without one.
+
+        It ends soon after ``should_stop`` says so, and yields first what is on its way.
+        """
+        ...
+
+
+def judge_all(annotator: StreamingAnnotator, comparisons: Sequence[Comparison]) -> list[Judgement | None]:
+    """Return what ``Annotator.judge`` of a streaming annotator returns: the last answer to each comparison."""
+    judgements: list[Judgement | None] = [None] * len(comparisons)
+    for index, answer in annotator.stream(comparisons):
+        judgements[index] = answer if isinstance(answer, Judgement) else None
+    return judgements
+
+
 @dataclass
 class AnnotatorSettings:
     """Who ranks completions, and how."""
 
     kind: Literal["reward", "judge", "person"] = "reward"
-    """reward: a reward function or reward model; judge: a language model that is asked; person: you, in the terminal."""
+    """reward: a reward function or reward model; judge: a language model that is asked; person: you, here in the
+    terminal."""
     reward: str = "happy_end"
     """For kind = "reward": a registered reward, "module:function", or the folder of a reward model."""
     settings: dict[str, Any] = field(default_factory=dict)

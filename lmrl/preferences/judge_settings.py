@@ -14,10 +14,12 @@ class JudgeSettings:
 
     model: str = ""
     """A local model's folder or hub id; with base_url, the name under which the endpoint knows its model."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where a local model is loaded; auto takes a GPU where there is one."""
     base_url: str = ""
     """Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1; empty asks a local model."""
     api_key_variable: str = ""
-    """Environment variable that holds the endpoint's key; empty: none is sent. The key is stored nowhere."""
+    """Name of the environment variable that holds the endpoint's key; empty: no key is sent. No file keeps the key."""
     answer: Literal["auto", "logprobs", "text"] = "auto"
     """How a local model answers. logprobs: by the probability of the verdicts; text: it writes, and its verdict is read
     off; auto: logprobs. Endpoints always write."""
@@ -47,6 +49,8 @@ class JudgeSettings:
     backoff: float = 1.0
     """Seconds before the first such repetition; each further one waits twice as long, up to a minute, with up to a
     quarter taken off at random. An endpoint's Retry-After is heeded."""
+    give_up_after: int = 5
+    """Questions in a row without an answer, all repetitions included, after which an endpoint is taken to be gone."""
     max_calls: int = 0
     """Questions that may be put to the model in this run, repetitions included; 0 sets no limit."""
     max_tokens: int = 0
@@ -56,7 +60,14 @@ class JudgeSettings:
     """File that keeps every answer, so that no question is put twice; empty keeps none."""
 
     def __post_init__(self) -> None:
-        lowest = {"max_answer_tokens": 1, "concurrency": 1, "retries": 0, "max_calls": 0, "max_tokens": 0}
+        lowest = {
+            "max_answer_tokens": 1,
+            "concurrency": 1,
+            "give_up_after": 1,
+            "retries": 0,
+            "max_calls": 0,
+            "max_tokens": 0,
+        }
         for name, bound in {**lowest, "max_pairs": 0, "temperature": 0, "backoff": 0}.items():
             if not getattr(self, name) >= bound:
                 raise SettingsError(f"judge.{name} is {getattr(self, name)}; expected a number of at least {bound}")

@@ -1,0 +1,115 @@
+"""What a judge is asked, and what its answer says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmrl.errors import SettingsError, nearest
+from lmrl.preferences.judge_settings import JudgeSettings
+
+FIRST, SECOND, TIE = "A", "B", "TIE"
+VERDICTS = (FIRST, SECOND, TIE)
+VERDICT_LINE = "Verdict:"
+
+QUESTION = """Compare two answers to one prompt. The better answer is the one that is more {criterion}. \
+A longer answer is not better for its length, and which of the two stands first means nothing.
+
+=== Prompt ===
+{prompt}
+
+=== Answer A ===
+{first}
+
+=== Answer B ===
+{second}
+
+=== Your verdict ===
+"""
+REASONED = (
+    "Say in a sentence or two what makes the difference. Then end with a line of its own that reads "
+    '"Verdict: A", "Verdict: B", or, if neither answer is better, "Verdict: TIE".'
+)
+AT_ONCE = 'Reply with one line: "Verdict: A", "Verdict: B", or, if neither answer is better, "Verdict: TIE".'
+
+_NEEDED = ("first", "second")
+_KNOWN = ("prompt", "first", "second", "criterion")
+_PLACE = re.compile(r"\{(\w+)\}")
+_VERDICT = re.compile(r"\bverdict\b[\s*_:=\-\"'\[(]*(A|B|TIE|C)\b", re.IGNORECASE)
+_BARE = re.compile(r"[\s\[(*\"'.]*(A|B|TIE|C)[\s\])*\"'.]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A question with places for the prompt, both answers and the criterion, and how to read the verdict."""
+
+    text: str
+    criterion: str
+    verdict: re.Pattern[str]
+
+    def question(self, prompt: str, first: str, second: str) -> str:
+        """Return the question; braces in what is filled in stay as they are."""
+        values = {"prompt": prompt, "first": first, "second": second, "criterion": self.criterion}
+        return _PLACE.sub(lambda place: values.get(place[1], place[0]), self.text)
+
+    def read(self, answer: str) -> str:
+        """Return A, B or TIE, or the empty string if the answer says none of them.
+
+        The last verdict counts. Without one an answer that is nothing but a letter is taken; C stands for TIE.
+        """
+        found = [match[1] for match in self.verdict.finditer(answer)]
+        bare = _BARE.fullmatch(answer)
+        letter = found[-1] if found else bare[1] if bare else ""
+        verdict = (letter or "").upper()
+        return TIE if verdict == "C" else verdict if verdict in VERDICTS else ""
+
+
+def load_template(settings: JudgeSettings, at_once: bool) -> Template:
+    """Return the template of the settings, or the default one; ``at_once`` asks for a verdict without reasons.
+
+    Raises ``SettingsError`` for a file that cannot be read or lacks a place, and for a broken regular expression.
+    """
+    text = _file(settings.template) if settings.template else QUESTION + (AT_ONCE if at_once else REASONED)
+    return Template(text, settings.criterion, _pattern(settings.verdict) if settings.verdict else _VERDICT)
+
+
+def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    """Return a prompt as a judge or a person reads it: one question alone as its text, otherwise with the roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0].get("role") == "user":
+        return str(prompt[0].get("content", ""))
+    return "\n\n".join(f"{str(turn.get('role', '')).capitalize()}: {turn.get('content', '')}" for turn in prompt)
+
+
+def _file(name: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        guess = nearest(path.name, [item.name for item in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        hint = f"; did you mean {path.parent / guess}?" if guess and not path.exists() else ""
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"judge.template: {name} cannot be read ({reason}){hint}") from error
+    places = _PLACE.findall(text)
+    for needed in _NEEDED:
+        if needed not in places:
+            guess = nearest(needed, [place for place in places if place not in _KNOWN])
+            hint = f"; is {{{guess}}} meant to be that?" if guess else ""
+            raise SettingsError(
+                f"judge.template: {name} has no place {{{needed}}}{hint} Expected {{first}} and {{second}}, and where "
+                "they are wanted {prompt} and {criterion}."
+            )
+    return text
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise SettingsError(f"judge.verdict is {text!r}, which is no regular expression: {error}") from error
+    if pattern.groups < 1:
+        raise SettingsError(f"judge.verdict is {text!r}; expected a group for the verdict, such as 'winner: (A|B|TIE)'")
+    return pattern

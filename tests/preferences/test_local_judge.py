@@ -1,0 +1,94 @@
+"""Judges on this machine: a real pretrained model, by log-probabilities and by its words."""
+
+import math
+import os
+import shutil
+
+import pytest
+import torch
+
+from lmrl.errors import ModelError, SettingsError
+from lmrl.preferences import AnnotatorSettings, Comparison, build_annotator
+from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.preferences.local_judge import response_logprobs
+from lmrl.stories import MODEL_PATH
+
+PAIRS = [
+    Comparison("Once upon a time", "", (" there was a girl.", " xqz xqz.")),
+    Comparison("One day", "", (" Tim ran.", " the the the", " a dog barked at Lily.")),
+]
+
+
+def make(model, **changes):
+    settings = JudgeSettings(model=str(model), cache="", **changes)
+    return build_annotator(AnnotatorSettings(kind="judge", judge=settings))
+
+
+@pytest.fixture(scope="module")
+def story_model(request):
+    return request.getfixturevalue("shared") / "data" / "models" / "stories260K-llama"
+
+
+def test_log_probabilities_are_those_of_the_model(story_model):
+    """Against a forward pass written out by hand, one row at a time."""
+    annotator = make(story_model)
+    asker = annotator.asker
+    question = annotator.template.question("Once", "a b", "c d")
+    ids, verdicts = asker._ids(question), asker._verdicts
+    model = asker._loaded().model
+    by_hand = []
+    for verdict in verdicts:
+        with torch.no_grad():
+            logits = torch.log_softmax(model(torch.tensor([[*ids, *verdict]])).logits[0].double(), -1)
+        by_hand.append(sum(float(logits[len(ids) + t - 1, token]) for t, token in enumerate(verdict)))
+    found = response_logprobs(asker._loaded(), [(ids, verdict) for verdict in verdicts])
+    assert found == pytest.approx(by_hand, abs=1e-4)
+    ((_, answer),) = asker.ask([question], lambda: False)
+    assert answer.text == f"Verdict: {('A', 'B', 'TIE')[by_hand.index(max(by_hand))]}"
+
+
+def test_answers_do_not_depend_on_what_is_asked_beside_them(story_model):
+    together = make(story_model).judge(PAIRS)
+    alone = [make(story_model).judge([pair])[0] for pair in PAIRS]
+    assert [one.ranks for one in together] == [one.ranks for one in alone]
+    assert all(math.isfinite(score) for one in together for score in one.scores)
+
+
+def test_a_written_answer_is_read_or_counted(story_model):
+    annotator = make(story_model, answer="text", max_answer_tokens=8, temperature=1.0)
+    annotator.judge(PAIRS)
+    assert annotator.counts["calls"] == 8 and annotator.counts["tokens"] > 0
+    assert annotator.counts["unreadable"] > 0, "a model of children's stories does not keep to the form"
+
+
+def test_questions_longer_than_the_context_are_unreadable(story_model):
+    annotator = make(story_model)
+    judged = annotator.judge([Comparison("p", "p", ("word " * 400, "x")), PAIRS[0]])
+    assert judged[0] is None and judged[1] is not None and annotator.counts["unreadable"] == 2
+
+
+def test_a_budget_of_calls(story_model):
+    annotator = make(story_model, max_calls=3)
+    judged = annotator.judge(PAIRS)
+    assert judged[0] is not None and judged[1] is None
+    assert annotator.stopped == "max_calls = 3 is reached" and annotator.counts["calls"] == 3
+
+
+def test_a_model_that_cannot_tell_the_verdicts_apart_is_refused():
+    with pytest.raises(ModelError, match="does not tell the verdicts A, B, TIE"):
+        make(MODEL_PATH).judge(PAIRS[:1])
+
+
+def test_models_that_do_not_exist_are_refused_at_once(tmp_path):
+    with pytest.raises(ModelError, match="there is no model folder"):
+        make(tmp_path / "nowhere")
+    with pytest.raises(SettingsError, match=r"judge\.model is empty"):
+        make("")
+
+
+def test_new_weights_at_the_same_place_are_another_judge(story_model, tmp_path):
+    copy = shutil.copytree(story_model, tmp_path / "model")
+    before = make(copy).asker.identity
+    weights = next(copy.glob("*.safetensors"))
+    os.utime(weights, ns=(1, 1))
+    assert make(copy).asker.identity != before
