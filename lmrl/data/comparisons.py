@@ -11,7 +11,20 @@ from typing import Any
 
 from lmrl.data import conversations as talk
 from lmrl.data.readers import instruction, read_answer, read_conversation, read_prompt
-from lmrl.data.reading import Answered, Found, Reader, Skip, cell, filled, list_of, number, numbers, text_of, two
+from lmrl.data.reading import (
+    Answered,
+    Found,
+    Reader,
+    Skip,
+    cell,
+    filled,
+    list_of,
+    native,
+    number,
+    numbers,
+    text_of,
+    two,
+)
 from lmrl.data.records import dense_ranks
 
 Row = Mapping[str, Any]
@@ -79,30 +92,42 @@ def _pair_scores(row: Row) -> list[Any]:
 
 
 def n_way(row: Row) -> Found:
-    """Read N completions with ranks (0 is best) or scores (highest is best)."""
+    """Read N completions with ranks (0 is best) or scores (highest is best); ranks decide where both are there."""
     prompt = read_prompt(cell(row, "prompt"))
     completions = [read_answer(item, prompt, "completion") for item in list_of(cell(row, "completions"), "completions")]
-    scores = row.get("scores")
-    kept = numbers(list_of(scores, "scores"), "scores") if scores is not None else ()
-    _same_number(kept if scores is not None else completions, completions, "scores")
-    if row.get("ranks") is not None:
-        given = numbers(list_of(row["ranks"], "ranks"), "ranks")
-        _same_number(given, completions, "ranks")
-        ranks = dense_ranks(given) if given else ()
-    elif scores is not None:
-        ranks = dense_ranks(kept, "highest")
-    else:
-        raise Skip("neither 'ranks' nor 'scores'")
     note = ""
-    if kept and any(ranks[a] < ranks[b] and kept[a] < kept[b] for a in range(len(ranks)) for b in range(len(ranks))):
-        kept, note = (), "scores that contradict the ranks were left out"
+    if row.get("ranks") is not None:
+        given = _numbers(row["ranks"], completions, "ranks")
+        ranks = dense_ranks(given)
+        try:
+            scores = _numbers(row["scores"], completions, "scores") if _is_given(row.get("scores")) else ()
+        except Skip as skip:
+            scores, note = (), f"the ranks were kept and the scores left out ({skip.reason})"
+        if scores and not _agree(ranks, scores):
+            scores, note = (), "scores that contradict the ranks were left out"
+    else:
+        scores = _numbers(cell(row, "scores"), completions, "scores")
+        ranks = dense_ranks(scores, "highest")
     used = ("prompt", "completions", "ranks", "scores")
-    yield Answered(prompt, tuple(completions), ranks, kept, used, note=note)
+    yield Answered(prompt, tuple(completions), ranks, scores, used, note=note)
 
 
-def _same_number(values: Sequence[Any], completions: Sequence[Any], what: str) -> None:
-    if len(values) != len(completions):
-        raise Skip(f"not as many {what} as completions", f"{len(values)} {what}, {len(completions)} completions")
+def _is_given(values: object) -> bool:
+    values = native(values)
+    return values is not None and values != []
+
+
+def _agree(ranks: Sequence[int], scores: Sequence[float]) -> bool:
+    """Tell whether no answer of a better rank has a lower score."""
+    places = range(len(ranks))
+    return not any(ranks[a] < ranks[b] and scores[a] < scores[b] for a in places for b in places)
+
+
+def _numbers(values: object, completions: Sequence[object], what: str) -> tuple[float, ...]:
+    found = numbers(list_of(values, what), what)
+    if len(found) != len(completions):
+        raise Skip(f"not as many {what} as completions", f"{len(found)} {what}, {len(completions)} completions")
+    return found
 
 
 def alpaca_preference(row: Row) -> Found:

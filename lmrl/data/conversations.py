@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmrl.data.reading import Skip
+from lmrl.data.reading import Skip, native
 from lmrl.data.records import Answer, Message, Prompt
 
 ROLES = {
@@ -34,6 +34,7 @@ def message(role: str, content: str) -> Message:
 
 def looks_like_messages(value: object) -> bool:
     """Tell whether a cell holds messages rather than a text: a list of objects with role or from."""
+    value = native(value)
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
@@ -47,14 +48,17 @@ def read_messages(value: object, what: str = "messages") -> Messages:
     An empty system message says nothing and is dropped. Raises ``Skip`` for an unknown role, an empty message, content
     that is not text (images, calls of tools), or no message at all.
     """
+    value = native(value)
     if isinstance(value, Mapping):  # one message alone, as sharegpt's chosen and rejected are
         value = [value]
-    if value is None or value == []:
+    if value is None or (isinstance(value, Sequence) and not value):
         raise Skip(f"no {what}")
     if not isinstance(value, Sequence) or isinstance(value, str) or not looks_like_messages(value):
-        raise Skip(f"{what} that are not messages of role and content", f"a {type(value).__name__}")
-    found = [_message(item) for item in value]
-    return tuple(item for item in found if item is not None)
+        raise Skip(f"{what}: not messages of role and content", f"a {type(value).__name__}")
+    found = tuple(item for item in map(_message, value) if item is not None)
+    if not found:
+        raise Skip(f"{what}: nothing said")
+    return found
 
 
 def _message(item: Mapping[str, Any]) -> Message | None:

@@ -40,11 +40,17 @@ Reader: TypeAlias = Callable[[Mapping[str, Any]], Found]
 """Reads one row. It raises ``Skip`` for the whole row, or yields it for a part."""
 
 
+def native(value: Any) -> Any:
+    """Return what numpy, pandas and torch hold as Python's own lists and numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def cell(row: Mapping[str, Any], name: str) -> Any:
     """Return what the row has under this name. Raises ``Skip`` where it has nothing."""
-    if row.get(name) is None:
+    value = native(row.get(name))
+    if value is None:
         raise Skip(f"no {name!r}")
-    return row[name]
+    return value
 
 
 def text_of(value: object, what: str) -> str:
@@ -52,7 +58,7 @@ def text_of(value: object, what: str) -> str:
     if value is None:
         raise Skip(f"no {what}")
     if not isinstance(value, str):
-        raise Skip(f"{what} that is not text", f"a {type(value).__name__}")
+        raise Skip(f"{what}: not text", f"a {type(value).__name__}")
     return value
 
 
@@ -72,17 +78,17 @@ def optional_text(row: Mapping[str, Any], name: str) -> str:
 
 def list_of(value: object, what: str) -> Sequence[Any]:
     """Return a list. Raises ``Skip`` for anything else."""
+    value = native(value)
     if value is None:
         raise Skip(f"no {what}")
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise Skip(f"{what} that are not a list", f"a {type(value).__name__}")
+        raise Skip(f"{what}: not a list", f"a {type(value).__name__}")
     return value
 
 
 def number(value: object) -> float | None:
     """Return a finite number (also out of a CSV cell), or None for anything else."""
-    if isinstance(value, bool):
-        return float(value)
+    value = native(value)
     if not isinstance(value, int | float | str):
         return None
     try:
@@ -97,7 +103,7 @@ def numbers(values: Sequence[object], what: str) -> tuple[float, ...]:
     found = tuple(number(value) for value in values)
     for value, given in zip(found, values, strict=True):
         if value is None:
-            raise Skip(f"{what} that are not finite numbers", repr(given)[:40])
+            raise Skip(f"{what}: not finite numbers", repr(given)[:40])
     return tuple(value for value in found if value is not None)
 
 

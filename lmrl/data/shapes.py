@@ -246,17 +246,18 @@ def recognise(column_sets: Collection[Collection[str]], where: str, use: Use = "
         return shape
     columns = list(dict.fromkeys(name for found in column_sets for name in found))
     candidates = [candidate for candidate in SHAPES if candidate.serves(use)]
-    known = "; ".join(f"{candidate.name} ({', '.join(candidate.columns)})" for candidate in candidates)
-    found_and_known = f"Found the columns: {', '.join(sorted(columns)) or '(none)'}. Known shapes: {known}."
-    known_otherwise = _other_use(columns, use)
-    if known_otherwise:
-        raise DataError(f"{where}: no known shape of {use}. {known_otherwise} {found_and_known} {advice}".rstrip())
     closest = max(candidates, key=lambda candidate: _likeness(candidate, columns))
     missing = ", ".join(repr(name) for name in closest.columns if name not in columns)
-    raise DataError(
-        f"{where}: no known shape of {use}. {found_and_known} Nearest: {closest.name}, which also needs {missing}. "
-        f"{advice}".rstrip()
-    )
+    known = "; ".join(f"{candidate.name} ({', '.join(candidate.columns)})" for candidate in candidates)
+    sentences = [
+        f"{where}: no known shape of {use}.",
+        _other_use(columns, use),
+        f"Found the columns: {', '.join(sorted(columns)) or '(none)'}.",
+        f"Known shapes: {known}.",
+        f"Nearest: {closest.name}, which also needs {missing}.",
+        advice,
+    ]
+    raise DataError(" ".join(sentence for sentence in sentences if sentence))
 
 
 def _other_use(columns: Collection[str], use: Use) -> str:

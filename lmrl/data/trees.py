@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmrl.data.conversations import ROLES, Messages, before_answer, message
-from lmrl.data.reading import Answered, Found, Skip
+from lmrl.data.reading import Answered, Found, Skip, number
 from lmrl.data.records import dense_ranks
 
 Node = Mapping[str, Any]
@@ -20,7 +20,7 @@ def tree_rankings(row: Mapping[str, Any]) -> Found:
     """Yield one ranking for every group of two or more ranked replies, with the conversation that led to it."""
     seen = 0
     for conversation, node in _walk((), _root(row)):
-        replies = [reply for reply in _replies(node) if reply.get("rank") is not None]
+        replies = [reply for reply in _replies(node) if _rank(reply) is not None]
         if len(replies) < 2:
             continue
         seen += 1
@@ -28,7 +28,7 @@ def tree_rankings(row: Mapping[str, Any]) -> Found:
             yield Skip("ranked replies that are not the assistant's")
             continue
         texts = tuple(str(reply["text"]).strip() for reply in replies)
-        ranks = dense_ranks(tuple(float(reply["rank"]) for reply in replies))
+        ranks = dense_ranks(tuple(float(_rank(reply) or 0) for reply in replies))
         depth = sum(item["role"] == "assistant" for item in conversation)
         found = {"message_tree_id": row.get("message_tree_id", ""), "depth": depth}
         yield Answered(conversation, texts, ranks, used=tuple(row), columns=found)
@@ -74,10 +74,13 @@ def gather_messages(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[s
     """
     nodes: dict[Any, dict[str, Any]] = {}
     places: dict[Any, int] = {}
-    for number, row in enumerate(rows, start=1):
-        nodes[row.get("message_id")] = {**row, "replies": []}
-        places[row.get("message_id")] = number
     trees: list[tuple[int, dict[str, Any] | Skip]] = []
+    for place, row in enumerate(rows, start=1):
+        if row["message_id"] in nodes:
+            trees.append((place, Skip("a message whose message_id another one has")))
+            continue
+        nodes[row["message_id"]] = {**row, "replies": []}
+        places[row["message_id"]] = place
     for key, node in nodes.items():
         parent = node.get("parent_id")
         if parent is None:
@@ -124,8 +127,12 @@ def _message(node: Node) -> Mapping[str, str]:
 
 
 def _preference(node: Node) -> tuple[float, int]:
-    rank = node.get("rank")
-    return (float("inf") if rank is None else float(rank), -_depth(node))
+    rank = _rank(node)
+    return (float("inf") if rank is None else rank, -_depth(node))
+
+
+def _rank(node: Node) -> float | None:
+    return number(node.get("rank"))
 
 
 def _depth(node: Node) -> int:

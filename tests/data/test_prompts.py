@@ -11,32 +11,6 @@ from lmrl.data import PromptSet, PromptSettings, load_prompts, load_rows
 from lmrl.errors import DataError, SettingsError
 
 
-class LettersCodec:
-    """One id per letter."""
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) for letter in text]
-
-    def decode_batch(self, rows: list[list[int]]) -> list[str]:
-        return ["".join(chr(item) for item in row) for row in rows]
-
-
-class ChatTokenizer:
-    chat_template = "a template"
-
-    def apply_chat_template(self, messages, add_generation_prompt, tokenize):
-        assert add_generation_prompt and not tokenize
-        return "^" + "".join(f"[{item['role']}]{item['content']}" for item in messages) + "[assistant]"
-
-    def __call__(self, text, add_special_tokens):
-        assert not add_special_tokens, "the template has written the special tokens"
-        return {"input_ids": [ord(letter) for letter in text]}
-
-
-class ChatCodec(LettersCodec):
-    tokenizer = ChatTokenizer()
-
-
 def test_a_list_of_texts():
     found = load_prompts(["one", "two"])
     assert found.prompts == ["one", "two"] and found.columns == {} and found.prompt_ids is None
@@ -145,12 +119,13 @@ def test_a_column_with_the_name_of_a_reward_argument_is_left_out_and_noted():
     assert found.columns == {} and any("'responses' was left out" in note for note in found.notes)
 
 
-def test_token_ids_need_a_text_or_a_tokenizer():
-    rows = [{"prompt_ids": [104, 105]}]
+def test_token_ids_need_a_text_or_a_tokenizer(letters):
+    ids = letters.encode("hi")
+    rows = [{"prompt_ids": ids}]
     with pytest.raises(DataError, match="row 1: prompt_ids without a text"):
         load_prompts(rows)
-    found = load_prompts(rows, codec=LettersCodec())
-    assert found.prompts == ["hi"] and found.prompt_ids == [[104, 105]] and found.columns == {}
+    found = load_prompts(rows, codec=letters)
+    assert found.prompts == ["hi"] and found.prompt_ids == [ids] and found.columns == {}
     found = load_prompts([{"prompt_ids": [1], "prompt": "text"}])
     assert found.prompts == ["text"] and found.prompt_ids == [[1]]
     with pytest.raises(DataError, match="whole numbers"):
@@ -159,15 +134,67 @@ def test_token_ids_need_a_text_or_a_tokenizer():
         load_prompts([{"prompt": "a", "prompt_ids": [1]}, {"prompt": "a", "prompt_ids": None}])
 
 
-def test_messages_go_through_the_chat_template_once():
+def test_messages_go_through_the_chat_template_once(chat_codec, letters):
     rows = [{"prompt": [{"role": "user", "content": "hi"}], "answer": "a"}]
-    found = load_prompts(rows, codec=ChatCodec())
-    assert found.prompts == ["^[user]hi[assistant]"] and found.columns == {"answer": ["a"]}
-    assert found.prompt_ids == [[ord(letter) for letter in "^[user]hi[assistant]"]]
-    with pytest.raises(DataError, match="no tokenizer was given"):
+    found = load_prompts(rows, codec=chat_codec)
+    assert found.prompts == ["^[user]hi[assistant]"]
+    assert found.columns == {"answer": ["a"], "prompt_messages": [[{"role": "user", "content": "hi"}]]}
+    assert found.prompt_ids == [chat_codec.encode_plain("^[user]hi[assistant]")]
+    with pytest.raises(DataError, match="row 1: the prompt is a list of messages, and no tokenizer was given"):
         load_prompts(rows)
-    with pytest.raises(DataError, match="has no chat template"):
-        load_prompts(rows, codec=LettersCodec())
+    with pytest.raises(DataError, match=r"row 1: .*need a chat template.*template = "):
+        load_prompts(rows, codec=letters)
+
+
+CHAT_ROWS = [
+    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+    {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+    {
+        "chosen": "\n\nHuman: q\n\nAssistant: a",
+        "rejected": "\n\nHuman: q\n\nAssistant: b",
+    },
+    {
+        "prompt": {
+            "text": "q",
+            "role": "prompter",
+            "replies": [
+                {"text": "b", "role": "assistant", "rank": 1, "replies": []},
+                {"text": "a", "role": "assistant", "rank": 0, "replies": []},
+            ],
+        }
+    },
+]
+
+
+@pytest.mark.parametrize("row", CHAT_ROWS)
+def test_a_conversation_is_a_prompt_up_to_its_last_answer(row, chat_codec):
+    found = load_prompts([row], codec=chat_codec)
+    assert found.prompts == ["^[user]q[assistant]"] and found.columns["answer"] == ["a"]
+    assert found.columns["prompt_messages"] == [[{"role": "user", "content": "q"}]]
+    found = load_prompts([row], PromptSettings(chat="off"))
+    assert found.prompts == ["q"] and found.prompt_ids is None and "prompt_messages" not in found.columns
+
+
+def test_a_conversation_without_an_answer_is_a_prompt_as_a_whole(chat_codec):
+    rows = [{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]}]
+    found = load_prompts(rows, codec=chat_codec)
+    assert found.prompts == ["^[system]s[user]q[assistant]"] and found.columns["answer"] == [None]
+    with pytest.raises(DataError, match="1: a conversation that is more than one question"):
+        load_prompts(rows, PromptSettings(chat="off"))
+
+
+def test_chat_makes_messages_of_text(chat_codec, tmp_path):
+    on = PromptSettings(chat="on")
+    found = load_prompts(["q"], on, codec=chat_codec)
+    assert found.prompts == ["^[user]q[assistant]"]
+    found = load_prompts([{"question": "q"}], PromptSettings(chat="on", template="Q: {question}"), codec=chat_codec)
+    assert found.prompts == ["^[user]Q: q[assistant]"]
+    found = load_prompts([{"instruction": "q", "output": "a"}], on, codec=chat_codec)
+    assert found.prompts == ["^[user]q[assistant]"] and found.columns["answer"] == ["a"]
+    path = tmp_path / "prompts.txt"
+    path.write_text("q\n")
+    [row] = load_rows(PromptSettings(path=str(path), chat="on"))
+    assert row == {"prompt": [{"role": "user", "content": "q"}]}
 
 
 def test_rows_for_plugins_keep_messages_and_columns(tmp_path: Path):
