@@ -41,8 +41,8 @@ class PluginChoice:
         records = plugin_manager.records(self.kind)
         if _is_imported(self.kind, self.name):
             raise SettingsError(
-                f"{self._where}.name is {self.name!r}, a {self.kind} that is imported and not registered, so it "
-                "declares no settings; lmrl.rewards.resolve builds it"
+                f"{self._where}.name is {self.name!r}, a {self.kind} that is imported or a path and not registered, "
+                "so it declares no settings; lmrl.rewards.resolve builds it"
             )
         if self.name not in records:
             message = unknown(self.kind, self.name, records, plugin_manager.absences())
@@ -54,7 +54,7 @@ class PluginChoice:
     def settings(self, plugin_manager: PluginManager) -> dict[str, Any]:
         """Return the built settings of every table, by the plugin's name.
 
-        A reward named ``module:function`` has no declared settings; its table stays as it is.
+        A reward named ``module:function`` or by a path has no declared settings; its table stays as it is.
         """
         records = plugin_manager.records(self.kind)
         built: dict[str, Any] = {}
@@ -134,4 +134,5 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
 
 
 def _is_imported(kind: str, name: str) -> bool:
-    return kind == "reward" and ":" in name
+    """Say whether a reward is named by ``module:function`` or by the path of a reward model."""
+    return kind == "reward" and (":" in name or "/" in name or name.startswith((".", "~")))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lmrl.rewards.answers import ExactMatch, ExactMatchSettings, NumericAnswer, NumericAnswerSettings
+from lmrl.rewards.good_story import GoodStory, GoodStorySettings
 from lmrl.rewards.happy_end import HappyEnd, HappyEndSettings
+from lmrl.rewards.learned import Learned, LearnedSettings
 from lmrl.rewards.lexicon import Lexicon, LexiconSettings
 from lmrl.rewards.pattern import Pattern, PatternSettings
 from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSettings
@@ -14,10 +16,14 @@ def builtin_specs() -> list[RewardSpec]:
     """Return the core's rewards; nothing is read or compiled before one is built."""
     return [
         RewardSpec("happy_end", HappyEnd, HappyEndSettings, "Whether a story of the embedded world ends happily."),
+        RewardSpec(
+            "good_story", GoodStory, GoodStorySettings, "A happy end, and the hero, object and place asked for."
+        ),
         RewardSpec("lexicon", Lexicon, LexiconSettings, "Sentiment of the response by a lexicon file."),
         RewardSpec("pattern", Pattern, PatternSettings, "Whether or how often a regular expression matches."),
         RewardSpec("length", Length, LengthSettings, "A band that the response's length should lie in, or a cost."),
         RewardSpec("repetition", Repetition, RepetitionSettings, "Minus the share of repeated n-grams."),
         RewardSpec("exact_match", ExactMatch, ExactMatchSettings, "Whether the response is the column's answer."),
         RewardSpec("numeric_answer", NumericAnswer, NumericAnswerSettings, "Whether the last number is the answer."),
+        RewardSpec("learned", Learned, LearnedSettings, "The score of a reward model, or of an ensemble of them."),
     ]

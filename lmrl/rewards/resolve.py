@@ -1,4 +1,7 @@
-"""From what a user names to a ``RewardFunction``: a registered name, ``module:function``, a callable, or weights."""
+"""From what a user names to a ``RewardFunction``.
+
+A registered name, ``module:function``, the path of a reward model, a callable, or several of these with weights.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lmrl.errors import SettingsError, nearest, unknown
 from lmrl.rewards.calling import check_signature, signature_of
 from lmrl.rewards.function import Member, RewardFunction
+from lmrl.rewards.learned import Learned, LearnedSettings, is_path
 from lmrl.specs import RewardSpec
 
 if TYPE_CHECKING:
@@ -30,11 +34,13 @@ def resolve(
 ) -> RewardFunction:
     """Return the reward that ``reward`` stands for.
 
-    ``reward`` is a registered name ("happy_end"), ``"module:function"``, a callable, a ``RewardSpec``, or a mapping of
-    such names to weights. ``settings`` is the reward's settings table; of several rewards, a table per name. A function
-    named by ``module:function`` gets its settings as keyword arguments, a class is built from them.
+    ``reward`` is a registered name ("happy_end"), ``"module:function"``, the folder or hub id of a reward model
+    ("runs/reward-1"), a callable, a ``RewardSpec``, or a mapping of such names to weights. ``settings`` is the reward's
+    settings table; of several rewards, a table per name. A function named by ``module:function`` gets its settings as
+    keyword arguments, a class is built from them; a path takes those of the reward ``learned``.
 
-    Raises ``SettingsError`` for a name, a weight or a setting that is wrong.
+    Raises ``SettingsError`` for a name, a weight or a setting that is wrong, ``ModelError`` for a path without a reward
+    model.
     """
     table = dict(settings or {})
     if isinstance(reward, RewardFunction):
@@ -49,10 +55,10 @@ def resolve(
 def _weighted(weights: Mapping[str, float], tables: dict[str, Any], plugins: PluginManager | None) -> RewardFunction:
     if not weights:
         raise SettingsError("the table of reward weights is empty; expected at least one name = weight")
-    if plugins is None and any(":" not in str(name) for name in {*weights, *tables}):
+    if plugins is None and any(":" not in str(name) and not is_path(str(name)) for name in {*weights, *tables}):
         plugins = _new_manager()
     for name in tables:  # a recipe may keep the settings of rewards that it does not use; a misspelt name is an error
-        if name not in weights and ":" not in str(name):
+        if name not in weights and ":" not in str(name) and not is_path(str(name)):
             _registered(str(name), plugins)
     members = []
     for name, weight in weights.items():
@@ -73,9 +79,12 @@ def _weighted(weights: Mapping[str, float], tables: dict[str, Any], plugins: Plu
 
 def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -> Member:
     if isinstance(reward, str):
-        named = _imported(reward) if ":" in reward else _registered(reward, plugins)
-        name, function = reward, _made(reward, named, table)
-        return Member(name, _callable(name, function), settings=table)
+        if _names_model(reward, plugins):
+            # Kept under its path, which is what a description must hold to be resolved again.
+            function = _made("learned", _learned_spec(), {"path": reward, **table})
+        else:
+            function = _made(reward, _imported(reward) if ":" in reward else _registered(reward, plugins), table)
+        return Member(reward, _callable(reward, function), settings=table)
     if isinstance(reward, RewardSpec):
         return Member(reward.name, _callable(reward.name, _made(reward.name, reward, table)), settings=table)
     name = getattr(reward, "__qualname__", type(reward).__name__)
@@ -130,6 +139,24 @@ def _callable(name: str, function: Any) -> Callable[..., Any]:
     check_signature(name, function)
     checked: Callable[..., Any] = function
     return checked
+
+
+def _names_model(name: str, plugins: PluginManager | None) -> bool:
+    """Say whether a string is the path of a reward model; a folder that is called like a registered reward is not."""
+    if not is_path(name):
+        return False
+    if name.startswith((".", "~")) or "/" in name or "\\" in name:
+        return ":" not in name or Path(name).expanduser().is_dir()
+    try:
+        _registered(name, plugins)
+    except SettingsError:
+        return True
+    return False
+
+
+def _learned_spec() -> RewardSpec:
+    # The record itself, not its name: finding a name loads all plugins.
+    return RewardSpec("learned", Learned, LearnedSettings)
 
 
 def _registered(name: str, plugins: PluginManager | None) -> Any:

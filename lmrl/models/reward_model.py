@@ -1,0 +1,268 @@
+"""The reward model: a transformers sequence classification model with one label, read at the last real token.
+
+Rows are token ids that end in their last real token, padded on the right; where a row ends is known from its length
+and never searched for, so prompts may hold EOS and padding ids and the two may be the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmrl.errors import ModelError, NonFiniteError
+from lmrl.models.card import ModelCard, load_card
+from lmrl.models.codec import TEMPLATE_FILE, read_json
+from lmrl.models.folders import model_folder
+from lmrl.models.loading import no_transformers_bars
+from lmrl.models.policy import copy_tokenizer
+from lmrl.models.reward_card import (
+    SECTION,
+    Normalisation,
+    has_reward_head,
+    load_reward_card,
+)
+from lmrl.rollout import lengths_to_mask, split_by_length
+from lmrl.seeds import derive_seed
+
+
+class RewardModel(nn.Module):
+    """Scores rows of token ids. Dropout stays off, in training too: a score is a function of its text.
+
+    ``card`` tells how rows are made; ``normalisation`` is applied by ``score_rows`` only, training sees raw scores.
+    """
+
+    def __init__(self, model: Any, card: ModelCard, normalisation: Normalisation | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.card = card
+        self.normalisation = normalisation or Normalisation()
+        self.eval()
+        self._way = _way_of_reading(model)
+
+    def train(self, mode: bool = True) -> RewardModel:
+        """Keep evaluation mode whatever is asked."""
+        return super().train(False)
+
+    def forward(self, ids: Tensor, lengths: Tensor, pieces: Sequence[Tensor] | None = None) -> Tensor:
+        """Return raw scores, float32 (B,), of ``ids`` (B, L) whose first ``lengths[i]`` are real.
+
+        ``pieces`` are index tensors that cover all rows; each piece is computed at the width of its longest row.
+        """
+        if self._way == "equal lengths":
+            pieces = [torch.nonzero(lengths == length).squeeze(1) for length in lengths.unique()]
+        if pieces is None:
+            return _read(self.model, self._way, ids, lengths)
+        scores = torch.cat([_read(self.model, self._way, ids[rows], lengths[rows]) for rows in pieces])
+        return scores[torch.cat(list(pieces)).argsort()]
+
+    @torch.no_grad()
+    def score_rows(self, rows: Sequence[Sequence[int]], token_budget: int = 16384, normalised: bool = True) -> Tensor:
+        """Return the scores of rows of ids, float32 (N,) on the CPU, in the order given.
+
+        Rows of like length share a forward pass of at most ``token_budget`` positions, padding included. Raises
+        ``ModelError`` for a row without tokens or beyond the context, ``NonFiniteError`` for a score that is no number.
+        """
+        if not rows:
+            return torch.zeros(0)
+        longest, shortest = max(map(len, rows)), min(map(len, rows))
+        if not shortest or longest > self.card.context_length:
+            raise ModelError(
+                f"a row of {longest if shortest else 0} tokens cannot be scored; expected 1 to "
+                f"{self.card.context_length}, the context of {self.card.path}"
+            )
+        device = next(self.model.parameters()).device
+        lengths = torch.tensor([len(row) for row in rows])
+        scores = torch.zeros(len(rows))
+        for piece in split_by_length(lengths, token_budget):
+            ids, sizes = pad_rows([rows[i] for i in piece.tolist()])
+            scores[piece] = self(ids.to(device), sizes.to(device)).float().cpu()
+        if not bool(torch.isfinite(scores).all()):
+            row = int(torch.nonzero(~torch.isfinite(scores))[0])
+            raise NonFiniteError(f"the reward model {self.card.path} scores row {row} {scores[row].item()}")
+        if normalised:
+            scores = (scores - self.normalisation.mean) / self.normalisation.std
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and normalisation so that ``AutoModelForSequenceClassification`` loads them."""
+        setattr(self.model.config, SECTION, {"normalisation": dataclasses.asdict(self.normalisation)})
+        with no_transformers_bars():
+            self.model.save_pretrained(folder)
+        copy_tokenizer(self.card.path, folder)
+        template, file = self.card.codec.chat_template, folder / TEMPLATE_FILE
+        if template is not None and load_reward_card(folder).card.codec.chat_template is None:  # given to it by us
+            file.write_text(template, encoding="utf-8")
+        generation = Path(self.card.path) / "generation_config.json"  # every EOS id, for whoever closes rows
+        if generation.exists() and generation.parent.resolve() != folder.resolve():
+            shutil.copyfile(generation, folder / generation.name)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that ``save`` wrote, bit for bit."""
+        model, _ = _from_pretrained(str(folder), next(self.model.parameters()).dtype, None, False)
+        self.model.load_state_dict(model.state_dict())
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return rows as (B, L) ids with 0 behind each, and their lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+    return ids, lengths
+
+
+def load_reward_model(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> RewardModel:
+    """Load a trained reward model: a run's folder, a checkpoint, or any sequence classification model with one label.
+
+    ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError``.
+    """
+    found = load_reward_card(name_or_path, revision)
+    chosen: Any = dtype
+    if dtype is None:
+        chosen = torch.float32 if torch.device(device or "cpu").type == "cpu" else "auto"
+    model, missing = _from_pretrained(found.card.path, chosen, revision, trust_remote_code)
+    if missing:
+        raise ModelError(
+            f"{found.card.path} holds no weights for {', '.join(sorted(missing))}: its head was never trained, or the "
+            "file is incomplete. Train it with `lmrl reward`."
+        )
+    return RewardModel(model.to(device or "cpu"), found.card, found.normalisation)
+
+
+def start_reward_model(
+    name_or_path: str | Path,
+    seed: int,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> RewardModel:
+    """Return a reward model to train: a causal language model with a new head, or a reward model to train further.
+
+    The new head is drawn from N(0, 1 / (width + 1)^2) with ``seed`` (Stiennon et al. 2020, appendix B): scores begin
+    near 0, and members of an ensemble begin apart, which a head of zeros would not let them.
+    """
+    path = model_folder(name_or_path)
+    if path.is_dir() and has_reward_head(read_json(path / "config.json")):
+        found = load_reward_card(path)
+        model, missing = _from_pretrained(found.card.path, dtype, None, trust_remote_code)
+        card = found.card
+    else:
+        card = load_card(path if path.is_dir() else name_or_path)
+        with torch.random.fork_rng(devices=[]):  # transformers draws the head that _start_head draws anew
+            changes = {"num_labels": 1, "pad_token_id": safe_pad_id(card)}
+            model, missing = _from_pretrained(card.path, dtype, None, trust_remote_code, **changes)
+        _start_head(model, card.path, missing, seed)
+    return RewardModel(model.to(device or "cpu"), card)
+
+
+def safe_pad_id(card: ModelCard) -> int | None:
+    """Return the padding id to write into the checkpoint's config.
+
+    transformers reads the score at the last token that is not this id, so it must never end a row: an EOS id would make
+    it read one token too early. None (no other id is known) lets transformers score single rows rightly and refuse
+    batches.
+    """
+    options = [card.pad_id, card.bos_id]
+    return next((option for option in options if option is not None and option not in card.eos_ids), None)
+
+
+def _from_pretrained(
+    path: str, dtype: Any, revision: str | None, trust_remote_code: bool, **changes: Any
+) -> tuple[Any, set[str]]:
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it would advise to train the new head
+    try:
+        with no_transformers_bars():
+            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+                path,
+                dtype=dtype,
+                revision=revision or "main",
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **changes,
+            )
+    except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
+        raise ModelError(f"{path} could not be loaded as a reward model ({type(error).__name__}: {error})") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return model, set(report["missing_keys"])
+
+
+def _start_head(model: Any, path: str, missing: set[str], seed: int) -> None:
+    head = getattr(model, "score", None)
+    weights = [name for name in missing if not name.startswith("score.")]
+    if not isinstance(head, nn.Linear) or weights:
+        raise ModelError(
+            f"{path} cannot carry a reward head: {type(model).__name__} "
+            + (f"has no weights for {', '.join(sorted(weights))}" if weights else "has no linear layer 'score'")
+            + "; expected a causal language model such as Llama, Qwen or GPT-2."
+        )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "reward head"))
+    with torch.no_grad():
+        noise = torch.randn(head.weight.shape, generator=generator) / (head.weight.shape[1] + 1)
+        head.weight.copy_(noise)
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def _read(model: Any, way: str, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Return raw scores, float32 (B,); ``_way_of_reading`` says what the ways are."""
+    width = int(lengths.max())
+    ids = ids[:, :width]
+    if way != "last state":
+        mask = lengths_to_mask(lengths, width).long()
+        scores: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, 0].float()
+        return scores
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    last = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
+    with torch.autocast(last.device.type, enabled=False):  # half precision would round scores to three digits
+        bias = None if model.score.bias is None else model.score.bias.float()
+        return nn.functional.linear(last.float(), model.score.weight.float(), bias).squeeze(-1)
+
+
+@torch.no_grad()
+def _way_of_reading(model: Any) -> str:
+    """Say how batches of this model are scored exactly: tried on two rows against each of them alone.
+
+    "last state": the head on the last real token's hidden state, which needs no mask (causal models); "mask": the
+    model's own forward with an attention mask (encoders); "equal lengths": neither holds, so nothing is ever padded.
+    """
+    config = model.config.get_text_config()
+    pad = config.pad_token_id if config.pad_token_id is not None else -1
+    tokens = [i for i in range(min(8, config.vocab_size)) if i != pad][:4]
+    if len(tokens) < 2:
+        return "equal lengths"
+    device = next(model.parameters()).device
+    short, long = [tokens[0], tokens[1]], (tokens * 3)[:5]
+    alone = torch.cat(
+        [model(input_ids=torch.tensor([row], device=device)).logits[:, 0].float() for row in (short, long)]
+    )
+    ids, lengths = pad_rows([short, long])
+    ids[0, 2:] = tokens[-1]  # what follows a row must not matter
+    half = next(model.parameters()).dtype != torch.float32
+    relative, absolute = (5e-2, 5e-2) if half else (1e-3, 1e-4)
+    for way in ("last state", "mask"):
+        try:
+            scores = _read(model, way, ids.to(device), lengths.to(device))
+        except (AttributeError, TypeError, RuntimeError, ValueError):  # this way does not fit this family
+            continue
+        if torch.allclose(scores, alone, rtol=relative, atol=absolute):
+            return way
+    return "equal lengths"
