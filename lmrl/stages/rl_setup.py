@@ -28,7 +28,7 @@ from lmrl.stages.devices import free_folder, make_accelerator
 from lmrl.stages.rl_checks import check_settings, encode_prompts, usable_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.run import Run, create_folder, truncate_metrics, write_versions
+from lmrl.stages.run import CONFIG_FILE, Run, create_folder, truncate_metrics, write_versions
 from lmrl.stages.update import MetricMeans, Updater, microbatch_budget
 
 
@@ -163,7 +163,7 @@ def open_session(
         controller.load_state_dict(state["controller"])
     if not config.run.folder:
         config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
-    run = _open_run(config, plugins, accelerator, int(state["update"]) if state else None)
+    run = _open_run(config, plugins, accelerator, (int(state["update"]) if state else -1) if resume else None)
     return Session(
         config=config,
         run=run,
@@ -242,11 +242,14 @@ def _reward(config: RLConfig, reward: Any, plugins: PluginManager) -> Any:
     return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
 
 
-def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[str, Any]]:
+def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+    """Return the checkpoint to go on from and its state, or nothing if the run was killed before its first."""
     folder = Path(config.run.folder)
+    if not (folder / CONFIG_FILE).exists():
+        raise ResumeError(f"{folder} holds no run to continue; expected the folder that a run was started in")
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
-        raise ResumeError(f"{folder} holds no checkpoint to continue from; start the run anew with another run.folder")
+        return None, None
     state = load_state(checkpoints[-1])
     if state["prompts"] != fingerprint:
         raise ResumeError(

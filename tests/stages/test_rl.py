@@ -185,8 +185,18 @@ def test_changed_prompts_are_noticed_on_resume(tiny_folder, tmp_path):
     run(config)
     with pytest.raises(ResumeError, match="prompts have changed"):
         rl(config, reward=likes_cats, prompts=[*PROMPTS, "cat"], progress=False, resume=True)
-    with pytest.raises(ResumeError, match="no checkpoint"):
+    with pytest.raises(ResumeError, match="holds no run"):
         run(config_of(tiny_folder, tmp_path / "empty"), resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_folder, tmp_path):
+    folder = tmp_path / "run"
+    run(config_of(tiny_folder, folder))
+    records = without_times(read_metrics(folder))
+    for checkpoint in list_checkpoints(folder):
+        shutil.rmtree(checkpoint)
+    resumed = run(config_of(tiny_folder, folder), resume=True)
+    assert without_times(read_metrics(folder)) == records and resumed.before is not None
 
 
 @pytest.mark.parametrize(
