@@ -179,7 +179,7 @@ SHAPES = (
         answer=_summarised,
     ),
     Shape(
-        "conversation trees, a row for each message",
+        "messages of trees",
         ("message_id", "parent_id", "text", "role"),
         lambda row: trees.path_before_answer(row)[0],
         lambda row: trees.path_before_answer(row)[1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -314,3 +315,26 @@ def test_an_unknown_shape_names_the_nearest():
     assert "choosen, prompt, rejected" in message and "Nearest: preference, which also needs 'chosen'" in message
     with pytest.raises(DataError, match=r"Nearest: alpaca, which also needs 'output'"):
         load_examples([{"instruction": "i", "outputs": "o"}])
+
+
+def test_the_documents_python_runs(root):
+    page = (root / "docs" / "datasets.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for body in blocks:
+        exec(compile(body, "docs/datasets.md", "exec"), {})
+
+
+def test_the_documented_table_is_the_table(root):
+    from lmrl.data.shapes import SHAPES
+
+    page = (root / "docs" / "datasets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|\n]+) " + r"\|([^|\n]+)" * 4 + r"\|$", page, re.MULTILINE)
+    documented = {name: cells for name, *cells in rows if name != "shape"}
+    assert list(documented) == [shape.name for shape in SHAPES], "in the order in which they are tried"
+    for shape in SHAPES:
+        columns, example, ranking, prompt = documented[shape.name]
+        assert all(name.partition(".")[0] in columns for name in shape.columns)
+        if not shape.advice and not shape.name.startswith("prompt and"):
+            filled = [bool(cell.strip()) for cell in (example, ranking, prompt)]
+            assert filled == [shape.serves(use) for use in ("examples", "rankings", "prompts")], shape.name
