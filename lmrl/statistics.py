@@ -18,6 +18,8 @@ from lmrl.errors import SettingsError
 
 Values = Sequence[float] | NDArray[np.float64]
 RESAMPLES = 4999
+ROUNDING = 1e-9
+"""Share of the bounds' distance by which a mean of values within them may lie outside."""
 BATCH_VALUES = 2_000_000
 """Resampled values held at once, which bounds the memory of a bootstrap."""
 
@@ -73,8 +75,8 @@ def bounded_interval(values: Values, low: float = 0.0, high: float = 1.0, confid
     same mean, so they count for more trials: Wilson's interval with the effective number m (1 - m) / (s^2 / n), scaled
     by (z / t)^2 for few values (Korn and Graubard 1998, "Confidence intervals for proportions with small expected
     number of positive counts estimated from survey data"). Their variance counts one further, imagined value half of
-    the bounds' distance from the mean, because a few rare values that happen not to come would make it too small. With
-    clusters (several samples of a prompt), give each cluster's mean.
+    the bounds' distance from the mean, because a few rare values that happen not to come would make it too small; they
+    never count for fewer than n trials. With clusters (several samples of a prompt), give each cluster's mean.
 
     Equal values say that another one comes with a probability of at most 1 - (alpha / 2)^(1 / n)
     (Clopper and Pearson 1934), and each other value lies within the bounds: that is the interval, of a width above 0.
@@ -84,6 +86,9 @@ def bounded_interval(values: Values, low: float = 0.0, high: float = 1.0, confid
     from scipy.stats import t
 
     sample = np.asarray(values, dtype=np.float64)
+    clipped = np.clip(sample, low, high) if low <= high else sample
+    if np.abs(sample - clipped).max(initial=0) <= ROUNDING * (high - low):
+        sample = clipped
     count = sample.size
     if not low <= high or (count and not (low <= sample.min() and sample.max() <= high)):
         found = f"values from {sample.min():g} to {sample.max():g}" if count else "no values"
@@ -101,7 +106,8 @@ def bounded_interval(values: Values, low: float = 0.0, high: float = 1.0, confid
     else:
         variance = float(sample.var(ddof=1)) / span**2 + 0.25 / count
         scale = (_normal(confidence) / float(t.ppf(0.5 + confidence / 2, count - 1))) ** 2
-        found = wilson_interval(*_times(share, share * (1 - share) / (variance / count) * scale), confidence)
+        trials = max(share * (1 - share) / (variance / count) * scale, count)
+        found = wilson_interval(min(share, 1.0) * trials, trials, confidence)
     return Interval(mean, low + span * found.low, low + span * found.high, count)
 
 
@@ -178,7 +184,3 @@ def _normal(confidence: float) -> float:
     from scipy.stats import norm
 
     return float(norm.ppf(0.5 + confidence / 2))
-
-
-def _times(share: float, count: float) -> tuple[float, float]:
-    return min(share, 1.0) * count, count

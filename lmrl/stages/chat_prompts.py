@@ -33,9 +33,23 @@ def model_path(name: str | Path) -> str:
     return str(MODEL_PATH) if not str(name) or (str(name) == EMBEDDED and not Path(EMBEDDED).is_dir()) else str(name)
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Return a short name for each model: its folder's, or its run's and folder's, or the whole path if that is taken.
+
+    >>> short_names(["runs/sft-1", "runs/rl-1/checkpoint-000050"])
+    ['sft-1', 'rl-1/checkpoint-000050']
+    """
+    short = []
+    for path in paths:
+        parts = Path(path).parts
+        inside = bool(parts) and parts[-1].startswith("checkpoint")
+        short.append("/".join(parts[-2:]) if inside else parts[-1] if parts else path)
+    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+
+
 def chats(card: ModelCard) -> bool:
     """Say whether a model has a chat template, so that it can be chatted with."""
-    return bool(getattr(card.codec, "chat_template", None))
+    return bool(card.codec.chat_template)
 
 
 def as_messages(prompt: Any, system: str = "") -> tuple[dict[str, str], ...]:

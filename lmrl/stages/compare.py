@@ -24,7 +24,7 @@ from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import Completion, sample_texts, sampling_spec
 from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, model_path
+from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, model_path, short_names
 from lmrl.stages.evaluate_scores import reads_alike, sequence_logprobs
 
 
@@ -179,20 +179,6 @@ def torch_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """Return a short name for each model: its folder's, or its run's and folder's, or the whole path if that is taken.
-
-    >>> short_names(["runs/sft-1", "runs/rl-1/checkpoint-000050"])
-    ['sft-1', 'rl-1/checkpoint-000050']
-    """
-    short = []
-    for path in paths:
-        parts = Path(path).parts
-        inside = bool(parts) and parts[-1].startswith("checkpoint")
-        short.append("/".join(parts[-2:]) if inside else parts[-1] if parts else path)
-    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
 def shown(prompt: Any) -> str:

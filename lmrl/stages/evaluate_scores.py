@@ -29,8 +29,7 @@ def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0
     """
     if not rows:
         return []
-    inputs = _inputs(rows, model.model.device)
-    budget = CPU_BUDGET if model.model.device.type == "cpu" else GPU_BUDGET
+    inputs, budget = padded_rows(rows, model.model.device), token_budget(model.model.device)
     spec = SamplingSpec(temperature=temperature or 1.0)
     return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, spec, budget).double().sum(1)]
 
@@ -43,7 +42,14 @@ def reads_alike(card: ModelCard, other: ModelCard, rows: Rows) -> bool:
     return card.codec.decode_batch(ids) == other.codec.decode_batch(ids)
 
 
-def _inputs(rows: Rows, device: torch.device) -> TextInputs:
+def token_budget(device: torch.device) -> int:
+    """Return the positions that one forward pass may hold on a device."""
+    return CPU_BUDGET if device.type == "cpu" else GPU_BUDGET
+
+
+def padded_rows(rows: Rows, device: torch.device) -> TextInputs:
+    """Return rows of token ids as the inputs of a model."""
+
     def padded(parts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.tensor([len(part) for part in parts])
         ids = torch.zeros(len(parts), int(lengths.max()), dtype=torch.long)

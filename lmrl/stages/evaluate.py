@@ -1,0 +1,303 @@
+"""Evaluation of one or several models on held-out prompts: rewards, KL, win rates, perplexity, diversity, length.
+
+Models are loaded one after the other and answer with the same random numbers. Answers are kept as soon as they are
+there, so a run that was stopped resumes with the models that are missing. Changes no training state.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lmrl.config import resolved, to_toml
+from lmrl.errors import SettingsError, unknown
+from lmrl.measures import best_of_kl, best_of_weights
+from lmrl.models.loading import LanguageModel, load
+from lmrl.plugins import PluginManager
+from lmrl.sampling.texts import sample_texts, sampling_spec
+from lmrl.seeds import derive_seed
+from lmrl.stages.compare import Answer, Column, SideBySide, own_logprobs, shown, torch_device
+from lmrl.stages.evaluate_answers import Answers, new_answers, restore, store, weighted_means
+from lmrl.stages.evaluate_config import EvaluateConfig
+from lmrl.stages.evaluate_measures import (
+    Measure,
+    RewardScale,
+    answer_measures,
+    diversity_measures,
+    measures_found,
+    value,
+)
+from lmrl.stages.evaluate_plan import Plan, make_plan
+from lmrl.stages.evaluate_scores import reads_alike, sequence_logprobs
+from lmrl.stages.evaluate_texts import row_nats, text_measures
+from lmrl.stages.evaluate_wins import WinRate, win_rate
+from lmrl.stages.run import create_folder, next_free_folder
+from lmrl.statistics import Interval
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation found: for each column (a model, or best-of-N) its measures by key, with their intervals.
+
+    ``samples`` are answers to the first prompts, side by side; ``wins`` the counts behind the win rates.
+    """
+
+    folder: Path
+    columns: list[Column]
+    measures: list[Measure]
+    values: list[dict[str, Interval]]
+    wins: dict[str, WinRate]
+    samples: SideBySide
+    prompts: int
+    samples_per_prompt: int
+    notes: list[str]
+
+    def value(self, column: str, key: str) -> Interval:
+        """Return a measure of a column by its name, such as ``("RLHF", "reward:happy_end")``."""
+        names = [one.name for one in self.columns]
+        if column not in names:
+            raise SettingsError(unknown("column", column, names))
+        found = self.values[names.index(column)]
+        if key not in found:
+            raise SettingsError(unknown("measure", key, found))
+        return found[key]
+
+
+def evaluate(
+    config: EvaluateConfig,
+    *,
+    prompts: Sequence[Any] | None = None,
+    plugins: Any = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> EvaluateResult:
+    """Evaluate models on held-out prompts and write a run folder: results.json, answers, plots and a page.
+
+    ``prompts`` (texts, or rows with a ``prompt`` and further columns) take the place of the configuration's. With
+    ``resume`` the answers that ``config.run.folder`` holds are not sampled again. Everything is checked before the
+    folder is made and before any weights are loaded.
+    """
+    plan = make_plan(config, plugins or PluginManager(), prompts)
+    folder = _open_folder(plan, resume)
+    columns, texts = _answer(plan, folder, resume, progress)
+    result = _measure(plan, folder, columns, texts)
+    from lmrl.stages.evaluate_report import write_report
+
+    write_report(result)
+    return result
+
+
+def _open_folder(plan: Plan, resume: bool) -> Path:
+    config = plan.config
+    if not config.run.folder:
+        plan.config = config = replace(
+            config, run=replace(config.run, folder=str(next_free_folder(Path("runs"), "eval")))
+        )
+    folder = Path(config.run.folder)
+    if not resume:
+        versions = {info.name: info.version for info in plan.plugins.listing() if info.version}
+        create_folder(folder, to_toml(resolved(config, plan.plugins)), versions, stage="eval")
+    return folder
+
+
+def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[list[Answers], list[dict[str, Interval]]]:
+    """Sample with every model, then measure the KL with the reference; return the columns and the texts' measures."""
+    config, columns = plan.config, []
+    texts: list[dict[str, Interval]] = []
+    engine_spec, engine_settings = config.engine.resolve(plan.plugins)
+    engine = engine_spec.build(engine_settings)
+    samples, fingerprint = config.held_out.samples_per_prompt, plan.questions.fingerprint
+    extra: Answers | None = None
+    bar = tqdm(total=len(plan.columns) + bool(plan.reference), desc="eval", unit="model", disable=not progress)
+    with bar:
+        for place, column in enumerate(plan.columns):
+            bar.set_postfix_str(column.name)
+            lazily = _Lazy(column.path, config.run.device)
+
+            def sampled(stem: str, count: int, purpose: str, place: int = place, lazily: _Lazy = lazily) -> Answers:
+                asked = plan.asked[place]
+                kept = restore(folder, stem, plan.columns[place].name, asked, count, fingerprint) if resume else None
+                if kept is not None:
+                    return kept
+                ids = [one.ids for one in asked for _ in range(count)]
+                spec = sampling_spec(config.sampling, plan.cards[place])
+                drawn = sample_texts(lazily.model, ids, spec, derive_seed(config.run.seed, purpose), engine)
+                logprobs = own_logprobs(lazily.model, ids, drawn, config.sampling.temperature)
+                answers = new_answers(plan.columns[place].name, asked, count, drawn, logprobs)
+                store(folder, stem, answers, fingerprint)
+                return answers
+
+            columns.append(sampled(f"{place + 1}-{_stem(column.name)}", samples, "evaluation"))
+            if plan.best_of == place:
+                drawn = max(config.best_of.samples, config.best_of.n)
+                extra = sampled(f"best-of-{drawn}-{_stem(column.name)}", drawn, "best of")
+            texts.append(_text_measures(plan, place, lazily))
+            lazily.free()
+            bar.update()
+        if plan.reference:
+            bar.set_postfix_str("reference")
+            _add_kl(plan, columns)
+            bar.update()
+        _add_rewards(plan, columns)
+        if extra is not None and plan.best_of is not None:
+            _add_rewards(plan, [extra])
+            columns.append(_best_of(plan, extra))
+            texts.append({})
+    return columns, texts
+
+
+class _Lazy:
+    """A model that is loaded when it is first needed: on a resume perhaps never."""
+
+    def __init__(self, path: str, device: str) -> None:
+        self._path, self._device = path, device
+        self._model: LanguageModel | None = None
+
+    @property
+    def model(self) -> LanguageModel:
+        if self._model is None:
+            self._model = load(self._path, device=torch_device(self._device))
+        return self._model
+
+    def free(self) -> None:
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _text_measures(plan: Plan, place: int, lazily: _Lazy) -> dict[str, Interval]:
+    rows = plan.text_rows[place]
+    if not rows:
+        return {}
+    present = [row for row in rows if row is not None]
+    return text_measures(row_nats(lazily.model, present), present, plan.config.run.seed)
+
+
+def _add_kl(plan: Plan, columns: Sequence[Answers]) -> None:
+    reference = load(plan.reference, device=torch_device(plan.config.run.device))
+    temperature = plan.config.sampling.temperature
+    for card, answers in zip(plan.cards, columns, strict=True):
+        rows = answers.sampled()
+        if not reads_alike(card, reference.card, rows):
+            plan.notes.append(f"{answers.name} has another tokenizer than the reference, so it has no KL to it")
+            continue
+        others = sequence_logprobs(reference, rows, temperature)
+        answers.kl = [mine - other for mine, other in zip(answers.logprobs, others, strict=True)]
+    if temperature == 0:
+        plan.notes.append("KL of greedy answers is the log-ratio of that one answer at temperature 1, no expectation")
+
+
+def _add_rewards(plan: Plan, columns: Sequence[Answers]) -> None:
+    by_prompt = plan.questions.columns()
+    for answers in columns:
+        prompts = [answers.asked[group].text for group in answers.groups]
+        rows = {name: [values[group] for group in answers.groups] for name, values in by_prompt.items()}
+        for name, reward in plan.rewards.items():
+            answers.rewards[name] = [float(score) for score in reward(prompts, answers.texts, rows).scores]
+
+
+def _best_of(plan: Plan, drawn: Answers) -> Answers:
+    """Return the column of best-of-N: every sample with its chance of being the best of N."""
+    settings = plan.config.best_of
+    chooser = settings.reward or list(plan.rewards)[-1]
+    count = len(drawn.groups) // len(drawn.asked)
+    weights: list[float] = []
+    chosen: list[int] = []
+    for start in range(0, len(drawn.groups), count):
+        scores = drawn.rewards[chooser][start : start + count]
+        weights += best_of_weights(scores, settings.n)
+        chosen.append(start + max(range(settings.n), key=lambda place, scores=scores: scores[place]))  # type: ignore[misc]
+    place = plan.best_of or 0
+    plan.columns.append(replace(plan.columns[place], name=f"{drawn.name}, best of {settings.n}"))
+    plan.notes.append(
+        f"best of {settings.n}: {count} answers of {drawn.name} to each prompt, chosen by {chooser}; its KL is the "
+        "bound log N - (N - 1) / N, against the model that is sampled"
+    )
+    return replace(drawn, name=plan.columns[-1].name, weights=weights, shown=chosen)
+
+
+def _measure(
+    plan: Plan, folder: Path, columns: Sequence[Answers], texts: Sequence[Mapping[str, Interval]]
+) -> EvaluateResult:
+    config, seed = plan.config, derive_seed(plan.config.run.seed, "bootstrap")
+    values = [answer_measures(answers, seed) | dict(found) for answers, found in zip(columns, texts, strict=True)]
+    for mine, found in zip(values, diversity_measures(columns), strict=True):
+        mine |= found
+    baseline = plan.baseline
+    units = [
+        {name: weighted_means(rewards, answers) for name, rewards in answers.rewards.items()} for answers in columns
+    ]
+    for name in plan.rewards:
+        seen = [score for answers in columns for score in answers.rewards[name]]
+        scale = RewardScale(seen, config.bounds.get(name), seed)
+        for place, mine in enumerate(values):
+            mine[f"reward:{name}"] = scale.interval(units[place][name])
+            if place != baseline:
+                mine[f"difference:{name}"] = scale.difference(units[place][name], units[baseline][name])
+    wins: dict[str, WinRate] = {}
+    if len(columns) > 1 and (plan.annotator or (config.wins.kind == "reward" and plan.rewards)):
+        reward = config.wins.reward or next(iter(plan.rewards), "")
+        for place, answers in enumerate(columns):
+            if place != baseline:
+                found_rate = win_rate(
+                    answers, columns[baseline], plan.questions, plan.annotator, reward, config.wins.tolerance
+                )
+                wins[answers.name] = found_rate
+                values[place]["wins"] = found_rate.rate
+    if config.best_of.n and plan.best_of is not None and plan.reference == plan.columns[plan.best_of].path:
+        values[-1]["kl"] = value(best_of_kl(config.best_of.n), len(plan.questions.items))
+    return EvaluateResult(
+        folder=folder,
+        columns=plan.columns,
+        measures=measures_found(values, list(plan.rewards), plan.columns[baseline].name),
+        values=values,
+        wins=wins,
+        samples=_samples(plan, columns),
+        prompts=len(plan.questions.items),
+        samples_per_prompt=config.held_out.samples_per_prompt,
+        notes=plan.notes,
+    )
+
+
+def _samples(plan: Plan, columns: Sequence[Answers]) -> SideBySide:
+    """Return the first prompts with one answer of each column."""
+    config = plan.config
+    count = min(config.show, len(plan.questions.items))
+    gold = next(iter(plan.rewards), "")
+    table: list[list[Answer]] = []
+    for group in range(count):
+        answers = []
+        for column in columns:
+            row = next(row for row in column.shown if column.groups[row] == group)
+            completion = column.completions[row]
+            answers.append(
+                Answer(
+                    completion.text,
+                    len(completion.ids),
+                    completion.ended,
+                    column.rewards[gold][row] if gold else None,
+                    column.kl[row] if column.kl is not None else None,
+                )
+            )
+        table.append(answers)
+    return SideBySide(
+        prompts=[shown(item.prompt) for item in plan.questions.items[:count]],
+        columns=plan.columns,
+        answers=table,
+        sampling=config.sampling,
+        seed=config.run.seed,
+        system=config.system,
+        reward=gold,
+        reference=config.reference,
+    )
+
+
+def _stem(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

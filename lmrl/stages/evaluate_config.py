@@ -1,0 +1,130 @@
+"""The configuration of `lmrl eval`: one dataclass per section of the recipe; field docstrings are the help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lmrl.config import PluginChoice, choice
+from lmrl.data import RowSettings
+from lmrl.errors import SettingsError
+from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.sampling.settings import SamplingSettings
+from lmrl.stages.settings import RunSettings, require_at_least
+
+
+@dataclass
+class HeldOutSettings:
+    """Which prompts are answered, and how often."""
+
+    prompts: int = 128
+    """Prompts held out of the data, the same ones as `lmrl rl` holds out with this number as evaluation.prompts and
+    this seed; 0 takes every prompt of the data."""
+    seed: int = 0
+    """The run.seed of the RL run whose held-out prompts these are."""
+    samples_per_prompt: int = 1
+    """Answers to each prompt; intervals are over prompts all the same."""
+
+    def __post_init__(self) -> None:
+        require_at_least("held_out", self, {"prompts": 0, "samples_per_prompt": 1})
+
+
+@dataclass
+class WinSettings:
+    """Who says which of two models' answers is the better one; empty answers lose unseen."""
+
+    kind: Literal["reward", "judge", "person", "none"] = "reward"
+    """reward: the answer with the higher reward; judge: a language model, asked in both orders; person: you, in the
+    terminal; none: no win rates."""
+    reward: str = ""
+    """For kind = "reward": which one; empty is the first of `rewards`."""
+    tolerance: float = 0.0
+    """For kind = "reward": a difference of at most this much is a tie."""
+    baseline: str = ""
+    """Name of the model that the others are compared with; empty is the first one."""
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+
+    def __post_init__(self) -> None:
+        require_at_least("wins", self, {"tolerance": 0})
+
+
+@dataclass
+class BestOfSettings:
+    """A further column: the best of N answers of one model."""
+
+    n: int = 0
+    """Answers of which the best one counts; 0 leaves the column out."""
+    samples: int = 0
+    """Answers drawn per prompt, from all of which the value of N is estimated; 0 draws N."""
+    model: str = ""
+    """Name of the model that answers; empty is the first one."""
+    reward: str = ""
+    """The reward that chooses; empty is the last of `rewards`. It is judged by all of them."""
+
+    def __post_init__(self) -> None:
+        require_at_least("best_of", self, {"n": 0, "samples": 0})
+        if self.samples and self.samples < self.n:
+            raise SettingsError(
+                f"best_of.samples is {self.samples} and best_of.n {self.n}; expected at least n samples"
+            )
+
+
+@dataclass
+class TextSettings:
+    """Reference texts, of which perplexity and bits per byte are measured."""
+
+    rows: RowSettings = field(default_factory=RowSettings)
+    """Where they are: prompts with completions or conversations, whose answers count, or plain texts; no path: none."""
+    kind: Literal["auto", "examples", "plain"] = "auto"
+    """plain: a text file, or a column `text`; examples: any format of `lmrl sft`; auto: plain if there is a column
+    `text` or the file ends in .txt."""
+    context: int = 0
+    """Tokens that plain text is cut into, one of them shared with the piece before; 0 is the model's context, of all
+    models the shortest."""
+
+    characters: int = 0
+    """Use the first so many characters of plain texts together; 0 uses all."""
+
+    def __post_init__(self) -> None:
+        require_at_least("texts", self, {"context": 0, "characters": 0})
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `lmrl eval` can be told."""
+
+    models: list[str] = field(default_factory=list)
+    """Folders of models or runs, or hub ids; "stories" is the embedded story model, which is also the default."""
+    names: list[str] = field(default_factory=list)
+    """A name for each model, such as base, SFT and RLHF; left out, names come from the folders."""
+    reference: str = ""
+    """Folder or hub id of the model to which the KL is measured; empty: none is."""
+    rewards: list[str] = field(default_factory=lambda: ["happy_end"])
+    """Rewards that judge the answers, by registered name, module:function or folder of a reward model; the first one
+    is the one that plots and win rates show."""
+    reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of rewards, a table for each by its name."""
+    bounds: dict[str, list[float]] = field(default_factory=dict)
+    """Least and greatest value of a reward, for its interval; left out, they are taken from what was seen."""
+    run: RunSettings = field(default_factory=RunSettings)
+    prompts: PluginChoice = choice("dataset", "stories")
+    held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
+    chat: Literal["auto", "on", "off"] = "auto"
+    """auto: conversations are rendered by each model's chat template and plain texts completed, as in `lmrl rl`; on:
+    a plain text is what a user says; off: conversations are completed as text, too."""
+    system: str = ""
+    """System prompt of models that are chatted with."""
+    engine: PluginChoice = choice("engine", "transformers")
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    wins: WinSettings = field(default_factory=WinSettings)
+    best_of: BestOfSettings = field(default_factory=BestOfSettings)
+    texts: TextSettings = field(default_factory=TextSettings)
+    show: int = 5
+    """Prompts whose answers are shown side by side."""
+
+    def __post_init__(self) -> None:
+        if self.show < 0:
+            raise SettingsError(f"show is {self.show}; expected a number of at least 0")
+        for name, pair in self.bounds.items():
+            if len(pair) != 2 or not pair[0] < pair[1]:
+                raise SettingsError(f"bounds.{name} is {pair}; expected the least and the greatest value, [-1, 1] say")
