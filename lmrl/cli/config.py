@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from lmrl.cli.recipes import STAGE_CONFIGS, imported
 from lmrl.cli.tables import make_console, make_table
 from lmrl.config import FieldHelp, PluginChoice, describe
 from lmrl.config.choices import KIND
@@ -34,14 +35,20 @@ class Page:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lmrl config`."""
     parser.add_argument("path", nargs="?", default="", help="a section or setting, such as train or reward.lexicon")
+    parser.add_argument("--stage", default="rl", help="the command whose recipe it is, such as sft; default: rl")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the help on one section, or the list of sections."""
-    from lmrl.stages.rl_config import RLConfig
-
     manager: PluginManager = arguments.plugin_manager
-    page = find_page(RLConfig, arguments.path, manager)
+    manager.commands()  # registers every stage's configuration
+    if arguments.stage not in STAGE_CONFIGS:
+        raise SettingsError(unknown("stage", arguments.stage, STAGE_CONFIGS))
+    page = find_page(imported(STAGE_CONFIGS[arguments.stage]), arguments.path, manager)
+    if not arguments.path and arguments.stage != "rl":
+        page = dataclasses.replace(
+            page, title=page.title.replace("lmrl config", f"lmrl config --stage {arguments.stage}")
+        )
     console = make_console()
     console.print(page.title, soft_wrap=True)
     if page.settings:
@@ -160,5 +167,5 @@ SPEC = CommandSpec(
     add_arguments=add_arguments,
     run=run,
     summary="explain the sections and settings of a recipe",
-    example="lmrl config train",
+    example="lmrl config --stage reward objective",
 )

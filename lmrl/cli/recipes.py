@@ -16,6 +16,9 @@ FREE_ON_RESUME = ("run.device", "run.folder", "checkpoint", "trackers")
 """Settings that any resumed run may change; another would make it another run."""
 OVERRIDES = "settings that replace the recipe's; text needs no quotes, but \\n is a line end only inside double ones"
 
+STAGE_CONFIGS: dict[str, str] = {}
+"""The configuration of every command made here, "module:Class" by the command's name; `lmrl config --stage` reads it."""
+
 
 def recipe_command(
     name: str,
@@ -34,6 +37,8 @@ def recipe_command(
     configuration's dataclass, the function ``stage(config, plugins=, resume=, progress=)`` and ``report(result)``,
     which prints. The exit code is 130 if the result says that it was ``interrupted``.
     """
+
+    STAGE_CONFIGS[name] = config
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("recipe", nargs="?", help="TOML file; left out, every setting has its default")

@@ -115,6 +115,8 @@ def test_debugging_shows_the_traceback(hello, capsys, monkeypatch):
         (["--plugin", "no.py", "config"], "the plugin file no.py does not exist"),
         (["--quiet", "rl"], "unknown option --quiet"),
         (["config", "optimizer.pop"], "unknown optimizer 'pop'; did you mean 'ppo'?"),
+        (["config", "--stage", "rewrad"], "unknown stage 'rewrad'; did you mean 'reward'?"),
+        (["config", "--stage", "reward", "optimizer"], "unknown setting 'optimizer'"),
         (["config", "trian"], "unknown setting 'trian'; did you mean 'train'?"),
         (["config", "train.learning_rat"], "did you mean 'train.learning_rate'?"),
         (["config", "optimizer.ppo.clip_rang"], "did you mean 'optimizer.ppo.clip_range'?"),
