@@ -17,7 +17,7 @@ FREE_ON_RESUME = ("run.device", "run.folder", "checkpoint", "trackers")
 OVERRIDES = "settings that replace the recipe's; text needs no quotes, but \\n is a line end only inside double ones"
 
 STAGE_CONFIGS: dict[str, str] = {}
-"""The configuration of every command made here, "module:Class" by the command's name; `lmrl config --stage` reads it."""
+"""The configuration of every command made here, "module:Class" by its name; `lmrl config --stage` reads it."""
 
 
 def recipe_command(
