@@ -21,7 +21,7 @@ ROLES = {
 }
 """What the names of roles that data sets use stand for."""
 
-TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+TURN = re.compile(r"\n\n(Human|Assistant):")
 """The beginning of a turn in an HH transcript."""
 
 Messages = tuple[Message, ...]
@@ -90,16 +90,14 @@ def _part(part: object) -> str:
 
 def is_transcript(text: str) -> bool:
     r"""Tell whether a text is an HH transcript: ``\n\nHuman: ... \n\nAssistant: ...``."""
-    first = TURN.match(text)
-    return first is not None and first[1] == "Human" and any(turn[1] == "Assistant" for turn in TURN.finditer(text))
+    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
 
 
 def read_transcript(text: str) -> Messages:
     """Return the turns of an HH transcript; the space around each is not part of it, and the last may be empty."""
-    turns = list(TURN.finditer(text))
-    ends = [turn.start() for turn in turns[1:]] + [len(text)]
+    pieces = TURN.split("\n\n" + text.lstrip())[1:]  # a speaker and what is said, in turn
     found = tuple(
-        message(ROLES[turn[1].lower()], text[turn.end() : end].strip()) for turn, end in zip(turns, ends, strict=True)
+        message(ROLES[speaker.lower()], said.strip()) for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
     )
     empty = next((item["role"] for item in found[:-1] if not item["content"]), "")
     if empty:

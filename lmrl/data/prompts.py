@@ -126,7 +126,7 @@ def load_prompts(
     if ids and len(ids) != len(rendered):
         raise DataError(
             f"{found.where}: {len(ids)} prompts are token ids or messages and {len(rendered) - len(ids)} are text; "
-            "expected one kind."
+            'expected one kind (chat = "on" makes messages of texts, "off" texts of single questions).'
         )
     columns = dict(found.columns)
     messages = [list(prompt.content) for prompt in found.prompts if not isinstance(prompt.content, str)]
