@@ -185,7 +185,7 @@ def test_a_conversation_without_an_answer_is_a_prompt_as_a_whole(chat_codec):
 
 def test_texts_and_messages_together_need_to_be_made_one_kind(chat_codec):
     rows = [{"prompt": [{"role": "user", "content": "q"}]}, {"prompt": "q"}]
-    with pytest.raises(DataError, match='1 prompts are .* messages and 1 are text; expected one kind .*chat = "on"'):
+    with pytest.raises(DataError, match=r'1 prompts are .* messages and 1 are text; expected one kind .*chat = "on"'):
         load_prompts(rows, codec=chat_codec)
     assert load_prompts(rows, PromptSettings(chat="on"), chat_codec).prompts == ["^[user]q[assistant]"] * 2
     assert load_prompts(rows, PromptSettings(chat="off"), chat_codec).prompts == ["q", "q"]
