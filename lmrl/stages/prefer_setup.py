@@ -1,0 +1,127 @@
+"""Putting a preference run together: annotators, samples and run folder, all checked before anything is sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmrl.config import build, read_toml, resolved, to_toml
+from lmrl.errors import ResumeError, SettingsError, unknown
+from lmrl.plugins import PluginManager
+from lmrl.preferences import Annotator, AnnotatorSettings, build_annotator
+from lmrl.seeds import derive_seed
+from lmrl.stages.prefer_config import GOLD, PreferConfig
+from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, write_versions
+
+STAGE = "prefer"
+ANSWERS_FOLDER = "answers"
+FREE_JUDGE_SETTINGS = (
+    "device",
+    "concurrency",
+    "timeout",
+    "retries",
+    "backoff",
+    "give_up_after",
+    "max_calls",
+    "max_tokens",
+    "cache",
+)
+"""Settings of a judge that change none of its answers, so that a resumed run may change them."""
+
+
+def make_annotators(
+    config: PreferConfig, plugins: PluginManager, given: Mapping[str, Annotator] | None
+) -> dict[str, Annotator]:
+    """Return the annotators by name, the gold reward among them where there is one."""
+    if given is None:
+        found = {
+            name: build_annotator(settings, plugins, name, derive_seed(config.run.seed, "annotator"))
+            for name, settings in config.annotators.items()
+        }
+    else:
+        found = dict(given)
+        for name in found:
+            dataclasses.replace(config, annotators={name: AnnotatorSettings()})  # the name is checked
+    for name in config.output.annotators:
+        if name not in found:
+            raise SettingsError(f"output.annotators: {unknown('annotator', name, found)}")
+    if config.gold.reward:
+        settings = AnnotatorSettings(
+            reward=config.gold.reward, settings=config.gold.settings, tolerance=config.gold.tolerance
+        )
+        found[GOLD] = build_annotator(settings, plugins, GOLD)
+    return found
+
+
+def refuse_ranks() -> None:
+    """Refuse to be run by several processes, which would all ask the same questions."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("`lmrl prefer` runs in one process; start it without accelerate launch or torchrun")
+
+
+def open_folder(config: PreferConfig, plugins: PluginManager, resume: bool) -> PreferConfig:
+    """Make the run's folder, or take up the one to resume, and return the configuration that names it.
+
+    Raises ``ResumeError`` when an annotator that has answered already has other settings now.
+    """
+    versions = {info.name: info.version for info in plugins.listing() if info.version}
+    if not resume:
+        folder = config.run.folder or str(next_free_folder(Path("runs"), STAGE))
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=folder))
+        create_folder(Path(folder), to_toml(resolved(config, plugins)), versions, STAGE)
+        (Path(folder) / ANSWERS_FOLDER).mkdir(exist_ok=True)
+        return config
+    folder_path = Path(config.run.folder)
+    if not (folder_path / CONFIG_FILE).exists():
+        raise ResumeError(f"{folder_path} holds no {CONFIG_FILE}; expected the folder of a run")
+    _refuse_changes(folder_path, config)
+    write_versions(folder_path, versions, STAGE)
+    partial = folder_path / f"{CONFIG_FILE}.partial"
+    partial.write_text(to_toml(resolved(config, plugins)), encoding="utf-8")
+    partial.replace(folder_path / CONFIG_FILE)
+    (folder_path / ANSWERS_FOLDER).mkdir(exist_ok=True)
+    return config
+
+
+def journal_path(folder: Path, name: str) -> Path:
+    """Return where an annotator's answers are kept."""
+    return folder / ANSWERS_FOLDER / f"{name}.jsonl"
+
+
+def _refuse_changes(folder: Path, config: PreferConfig) -> None:
+    before = build(PreferConfig, read_toml(folder / CONFIG_FILE))
+    old: dict[str, Any] = {name: _identity(settings) for name, settings in before.annotators.items()}
+    new: dict[str, Any] = {name: _identity(settings) for name, settings in config.annotators.items()}
+    old[GOLD], new[GOLD] = dataclasses.asdict(before.gold), dataclasses.asdict(config.gold)
+    for name in sorted(set(old) & set(new)):
+        changed = _difference(old[name], new[name])
+        if changed and journal_path(folder, name).exists():
+            where = GOLD if name == GOLD else f"annotators.{name}"
+            raise ResumeError(
+                f"{where}.{changed} has changed since {name} answered in {folder}, so the answers would not be one "
+                "annotator's. Bring back the old value, or give the new annotator another name."
+            )
+
+
+def _identity(settings: AnnotatorSettings) -> dict[str, Any]:
+    """Return the settings that an annotator's answers depend on."""
+    identity = dataclasses.asdict(settings)
+    for name in FREE_JUDGE_SETTINGS:
+        del identity["judge"][name]
+    return identity
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str] = ()) -> str:
+    """Return the dotted name of the first setting that differs, or the empty string."""
+    for key in sorted({*old, *new}):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            inner = _difference(one, other)
+            if inner:
+                return f"{key}.{inner}"
+        elif one != other:
+            return key
+    return ""
