@@ -63,9 +63,19 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookimpl
 def lmrl_commands() -> Iterable[CommandSpec]:
     """Offer the subcommands."""
-    from lmrl.cli import compare, config, eval, plugins, prefer, quickstart, reward, rl
+    from lmrl.cli import chat, compare, config, eval, plugins, prefer, quickstart, reward, rl
 
-    return [quickstart.SPEC, prefer.SPEC, reward.SPEC, rl.SPEC, eval.SPEC, compare.SPEC, plugins.SPEC, config.SPEC]
+    return [
+        quickstart.SPEC,
+        prefer.SPEC,
+        reward.SPEC,
+        rl.SPEC,
+        eval.SPEC,
+        compare.SPEC,
+        chat.SPEC,
+        plugins.SPEC,
+        config.SPEC,
+    ]
 
 
 @hookimpl

@@ -91,8 +91,8 @@ def bounded_interval(values: Values, low: float = 0.0, high: float = 1.0, confid
         sample = clipped
     count = sample.size
     if not low <= high or (count and not (low <= sample.min() and sample.max() <= high)):
-        found = f"values from {sample.min():g} to {sample.max():g}" if count else "no values"
-        raise SettingsError(f"{found} with the bounds {low:g} and {high:g}; expected bounds that hold every value")
+        said = f"values from {sample.min():g} to {sample.max():g}" if count else "no values"
+        raise SettingsError(f"{said} with the bounds {low:g} and {high:g}; expected bounds that hold every value")
     if count == 0 or low == high:
         return Interval(low if count else math.nan, low, high, count)
     mean, span = float(sample.mean()), high - low

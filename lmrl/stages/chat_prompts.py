@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import PromptError
+from lmrl.models.chat_template import prompt_ids, template_end_id
+from lmrl.sampling.settings import SamplingSettings
+from lmrl.sampling.spec import SamplingSpec
+from lmrl.sampling.texts import sampling_spec
 
 if TYPE_CHECKING:
     from lmrl.models.card import ModelCard
@@ -72,13 +76,10 @@ def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) 
     leaves no room in the model's context.
     """
     if chats(card) and not complete:
-        from lmrl.models.chat_template import prompt_ids
-
-        text, ids = prompt_ids(card.codec, as_messages(prompt, system))
-        asked = Asked(text, ids, chatted=True)
+        asked = Asked(*prompt_ids(card.codec, as_messages(prompt, system)), chatted=True)
     else:
         plain = prompt if isinstance(prompt, str) else transcript(prompt)
-        asked = Asked(plain, card.codec.encode(plain), chatted=False)
+        asked = Asked(*prompt_ids(card.codec, plain), chatted=False)
     if not asked.ids:
         raise PromptError(f"{card.path}: the prompt {_excerpt(asked.text)} has no tokens; expected some text")
     if len(asked.ids) >= card.context_length:
@@ -87,6 +88,16 @@ def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) 
             f"context of {card.context_length}; shorten it, or leave it out"
         )
     return asked
+
+
+def answer_spec(settings: SamplingSettings, card: ModelCard, chatted: bool) -> SamplingSpec:
+    """Return how a model's answers are sampled: a chat also ends where the template closes an assistant's turn.
+
+    Some checkpoints name only the end of a text as their EOS and not the end of a turn.
+    """
+    spec = sampling_spec(settings, card)
+    end = template_end_id(card.codec) if chatted else None  # type: ignore[arg-type]  # a codec is hashed by identity
+    return spec if end is None or end in spec.eos_ids else replace(spec, eos_ids=(*spec.eos_ids, end))
 
 
 def transcript(messages: Sequence[Any]) -> str:

@@ -22,9 +22,9 @@ from lmrl.models import load_card
 from lmrl.models.loading import LanguageModel, load
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.sampling.settings import SamplingSettings
-from lmrl.sampling.texts import Completion, sample_texts, sampling_spec
+from lmrl.sampling.texts import Completion, sample_texts
 from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, model_path, short_names
+from lmrl.stages.chat_prompts import Asked, answer_spec, as_messages, ask, chats, model_path, short_names
 from lmrl.stages.evaluate_scores import reads_alike, sequence_logprobs
 
 
@@ -117,7 +117,7 @@ def compare(
         for column, card, questions in zip(columns, cards, asked, strict=True):
             bar.set_postfix_str(column.name)
             model = load(column.path, device=torch_device(device))
-            spec = sampling_spec(sampling, card)
+            spec = answer_spec(sampling, card, column.chatted)
             ids = [question.ids for question in questions]
             completions.append(sample_texts(model, ids, spec, derive_seed(seed, "compare")))
             own.append(own_logprobs(model, ids, completions[-1], sampling.temperature) if reference_path else [])
