@@ -18,11 +18,12 @@ ROUNDS = 4
 class TokenRows:
     """Rows of a batch: ``tokens`` (B, T + 1), of which the first T are read and the last T are predicted.
 
-    ``segments`` (B, T) numbers the documents within a row, where attention is not to cross them.
+    ``positions`` (B, T) count from each document's beginning, where attention is not to cross documents: from positions
+    that begin anew transformers makes a mask that keeps the documents of a row apart.
     """
 
     tokens: Any
-    segments: Any | None = None
+    positions: Any | None = None
 
 
 class Shuffle:
@@ -56,8 +57,8 @@ class TokenDataset:
     """Blocks of ``context_length`` tokens of a split, each seen once per epoch.
 
     Every epoch cuts the stream at another offset, so that over epochs a token stands at every place of a block. With
-    ``cross_documents=False`` rows carry segments: an end token belongs to the document that follows it, which is what
-    a model sees when it begins a text after an end token.
+    ``cross_documents=False`` positions begin anew with every document. As an input, an end token belongs to the
+    document that follows it, which is what a model sees when it begins a text after an end token.
     """
 
     def __init__(self, stream: TokenStream, context_length: int, seed: int, cross_documents: bool = True) -> None:
@@ -88,9 +89,11 @@ class TokenDataset:
         tokens = np.stack([self.stream.read(start, start + size + 1) for start in starts])
         if self.cross_documents:
             return TokenRows(tokens)
-        return TokenRows(tokens, np.stack([self._segments(start) for start in starts]))
+        return TokenRows(tokens, np.stack([self._positions(start) for start in starts]))
 
-    def _segments(self, start: int) -> Any:
-        marks = np.zeros(self.context_length, np.int64)
-        marks[self.stream.ends(start, start + self.context_length) - 1] = 1
-        return np.cumsum(marks)
+    def _positions(self, start: int) -> Any:
+        places = np.arange(self.context_length)
+        begins = np.zeros_like(places)
+        ends = self.stream.ends(start, start + self.context_length) - 1
+        begins[ends] = ends
+        return places - np.maximum.accumulate(begins)
