@@ -63,7 +63,7 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookimpl
 def lmrl_commands() -> Iterable[CommandSpec]:
     """Offer the subcommands."""
-    from lmrl.cli import chat, compare, config, eval, plugins, prefer, quickstart, reward, rl
+    from lmrl.cli import chat, compare, config, eval, plugins, prefer, pretrain, quickstart, reward, rl
 
     return [
         quickstart.SPEC,
