@@ -67,6 +67,7 @@ def lmrl_commands() -> Iterable[CommandSpec]:
 
     return [
         quickstart.SPEC,
+        pretrain.SPEC,
         prefer.SPEC,
         reward.SPEC,
         rl.SPEC,
