@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from lmrl.cli.main import main
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models.reward_card import Normalisation
 from lmrl.rewards import resolve
