@@ -33,7 +33,8 @@ def print_result(result: RewardTrainingResult, console: Console | None = None) -
 def report_table(report: RewardReport) -> Table:
     """Return the held-out numbers, each share beside what it has to beat."""
     table = make_table(["", "reward model", "the longer one", "chance"])
-    table.title = f"{report.pairs} held-out pairs of {report.rankings} rankings, {report.prompts} prompts [95% interval over prompts]"
+    held_out = f"{report.pairs} held-out pairs of {report.rankings} rankings, {report.prompts} prompts"
+    table.title = f"{held_out} [95% interval over prompts]"
     table.title_justify = "left"
     table.add_row("accuracy on pairs", str(report.accuracy), str(report.longer_wins), f"{report.constant:.3f}")
     table.add_row("  where the better one is longer", str(report.accuracy_where_longer_is_better), "1.000", "")
