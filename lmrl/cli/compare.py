@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NARROWEST = 22
 """Characters that an answer's column needs; with less, answers are stacked below one another."""
 PROMPT_SHARE = 0.25
+NARROWEST_PROMPT = 18
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,10 +103,10 @@ def print_side_by_side(table: SideBySide, console: Console) -> None:
     """Print answers in columns, or below one another where the console is too narrow for that."""
     from lmrl.stages.compare_pages import settings_lines
 
-    prompt_width = max(NARROWEST - 4, int(console.width * PROMPT_SHARE))
-    left = console.width - prompt_width - 3 * len(table.columns) - 2
-    if left // len(table.columns) >= NARROWEST:
-        console.print(_columns(table, prompt_width))
+    left = console.width - 3 * len(table.columns) - 2
+    most = left - NARROWEST * len(table.columns)
+    if most >= NARROWEST_PROMPT:
+        console.print(_columns(table, min(most, max(NARROWEST_PROMPT, int(console.width * PROMPT_SHARE)))))
     else:
         for block in _blocks(table):
             console.print(block, soft_wrap=False)

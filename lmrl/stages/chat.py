@@ -118,7 +118,7 @@ class ChatSession:
         self.sampling, self.seed = changed, seed
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the conversation as rows that ``lmrl.data.load_examples`` reads: a chat, or prompts and completions."""
+        """Return the conversation as rows that ``load_examples`` reads: a chat, or prompts with completions."""
         if not self.messages:
             return []
         if self.chats:

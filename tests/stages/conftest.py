@@ -69,3 +69,24 @@ class Toy:
 @pytest.fixture
 def toy(tiny_folder):
     return lambda **kwargs: Toy(tiny_folder, **kwargs)
+
+
+CHAT_WORDS = ("the", "a", "cat", "dog", "ran", "sat", "home", "far", ".", "!", "user", "assistant", "system", ":")
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{- message['role'] ~ ' : ' ~ message['content'] -}}"
+    "{%- if message['role'] == 'assistant' -%}{{- ' <eos>' -}}{%- endif -%}{{- ' ' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'assistant :' -}}{%- endif -%}"
+)
+
+
+def write_chat_model(folder, **settings):
+    """Write the tiny model with a chat template made of words that it knows, and return its folder."""
+    write_tiny_model(folder, words=CHAT_WORDS, **settings)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory):
+    """A tiny model that can be chatted with, and has a context of 64 tokens."""
+    return write_chat_model(tmp_path_factory.mktemp("chat") / "chatter", context=64)
