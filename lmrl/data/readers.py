@@ -105,7 +105,9 @@ def gather_labelled(rows: Sequence[Row]) -> list[tuple[int, dict[str, Any] | Ski
     found: list[tuple[int, dict[str, Any] | Skip]] = []
     for place, row in enumerate(rows, start=1):
         try:
-            groups.setdefault(repr(cell(row, "prompt")), []).append((place, row, is_good(row)))
+            good, key = is_good(row), repr(cell(row, "prompt"))
+            cell(row, "completion")
+            groups.setdefault(key, []).append((place, row, good))
         except Skip as skip:
             found.append((place, skip))
     for group in groups.values():

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmrl.data.conversations import ROLES, Messages, before_answer, message
-from lmrl.data.reading import Answered, Found, Skip, number
+from lmrl.data.reading import Answered, Found, Skip, native, number
 from lmrl.data.records import dense_ranks
 
 Node = Mapping[str, Any]
@@ -76,6 +76,9 @@ def gather_messages(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[s
     places: dict[Any, int] = {}
     trees: list[tuple[int, dict[str, Any] | Skip]] = []
     for place, row in enumerate(rows, start=1):
+        if not all(isinstance(row[name], str | int | None) for name in ("message_id", "parent_id")):
+            trees.append((place, Skip("a message_id or parent_id that is neither text nor a number")))
+            continue
         if row["message_id"] in nodes:
             trees.append((place, Skip("a message whose message_id another one has")))
             continue
@@ -109,8 +112,9 @@ def _root(row: Mapping[str, Any]) -> Node:
 
 
 def _replies(node: Node) -> list[Node]:
-    found = node.get("replies") or []
-    return [reply for reply in found if isinstance(reply, Mapping) and _usable(reply)]
+    found = native(node.get("replies"))
+    listed = found if isinstance(found, Sequence) else []
+    return [reply for reply in listed if isinstance(reply, Mapping) and _usable(reply)]
 
 
 def _usable(node: Node) -> bool:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.data import ExampleSet, PromptSet, Ranking, RankingSet, load_examples, load_rankings
+from lmrl.data import (
+    ExampleSet,
+    PromptSet,
+    PromptSettings,
+    Ranking,
+    RankingSet,
+    RowSettings,
+    load_examples,
+    load_prompts,
+    load_rankings,
+)
 from lmrl.data.records import ChatExample, CompletionExample, dense_ranks
-from lmrl.errors import DataError, SettingsError
+from lmrl.data.shapes import SHAPES
+from lmrl.errors import DataError, LmrlError, SettingsError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
 scores = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=6)
@@ -23,6 +35,55 @@ def n_way_rows(draw):
     values = draw(scores.filter(lambda found: len(set(found)) > 1))
     completions = draw(st.lists(texts, min_size=len(values), max_size=len(values), unique_by=str.strip))
     return {"prompt": draw(texts), "completions": completions, "scores": values, "id": draw(st.integers())}
+
+
+answers = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+tree = {
+    "text": "q",
+    "role": "prompter",
+    "replies": [
+        {"text": "a", "role": "assistant", "rank": 0},
+        {"text": "b", "role": "assistant", "rank": "x"},
+        3,
+        None,
+    ],
+}
+cells = st.sampled_from(
+    [
+        *(None, "", " ", "x", 3, 0.5, float("nan"), True, b"bytes", 10**400, ("t",), [], {}, [1], [{}], [[1]]),
+        *(["a", "b"], ["a", "a"], [["a", "b"]], [0, 1], [1, 0], [1.0, "2"]),
+        *(answers, answers[1:], answers[1], [{"from": "human", "value": "q"}], [{"role": None}], [{"role": "user"}]),
+        *(tree, {**tree, "replies": None}, {**tree, "replies": 3}, {"full_text": "q"}, {"post": "p"}),
+        *("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant:", "\n\nHuman:\n\nAssistant: b"),
+        *([{"response": "a", "overall_score": 1}, {"response": "b", "annotations": {"x": {"Rating": "3"}}}],),
+        *([{"response": None}], [{"text": "a"}, {"text": "b"}]),
+    ]
+)
+extra_columns = ["system", "history", "input", "score_chosen", "answer", "label", "ranks", "scores"]
+
+
+@st.composite
+def junk_rows(draw):
+    shape = draw(st.sampled_from(SHAPES))
+    rows = draw(st.integers(1, 3))
+    names = [name.partition(".")[0] for name in shape.columns]
+    more = draw(st.lists(st.sampled_from(extra_columns), max_size=1))
+    return [{name: draw(cells) for name in [*names, *more]} for _ in range(rows)]
+
+
+@settings(max_examples=500)
+@given(rows=junk_rows(), chat=st.sampled_from(["auto", "on", "off"]))
+def test_no_row_breaks_the_reading(rows, chat):
+    """Whatever the cells hold, rows are read or counted, or an error of ours says what is wrong."""
+    for load in (load_examples, load_rankings):
+        try:
+            found = load(rows, RowSettings(chat=chat))
+        except LmrlError:
+            continue
+        assert len(found.fingerprint()) == 64 and len(found) >= 1
+        assert len(found.notes) >= 1 + len(found.skipped)
+    with contextlib.suppress(LmrlError):
+        load_prompts(rows, PromptSettings(chat=chat))
 
 
 conversations = st.lists(texts, min_size=1, max_size=3).flatmap(

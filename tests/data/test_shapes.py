@@ -246,6 +246,9 @@ def test_labels_make_rankings_where_a_prompt_has_both():
     [ranking] = found.rankings
     assert (ranking.prompt, ranking.completions, ranking.ranks) == ("p", ("bad", "good", "fine"), (1, 0, 0))
     assert found.skipped == {"a prompt whose completions all have one label": 1}
+    found = load_rankings([*rows, {**rows[0], "completion": None}, {**rows[0], "label": "maybe"}])
+    assert found.rankings == [ranking], "a broken row costs its prompt nothing"
+    assert found.skipped["no 'completion'"] == found.skipped["a label that is neither true nor false"] == 1
     examples = load_examples(rows)
     assert [example.completion for example in examples.examples] == ["alone", "good", "fine"]
     assert examples.skipped == {"a completion that is labelled as bad": 1}
