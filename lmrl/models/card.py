@@ -16,7 +16,16 @@ from lmrl.errors import ModelError, nearest
 from lmrl.models.codec import FastCodec, TextCodec, TransformersCodec, read_json
 from lmrl.models.folders import model_folder
 
-__all__ = ["FastCodec", "ModelCard", "TextCodec", "TransformersCodec", "contains_stop", "load_card", "response_texts"]
+__all__ = [
+    "FastCodec",
+    "ModelCard",
+    "TextCodec",
+    "TransformersCodec",
+    "contains_stop",
+    "load_card",
+    "load_codec",
+    "response_texts",
+]
 
 PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
@@ -52,7 +61,7 @@ def load_card(name_or_path: str | Path, revision: str | None = None) -> ModelCar
     if path.is_dir():
         config = read_json(path / "config.json")
         generation = read_json(path / "generation_config.json", required=False)
-        codec = _local_codec(path)
+        codec = load_codec(path)
         name = str(path)
     else:
         _refuse_missing_path(str(name_or_path))
@@ -91,7 +100,8 @@ def _card(name: str, config: dict[str, Any], generation: dict[str, Any], codec: 
     )
 
 
-def _local_codec(path: Path) -> TextCodec:
+def load_codec(path: Path) -> TextCodec:
+    """Return the codec of a folder's tokenizer; raises ``ModelError`` where there is none that can be read."""
     file = path / "tokenizer.json"
     settings = read_json(path / "tokenizer_config.json", required=False)
     if file.exists() and settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:

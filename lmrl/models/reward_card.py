@@ -61,7 +61,7 @@ def load_reward_card(name_or_path: str | Path, revision: str | None = None) -> R
             )
         config = read_json(path / "config.json")
         generation = read_json(path / "generation_config.json", required=False)
-        codec = cards._local_codec(path)
+        codec = cards.load_codec(path)
         settings = read_json(path / "tokenizer_config.json", required=False)
         name, longest = str(path), settings.get("model_max_length")
     else:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from lmrl.data.text import PreparedCorpus, TokenDataset
 from lmrl.errors import SettingsError
 from lmrl.models.card import ModelCard
-from lmrl.models.card import _local_codec as local_codec
+from lmrl.models.card import load_codec
 from lmrl.models.loading import LanguageModel
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import sample_texts, sampling_spec
@@ -67,7 +67,7 @@ class PretrainTask:
         )
         self.flops = flops_per_token(model, context)
         self.peak, self.peak_source = peak_flops(self.device, accelerator.mixed_precision)
-        self.codec = local_codec(corpus.tokenizer_folder)
+        self.codec = load_codec(corpus.tokenizer_folder)
 
     def microbatches(self, step: int, rank: int, ranks: int) -> list[BlockBatch]:
         """Return this rank's blocks of a step."""
