@@ -57,8 +57,13 @@ class NearDuplicates:
         self._signatures: list[Any] = []
 
     def seen_before(self, text: str) -> bool:
-        """Return whether a document like this one is remembered; remember it if none is."""
+        """Return whether a document like this one is remembered; remember it if none is.
+
+        A document without words is like no other.
+        """
         signature = self.signature(text)
+        if signature.is_empty():
+            return False
         for key in self._tables.query(signature):
             if self._signatures[key].jaccard(signature) >= self.threshold:
                 return True

@@ -38,7 +38,7 @@ def _separated(path: Path, separator: str) -> Iterator[str]:
     line, rest = 1, b""
     with open_bytes(path) as stream:
         while chunk := stream.read(CHUNK):
-            *whole, rest = (rest + chunk.replace(b"\r\n", b"\n")).split(mark)
+            *whole, rest = (rest + chunk).replace(b"\r\n", b"\n").split(mark)
             for piece in whole:
                 yield decode(piece, path, line)
                 line += piece.count(b"\n") + mark.count(b"\n")
