@@ -142,8 +142,9 @@ def _sole_writer(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path, fingerprint: str) -> None:
+    """Say whose folder this is; what another corpus began there and never finished is given up."""
     file = folder / CORPUS_FILE
-    if file.exists():
+    if file.exists() and any((folder / step).exists() for step in (DOCUMENTS, TOKENIZER, TOKENS)):
         found = json.loads(file.read_text(encoding="utf-8"))["fingerprint"]
         if found != fingerprint:
             raise DataError(
