@@ -66,7 +66,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], file_format: Forma
     A column becomes text where its values are of kinds that no table can hold together, such as numbers and texts:
     ``datasets`` would refuse the whole file.
     """
-    plain = [json.loads(json.dumps(dict(row), default=str)) for row in rows]
+    plain = [_plain(row) for row in rows]
     changed = _untabular(plain)
     for row in plain:
         for name in changed:
@@ -79,12 +79,19 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], file_format: Forma
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), partial)
     else:
-        with partial.open("w", encoding="utf-8", errors="replace") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in plain)
             file.flush()
             os.fsync(file.fileno())
     partial.replace(path)
     return changed
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON and UTF-8 can hold it: no half of a surrogate pair, None for what is not finite."""
+    text = json.dumps(dict(row), default=str, ensure_ascii=False).encode("utf-8", "replace")
+    plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return plain
 
 
 def _untabular(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -27,9 +27,7 @@ from lmrl.stages.prefer_samples import (
     SAMPLES_FILE,
     Sample,
     Samples,
-    draw_samples,
     load_samples,
-    prepare_prompts,
     read_completions,
     write_samples,
 )
@@ -94,6 +92,8 @@ def _source(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any]
     """Return the samples that are there already, or what is needed to draw them: engine and prompts."""
     if config.completions_from.path:
         return read_completions(config.completions_from)
+    from lmrl.stages.prefer_drawing import prepare_prompts  # torch is loaded where something is sampled
+
     spec, settings = config.engine.resolve(plugins)
     return spec.build(settings), prepare_prompts(config, plugins, prompts)
 
@@ -103,6 +103,8 @@ def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: A
     if isinstance(source, Samples):
         write_samples(folder, source)
     elif source is not None:
+        from lmrl.stages.prefer_drawing import draw_samples
+
         engine, prompts = source
         with stop_requests("batch") as should_stop:
             if not draw_samples(config, engine, prompts, folder, should_stop, progress):

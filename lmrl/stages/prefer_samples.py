@@ -1,19 +1,16 @@
-"""The completions that are compared: sampled and kept before anyone is asked, or read from a file."""
+"""The completions that are compared, as they are kept, and those that come from a file. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from lmrl.data import PromptSet, PromptSettings, RowSettings, load_prompts, load_rankings
+from lmrl.data import RowSettings, load_rankings
 from lmrl.data.files import read_rows
 from lmrl.data.readers import read_answer, read_prompt
 from lmrl.data.reading import Answered, Skip, list_of
@@ -21,24 +18,14 @@ from lmrl.data.records import Answer, Prompt
 from lmrl.data.rows import as_asked
 from lmrl.data.shapes import Shape, column_sets, find_shape
 from lmrl.errors import DataError, ResumeError
-from lmrl.models import LanguageModel, load, load_card
-from lmrl.plugins import PluginManager
 from lmrl.preferences import Comparison
 from lmrl.preferences.questions import as_text
 from lmrl.preferences.ranks import compact_ranks, dense_ranks
-from lmrl.sampling.engine import Engine
-from lmrl.sampling.texts import sample_texts, sampling_spec
-from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import model_path
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.rl_checks import encode_prompts, usable_prompts
 
 logger = logging.getLogger(__name__)
 SAMPLES_FILE = "samples.jsonl"
 PROMPTS_FILE = "prompts.json"
 """Tells whether the prompts are still those of which some were sampled, and what was left out of a file."""
-ROWS_AT_ONCE = 256
-"""Responses that are sampled, and then kept, together."""
 UNRANKED = ("prompt", "completions")
 _TO_BE_RANKED = Shape("completions to be ranked", UNRANKED)
 
@@ -79,59 +66,6 @@ class Samples:
     samples: list[Sample]
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def prepare_prompts(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None) -> PromptSet:
-    """Return the prompts that the model has room for; nothing but its card is loaded."""
-    card = load_card(model_path(config.model))
-    spec, settings = config.prompts.resolve(plugins)
-    rows = list(spec.build(settings)) if prompts is None else prompts
-    found = load_prompts(rows, PromptSettings(chat=config.chat, limit=config.samples.prompts), card.codec)
-    return usable_prompts(LanguageModel(None, card), found, sampling_spec(config.sampling, card))
-
-
-def draw_samples(
-    config: PreferConfig,
-    engine: Engine,
-    prompts: PromptSet,
-    folder: Path,
-    should_stop: Callable[[], bool],
-    progress: bool,
-) -> bool:
-    """Sample what is not there yet into ``samples.jsonl`` of the run's folder, and return whether all of it is.
-
-    Batch by batch, each with a seed of its own: a run that is continued draws what it would have drawn.
-    """
-    final = folder / SAMPLES_FILE
-    if final.exists():
-        return True
-    partial = final.with_name(final.name + ".partial")
-    _refuse_other_prompts(folder / PROMPTS_FILE, prompts.fingerprint())
-    each = config.samples.per_prompt
-    batch = max(1, ROWS_AT_ONCE // each)
-    done = _kept(partial, batch)
-    device = "cuda" if config.run.device == "auto" and torch.cuda.is_available() else "cpu"
-    model = load(model_path(config.model), device=device)
-    spec = sampling_spec(config.sampling, model.card)
-    ids = encode_prompts(model, prompts)
-    bar = tqdm(total=len(prompts) * each, initial=done * each, desc="sample", unit="response", disable=not progress)
-    with bar, partial.open("ab") as file:
-        for start in range(done, len(prompts), batch):
-            if should_stop():
-                return False
-            indices = range(start, min(start + batch, len(prompts)))
-            rows = [ids[index] for index in indices for _ in range(each)]
-            drawn = sample_texts(model, rows, spec, derive_seed(config.run.seed, "prefer", start), engine)
-            for place, index in enumerate(indices):
-                own = drawn[place * each : (place + 1) * each]
-                cut = sum(not completion.ended for completion in own)
-                sample = make_sample(*_prompt_of(prompts, index), [completion.text for completion in own], cut=cut)
-                file.write(json.dumps(sample.to_dict(), default=str).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            bar.update(len(rows))
-    partial.replace(final)
-    return True
 
 
 def make_sample(
@@ -182,13 +116,18 @@ def write_samples(folder: Path, samples: Samples) -> None:
     """Write ``samples.jsonl`` in one piece, and beside it what was left out."""
     for note in samples.notes:
         logger.info(note)
-    (folder / PROMPTS_FILE).write_text(json.dumps({"skipped": samples.skipped}) + "\n", encoding="utf-8")
-    partial = folder / f"{SAMPLES_FILE}.partial"
+    write_whole(folder / PROMPTS_FILE, [{"skipped": samples.skipped}])
+    write_whole(folder / SAMPLES_FILE, [sample.to_dict() for sample in samples.samples])
+
+
+def write_whole(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON lines in one piece: a kill leaves all of them or none."""
+    partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        file.writelines(json.dumps(sample.to_dict(), default=str).encode() + b"\n" for sample in samples.samples)
+        file.writelines(json.dumps(record, default=str).encode() + b"\n" for record in records)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(folder / SAMPLES_FILE)
+    partial.replace(path)
 
 
 def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
@@ -210,31 +149,6 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
             ) from error
     skipped = json.loads((folder / PROMPTS_FILE).read_text(encoding="utf-8")).get("skipped", {})
     return samples, skipped
-
-
-def _refuse_other_prompts(file: Path, fingerprint: str) -> None:
-    if not file.exists():
-        file.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
-    elif json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
-        raise ResumeError(
-            f"the prompts have changed since {file.parent} was begun, so its samples would not be those of one run; "
-            "bring back the old prompts, or start a new run"
-        )
-
-
-def _kept(partial: Path, batch: int) -> int:
-    """Return how many prompts were sampled before, and cut off what a kill left of an unfinished batch."""
-    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
-    whole = len([line for line in lines if line.endswith(b"\n")]) // batch * batch
-    if lines:
-        os.truncate(partial, sum(map(len, lines[:whole])))
-    return whole
-
-
-def _prompt_of(prompts: PromptSet, index: int) -> tuple[Prompt, str, dict[str, Any]]:
-    columns = {name: values[index] for name, values in prompts.columns.items()}
-    messages = columns.pop("prompt_messages", None)
-    return tuple(messages) if messages else prompts.prompts[index], prompts.prompts[index], columns
 
 
 def _unranked(rows: Sequence[Mapping[str, Any]], settings: RowSettings) -> Samples:

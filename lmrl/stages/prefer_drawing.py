@@ -1,0 +1,106 @@
+"""Sampling the completions that are compared; they are on the disk before anyone is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lmrl.data import PromptSet, PromptSettings, load_prompts
+from lmrl.data.records import Prompt
+from lmrl.errors import ResumeError
+from lmrl.models import LanguageModel, load, load_card
+from lmrl.plugins import PluginManager
+from lmrl.sampling.engine import Engine
+from lmrl.sampling.texts import sample_texts, sampling_spec
+from lmrl.seeds import derive_seed
+from lmrl.stages.chat_prompts import model_path
+from lmrl.stages.prefer_config import PreferConfig
+from lmrl.stages.prefer_samples import PROMPTS_FILE, SAMPLES_FILE, make_sample, write_whole
+from lmrl.stages.rl_checks import encode_prompts, usable_prompts
+
+ROWS_AT_ONCE = 256
+"""Responses that are sampled, and then kept, together."""
+
+
+def prepare_prompts(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None) -> PromptSet:
+    """Return the prompts that the model has room for; nothing but its card is loaded."""
+    card = load_card(model_path(config.model))
+    spec, settings = config.prompts.resolve(plugins)
+    rows = list(spec.build(settings)) if prompts is None else prompts
+    found = load_prompts(rows, PromptSettings(chat=config.chat, limit=config.samples.prompts), card.codec)
+    return usable_prompts(LanguageModel(None, card), found, sampling_spec(config.sampling, card))
+
+
+def draw_samples(
+    config: PreferConfig,
+    engine: Engine,
+    prompts: PromptSet,
+    folder: Path,
+    should_stop: Callable[[], bool],
+    progress: bool,
+) -> bool:
+    """Sample what is not there yet into ``samples.jsonl`` of the run's folder, and return whether all of it is.
+
+    Batch by batch, each with a seed of its own: a run that is continued draws what it would have drawn.
+    """
+    final = folder / SAMPLES_FILE
+    if final.exists():
+        return True
+    partial = final.with_name(final.name + ".partial")
+    _refuse_other_prompts(folder / PROMPTS_FILE, prompts.fingerprint())
+    each = config.samples.per_prompt
+    batch = max(1, ROWS_AT_ONCE // each)
+    done = _kept(partial, batch)
+    device = "cuda" if config.run.device == "auto" and torch.cuda.is_available() else "cpu"
+    model = load(model_path(config.model), device=device)
+    spec = sampling_spec(config.sampling, model.card)
+    ids = encode_prompts(model, prompts)
+    bar = tqdm(total=len(prompts) * each, initial=done * each, desc="sample", unit="response", disable=not progress)
+    with bar, partial.open("ab") as file:
+        for start in range(done, len(prompts), batch):
+            if should_stop():
+                return False
+            indices = range(start, min(start + batch, len(prompts)))
+            rows = [ids[index] for index in indices for _ in range(each)]
+            drawn = sample_texts(model, rows, spec, derive_seed(config.run.seed, "prefer", start), engine)
+            for place, index in enumerate(indices):
+                own = drawn[place * each : (place + 1) * each]
+                cut = sum(not completion.ended for completion in own)
+                sample = make_sample(*_prompt_of(prompts, index), [completion.text for completion in own], cut=cut)
+                file.write(json.dumps(sample.to_dict(), default=str).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            bar.update(len(rows))
+    partial.replace(final)
+    return True
+
+
+def _refuse_other_prompts(file: Path, fingerprint: str) -> None:
+    if not file.exists():
+        write_whole(file, [{"fingerprint": fingerprint}])
+    elif json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+        raise ResumeError(
+            f"the prompts have changed since {file.parent} was begun, so its samples would not be those of one run; "
+            "bring back the old prompts, or start a new run"
+        )
+
+
+def _kept(partial: Path, batch: int) -> int:
+    """Return how many prompts were sampled before, and cut off what a kill left of an unfinished batch."""
+    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
+    whole = len([line for line in lines if line.endswith(b"\n")]) // batch * batch
+    if lines:
+        os.truncate(partial, sum(map(len, lines[:whole])))
+    return whole
+
+
+def _prompt_of(prompts: PromptSet, index: int) -> tuple[Prompt, str, dict[str, Any]]:
+    columns = {name: values[index] for name, values in prompts.columns.items()}
+    messages = columns.pop("prompt_messages", None)
+    return tuple(messages) if messages else prompts.prompts[index], prompts.prompts[index], columns
