@@ -63,11 +63,12 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookimpl
 def lmrl_commands() -> Iterable[CommandSpec]:
     """Offer the subcommands."""
-    from lmrl.cli import chat, compare, config, eval, plugins, prefer, pretrain, quickstart, reward, rl
+    from lmrl.cli import chat, compare, config, eval, plugins, prefer, pretrain, quickstart, reward, rl, sft
 
     return [
         quickstart.SPEC,
         pretrain.SPEC,
+        sft.SPEC,
         prefer.SPEC,
         reward.SPEC,
         rl.SPEC,

@@ -120,8 +120,7 @@ def chat_row(
     text = codec.render_chat(messages, False)
     located = _locate(codec, messages, text)
     row, lengths = _encode_pieces(codec, text, located)
-    end_id = template_end_id(codec)  # type: ignore[arg-type]  # a codec is hashed by its identity
-    ends = frozenset(eos_ids) | {end_id}
+    ends = frozenset(eos_ids) | {template_end_id(codec)}
     mask = [False] * len(row)
     for at in answers[-1:] if turns == "last" else answers:
         if at not in located:

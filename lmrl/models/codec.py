@@ -22,7 +22,9 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 
 class TextCodec(Protocol):
-    """Text to token ids and back."""
+    """Text to token ids and back; hashed by its identity."""
+
+    def __hash__(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, with the special tokens that the tokenizer's own post-processor adds."""

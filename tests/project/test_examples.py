@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 
 
-CONFIGS = {"rl": "RLConfig", "reward": "RewardConfig", "prefer": "PreferConfig"}
+CONFIGS = {"rl": "RLConfig", "sft": "SFTConfig", "reward": "RewardConfig", "prefer": "PreferConfig"}
 
 
 def command_of(name):

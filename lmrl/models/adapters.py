@@ -1,0 +1,129 @@
+"""Low-rank adapters (Hu et al. 2021, "LoRA") through PEFT: the model stays frozen, small matrices beside it learn.
+
+PEFT is an extra (``pip install lmrl[adapters]``) and imported when an adapter is asked for. A checkpoint holds the
+merged model, which needs no PEFT, and the adapter itself in ``adapter/``, from which training continues.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lmrl.errors import ModelError, SettingsError
+
+ADAPTER_FOLDER = "adapter"
+"""Folder of a checkpoint that holds the adapter, in PEFT's layout."""
+
+
+@dataclass
+class AdapterSettings:
+    """Whether all weights learn, or an adapter beside them."""
+
+    method: Literal["none", "lora"] = "none"
+    """none trains every weight; lora trains low-rank matrices beside the frozen ones and needs the extra `adapters`."""
+    rank: int = 16
+    """Rank of the matrices."""
+    alpha: float = 32.0
+    """What the adapter adds is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of the adapter's inputs that are dropped in training."""
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get an adapter; all-linear is every linear layer but the output."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise SettingsError(f"adapter.rank is {self.rank}; expected a number of at least 1")
+        if not self.alpha > 0:
+            raise SettingsError(f"adapter.alpha is {self.alpha}; expected a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"adapter.dropout is {self.dropout}; expected a share from 0 to below 1")
+        if not self.target_modules:
+            raise SettingsError('adapter.target_modules is empty; expected names of layers, or ["all-linear"]')
+
+
+def add_adapter(model: Any, settings: AdapterSettings, new_ids: Sequence[int] = ()) -> Any:
+    """Return the model with a new adapter, as a ``peft.PeftModel``; everything else is frozen.
+
+    ``new_ids`` are tokens that the model has not seen: their embeddings are trained, too. The model itself is changed:
+    ``get_base_model()`` of the result is the same object, with adapters inside. Raises ``ModelError`` without PEFT or
+    for a layer that the model does not have.
+    """
+    peft = _import_peft()
+    targets: str | list[str] = list(settings.target_modules)
+    if targets == ["all-linear"]:
+        targets = "all-linear"
+    tokens: dict[str, list[int]] | None = None
+    if new_ids:
+        tokens = {_name_of(model, model.get_input_embeddings()): list(new_ids)}
+        if not model.config.get_text_config().tie_word_embeddings:
+            tokens[_name_of(model, model.get_output_embeddings())] = list(new_ids)
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        trainable_token_indices=tokens,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GPT-2 keeps its matrices transposed, which PEFT finds out and warns of
+            return peft.get_peft_model(model, config)
+    except ValueError as error:
+        names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
+        raise ModelError(
+            f"no adapter could be put on {settings.target_modules} ({error}); the model's linear layers are "
+            f'{", ".join(names)}; set adapter.target_modules to some of them, or to ["all-linear"].'
+        ) from error
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a ``PeftModel``'s adapter into ``folder``/adapter, as ``peft.PeftModel.from_pretrained`` reads it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # New tokens' rows are part of the adapter; the rest of the embeddings is the base model's own.
+        model.save_pretrained(folder / ADAPTER_FOLDER, save_embedding_layers=False)
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Read back into a ``PeftModel`` what ``save_adapter`` wrote, bit for bit."""
+    peft = _import_peft()
+    from peft.utils import load_peft_weights
+
+    if not (folder / ADAPTER_FOLDER / "adapter_config.json").exists():
+        raise ModelError(f"{folder} holds no {ADAPTER_FOLDER}/adapter_config.json; expected a checkpoint with adapter.")
+    result = peft.set_peft_model_state_dict(model, load_peft_weights(str(folder / ADAPTER_FOLDER), device="cpu"))
+    if result.unexpected_keys:
+        raise ModelError(f"the adapter of {folder} does not fit: unexpected {result.unexpected_keys[:3]}")
+
+
+def merged_copy(model: Any) -> Any:
+    """Return a copy of a ``PeftModel``'s model with the adapter added to its weights; the original is not touched."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return copy.deepcopy(model).merge_and_unload()
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError(
+            'adapter.method "lora" needs PEFT, which is not installed: pip install "lmrl[adapters]", or set '
+            'adapter.method = "none".'
+        ) from error
+    return peft
+
+
+def _name_of(model: Any, module: Any) -> str:
+    """Return a module's last name in its model: ``embed_tokens``, ``wte``, ``lm_head``."""
+    path: str = next(name for name, found in model.named_modules() if found is module)
+    return path.rsplit(".", 1)[-1]
+
+
+def _is_linear(module: Any) -> bool:
+    return type(module).__name__ in ("Linear", "Conv1D")
