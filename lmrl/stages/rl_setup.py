@@ -25,7 +25,7 @@ from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import free_folder, make_accelerator
-from lmrl.stages.rl_checks import check_settings, encode_prompts, usable_prompts
+from lmrl.stages.rl_checks import check_settings, encode_prompts, note_plain_prompts, usable_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import CONFIG_FILE, Run, create_folder, truncate_metrics, write_versions
@@ -126,6 +126,7 @@ def open_session(
     start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
     spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
+    note_plain_prompts(start, rows)
     training, held_out = _split(usable_prompts(start, rows, spec), config)
     training_ids = encode_prompts(start, training)
     held_out_ids = encode_prompts(start, held_out)
