@@ -96,7 +96,7 @@ def answer_spec(settings: SamplingSettings, card: ModelCard, chatted: bool) -> S
     Some checkpoints name only the end of a text as their EOS and not the end of a turn.
     """
     spec = sampling_spec(settings, card)
-    end = template_end_id(card.codec) if chatted else None  # type: ignore[arg-type]  # a codec is hashed by identity
+    end = template_end_id(card.codec) if chatted else None
     return spec if end is None or end in spec.eos_ids else replace(spec, eos_ids=(*spec.eos_ids, end))
 
 
