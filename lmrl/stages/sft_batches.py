@@ -74,7 +74,8 @@ def make_microbatches(rows: Sequence[Row], budget: int, packed: bool, width: int
     if not order:
         return []
     bins = _fill(rows, order, max(width, len(rows[order[0]]))) if packed else [[place] for place in order]
-    return [_join(rows, group, packed) for group in _group(rows, bins, budget)]
+    groups = _group(rows, bins, budget, least_share=0.0 if packed else LEAST_SHARE)
+    return [_join(rows, group, packed) for group in groups]
 
 
 def _fill(rows: Sequence[Row], order: Sequence[int], width: int) -> list[list[int]]:
@@ -92,13 +93,15 @@ def _fill(rows: Sequence[Row], order: Sequence[int], width: int) -> list[list[in
     return bins
 
 
-def _group(rows: Sequence[Row], bins: Sequence[list[int]], budget: int) -> Iterator[list[list[int]]]:
+def _group(
+    rows: Sequence[Row], bins: Sequence[list[int]], budget: int, least_share: float
+) -> Iterator[list[list[int]]]:
     """Yield bins for one microbatch after the other; each is padded to its longest bin."""
     group: list[list[int]] = []
     longest = 0
     for one in bins:
         length = sum(len(rows[place]) for place in one)
-        if group and (max(longest, length) * (len(group) + 1) > budget or length < LEAST_SHARE * longest):
+        if group and (max(longest, length) * (len(group) + 1) > budget or length < least_share * longest):
             yield group
             group, longest = [], 0
         group.append(one)
@@ -126,7 +129,8 @@ def _join(rows: Sequence[Row], bins: Sequence[Sequence[int]], packed: bool) -> M
             owners += [place] * len(said)
             start = end
         positions[at, start:] = torch.arange(width - start)  # padding is an example of its own
-    return Microbatch(ids, positions if packed else None, predicts, torch.tensor(targets), torch.tensor(owners))
+    said_ids, said_by = torch.tensor(targets, dtype=torch.long), torch.tensor(owners, dtype=torch.long)
+    return Microbatch(ids, positions if packed else None, predicts, said_ids, said_by)
 
 
 class AnswerModel(nn.Module):
