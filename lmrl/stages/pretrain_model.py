@@ -98,11 +98,10 @@ def _sizes(settings: PretrainModelSettings, names: set[str], plain: Any) -> dict
     }
     values |= dict.fromkeys(CONTEXT_KEYS, settings.context_length)
     found = {name: value for name, value in values.items() if name in names}
-    if getattr(plain, "intermediate_size", None) is not None:
-        gated = any("silu" in str(getattr(plain, key, "")) for key in ("hidden_act", "hidden_activation"))
-        width = settings.hidden_size * (EXPANSION if gated else 4)
-        found["intermediate_size"] = 8 * max(1, round(width / 8))
-    return found
+    gated = any("silu" in str(getattr(plain, key, "")) for key in ("hidden_act", "hidden_activation"))
+    width = 8 * max(1, round(settings.hidden_size * (EXPANSION if gated else 4) / 8))
+    inner = {"intermediate_size": width, "ffn_dim": width, "word_embed_proj_dim": settings.hidden_size}
+    return found | {name: value for name, value in inner.items() if getattr(plain, name, None) is not None}
 
 
 def new_model(settings: PretrainModelSettings, vocabulary_size: int, ids: SpecialIds, seed: int) -> Any:

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from lmrl.data.text import PreparedCorpus, TokenDataset
 from lmrl.errors import SettingsError
-from lmrl.models.card import ModelCard
-from lmrl.models.card import load_codec
+from lmrl.models.card import ModelCard, load_codec
 from lmrl.models.loading import LanguageModel
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import sample_texts, sampling_spec
