@@ -87,10 +87,10 @@ class PersonAnnotator:
         while True:
             example = ">".join(map(str, range(2, len(shown) + 1))) + "=1"
             self._say(PAIR_HELP if pair else RANKING_HELP.format(count=len(shown), example=example))
-            typed = self._read().strip().lower()
-            if typed in {"s", "u", "q"}:
-                return typed
             try:
+                typed = self._read().strip().lower()
+                if typed in {"s", "u", "q"}:
+                    return typed
                 ranks = read_ranking(typed, len(shown))
             except UnreadableAnswer as error:
                 self._say(f"{error}\n")
@@ -106,7 +106,7 @@ class PersonAnnotator:
         try:
             if self._interrupted:
                 raise KeyboardInterrupt
-            line = (self._stdin or sys.stdin).readline()
+            line = _line(self._stdin or sys.stdin)
         finally:
             self._reading = False
         if not line:
@@ -180,6 +180,17 @@ def read_ranking(typed: str, count: int) -> tuple[int, ...]:
     if missing:
         raise UnreadableAnswer(f"{', '.join(missing)} is missing; expected each of {labels} once.")
     return compact_ranks([ranks[number] for number in range(1, count + 1)])
+
+
+def _line(stream: TextIO) -> str:
+    """Return the next line. Bytes are read where there are any: a broken one must not take other lines with it."""
+    raw = getattr(stream, "buffer", None)
+    if raw is None:
+        return stream.readline()
+    try:
+        return str(raw.readline().decode(stream.encoding or "utf-8"))
+    except UnicodeDecodeError as error:
+        raise UnreadableAnswer(f"What was typed could not be read: it is not {stream.encoding or 'utf-8'}.") from error
 
 
 def _expected(count: int) -> str:

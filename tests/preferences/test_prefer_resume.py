@@ -1,5 +1,6 @@
 """`lmrl prefer` as a process: killed, interrupted, out of budget, in a terminal; nothing is lost or asked twice."""
 
+import io
 import json
 import os
 import pty
@@ -12,7 +13,9 @@ import time
 
 import pytest
 
+from lmrl.cli.main import main
 from lmrl.preferences.person import shuffled
+from lmrl.seeds import derive_seed
 
 
 def command(*arguments):
@@ -20,7 +23,8 @@ def command(*arguments):
 
 
 def start(cwd, *arguments, **rest):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    # Optimizers have no part in this, and loading them would cost more than all the rest.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "LMRL_DISABLE_PLUGINS": "ppo,reinforce"}
     return subprocess.Popen(command(*arguments), cwd=cwd, env=environment, text=True, **rest)
 
 
@@ -57,6 +61,7 @@ def judge(endpoint):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_judge_asks_nothing_twice_and_loses_nothing(tmp_path, source, judge, endpoint):
     endpoint.delay = 0.03
     folder = tmp_path / "run"
@@ -83,6 +88,7 @@ def test_a_killed_judge_asks_nothing_twice_and_loses_nothing(tmp_path, source, j
     assert len(endpoint.questions) == asked and (folder / "rankings.parquet").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_on_its_way(tmp_path, source, judge, endpoint):
     endpoint.delay = 0.05
     process = start(tmp_path, source, *judge, "run.folder=run", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -97,23 +103,40 @@ def test_ctrl_c_keeps_what_is_on_its_way(tmp_path, source, judge, endpoint):
     assert written == len(answers_in(tmp_path / "run" / "answers" / "j.jsonl")) >= 1
 
 
-def test_a_budget_and_a_dead_endpoint_leave_files_of_what_was_answered(tmp_path, source, judge, endpoint):
-    output = run(tmp_path, source, *judge, "annotators.j.judge.max_calls=15", "run.folder=run", "--quiet")
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run `lmrl prefer` in this process, for tests that kill nothing; return its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments, expect=0):
+        code = main(["prefer", *arguments, "--quiet"])
+        shown = capsys.readouterr()
+        assert code == expect, shown
+        return shown.out + shown.err
+
+    return call
+
+
+def test_a_budget_and_a_dead_endpoint_leave_files_of_what_was_answered(here, tmp_path, source, judge, endpoint):
+    output = here(source, *judge, "annotators.j.judge.max_calls=15", "run.folder=run")
     assert "j stopped: max_calls = 15 is reached" in output and "Continue with" in output
     rankings = tmp_path / "run" / "rankings.jsonl"
     assert len(rankings.read_text().splitlines()) == 2 and len(endpoint.questions) == 15
     endpoint.mishap = lambda number: (401, '{"error": {"message": "no"}}', {}) if number > 25 else None
-    output = run(tmp_path, "--resume", "run", "annotators.j.judge.max_calls=0", "--quiet", expect=2)
+    output = here("--resume", "run", "annotators.j.judge.max_calls=0", expect=2)
     assert "status 401" in output and "Continue with: lmrl prefer --resume run" in output
     assert len(rankings.read_text().splitlines()) == 4
     endpoint.mishap = lambda number: None
-    run(tmp_path, "--resume", "run", "--quiet")
+    output = here("--resume", "run")
     assert len(rankings.read_text().splitlines()) == 12 and len(endpoint.questions) == 72 + 1
+    assert "73 calls" in output, "what all sessions took"
 
 
-def test_no_file_of_a_run_holds_the_key(tmp_path, source, judge, monkeypatch):
+def test_no_file_of_a_run_holds_the_key(here, tmp_path, source, judge, endpoint, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "very-secret-key")
-    run(tmp_path, source, *judge, "annotators.j.judge.api_key_variable=SOME_KEY", "run.folder=run", "--quiet")
+    here(source, *judge, "annotators.j.judge.api_key_variable=SOME_KEY", "run.folder=run")
+    assert set(endpoint.keys) == {"Bearer very-secret-key"}
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"very-secret" not in path.read_bytes(), path
 
@@ -153,6 +176,7 @@ class Terminal:
         return code
 
 
+@pytest.mark.slow
 def test_a_person_in_a_terminal_answers_errs_undoes_and_is_interrupted(tmp_path, source):
     terminal = Terminal(tmp_path, source, "annotators.me.kind=person", "run.folder=run")
     journal = tmp_path / "run" / "answers" / "me.jsonl"
@@ -170,7 +194,7 @@ def test_a_person_in_a_terminal_answers_errs_undoes_and_is_interrupted(tmp_path,
     terminal.until(r"\[3/12\][\s\S]*> ")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.wait() == 130
-    shown = shuffled(["x", "xxxx", "xxx"], derive())
+    shown = shuffled(["x", "xxxx", "xxx"], derive_seed(0, "annotator"))
     assert answers_in(journal)[0]["ranks"][shown[1]] == 0 and sorted(answers_in(journal)[0]["ranks"]) == [0, 1, 1]
 
     terminal = Terminal(tmp_path, "--resume", "run")
@@ -187,15 +211,12 @@ def test_a_person_in_a_terminal_answers_errs_undoes_and_is_interrupted(tmp_path,
     assert "scores" not in rows[0] and rows[0]["annotator"] == "me"
 
 
-def derive():
-    from lmrl.seeds import derive_seed
-
-    return derive_seed(0, "annotator")
-
-
-def test_answers_out_of_a_pipe_and_the_end_of_it(tmp_path, source):
-    output = run(tmp_path, source, "annotators.me.kind=person", "run.folder=run", typed="2>1>3\ntie\n", expect=130)
+def test_answers_out_of_a_pipe_and_the_end_of_it(here, tmp_path, source, monkeypatch):
+    typed = io.TextIOWrapper(io.BytesIO(b"2>1>3\n\xff\ntie\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", typed)
+    output = here(source, "annotators.me.kind=person", "run.folder=run", expect=130)
     assert len(answers_in(tmp_path / "run" / "answers" / "me.jsonl")) == 2 and "10 left by the person" in output
+    assert "was typed could not be read" in output
 
 
 def test_help_has_an_example(tmp_path):
