@@ -1,0 +1,140 @@
+"""The recipes of the quickstart's stages, as the tables that a recipe file would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("pretrain", "sft", "prefer", "reward", "rl", "eval")
+GOLD = "good_story"
+"""The known utility of the story world: it labels the preferences and judges the results. RL never sees it."""
+HIDDEN, LAYERS, CONTEXT = 96, 2, 160
+BEST_OF = 8
+LEAST = {"documents": 400, "conversations": 200, "preference_prompts": 64, "prompts_per_update": 16, "held_out": 16}
+"""What a stage needs to run at all."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything; ``scaled`` shrinks a trial run, and the defaults take a few minutes on two cores."""
+
+    documents: int = 32_000
+    conversations: int = 9_600
+    pretrain_steps: int = 500
+    sft_steps: int = 150
+    preference_prompts: int = 768
+    responses: int = 4
+    reward_steps: int = 150
+    updates: int = 40
+    prompts_per_update: int = 64
+    held_out: int = 256
+
+    def scaled(self, scale: float) -> Sizes:
+        """Return the sizes times ``scale``, never below what a stage needs; answers per prompt stay as many."""
+        least = dict.fromkeys(self.__dataclass_fields__, 2) | LEAST
+        scaled = {name: max(lowest, round(getattr(self, name) * scale)) for name, lowest in least.items()}
+        return Sizes(**(scaled | {"responses": self.responses}))
+
+
+def recipes(folder: Path, sizes: Sizes, seed: int) -> dict[str, dict[str, Any]]:
+    """Return every stage's recipe by its name; a stage reads what the ones before it wrote below ``folder``."""
+    paths = {name: str(folder / name) for name in STAGES}
+    asked = {"kind": "requests", "split": "train", "seed": seed}
+    sampling = {"max_new_tokens": 80}
+
+    def run(stage: str) -> dict[str, Any]:
+        return {"folder": paths[stage], "seed": seed}
+
+    def steps(count: int, rate: float, evaluations: int = 3) -> dict[str, Any]:
+        every = max(1, count // evaluations)
+        return {"steps": count, "learning_rate": rate, "warmup_steps": max(1, count // 20), "evaluate_every": every}
+
+    def saved(count: int, times: int = 4) -> dict[str, Any]:
+        return {"every": max(1, count // times), "keep": 1}
+
+    return {
+        "pretrain": {
+            "run": run("pretrain"),
+            "corpus": {
+                "paths": [str(folder / "data" / "stories.jsonl")],
+                "folder": str(folder / "corpus"),
+                "held_out": 0.02,
+            },
+            "tokenizer": {"kind": "words", "vocabulary_size": 1024},
+            "model": {
+                "architecture": "llama",
+                "context_length": CONTEXT,
+                "hidden_size": HIDDEN,
+                "layers": LAYERS,
+                "heads": 4,
+                "config": {"intermediate_size": 256, "initializer_range": 0.05},
+            },
+            "train": {**steps(sizes.pretrain_steps, 4e-3), "rows": 32},
+            "checkpoint": saved(sizes.pretrain_steps),
+        },
+        "sft": {
+            "model": paths["pretrain"],
+            "run": run("sft"),
+            "data": {"path": str(folder / "data" / "conversations.jsonl")},
+            "train": steps(sizes.sft_steps, 2e-3),
+            "checkpoint": saved(sizes.sft_steps),
+        },
+        "prefer": {
+            "model": paths["sft"],
+            "run": run("prefer"),
+            "prompts": {"name": "stories", "stories": {**asked, "count": sizes.preference_prompts}},
+            "sampling": sampling,
+            "samples": {"per_prompt": sizes.responses},
+            "annotators": {"reader": {"kind": "reward", "reward": GOLD}},
+        },
+        "reward": {
+            "model": paths["sft"],
+            "run": run("reward"),
+            "data": {"path": str(folder / "prefer" / "rankings.jsonl")},
+            "train": steps(sizes.reward_steps, 1e-3),
+            "checkpoint": saved(sizes.reward_steps),
+        },
+        "rl": {
+            "model": paths["sft"],
+            "run": run("rl"),
+            "prompts": {"name": "stories", "stories": {**asked, "seed": seed + 1, "count": 2048}},
+            "sampling": sampling,
+            "reward": {"name": "learned", "learned": {"path": paths["reward"]}},
+            "kl": {"beta": 0.1},
+            "optimizer": {"name": "ppo"},
+            "train": {
+                "updates": sizes.updates,
+                "prompts_per_update": sizes.prompts_per_update,
+                "learning_rate": 1e-4,
+            },
+            "evaluation": {"every": max(1, sizes.updates // 4), "prompts": min(128, sizes.held_out)},
+            "checkpoint": saved(sizes.updates),
+        },
+        "eval": {
+            "models": [paths["pretrain"], paths["sft"], paths["rl"]],
+            "names": ["base", "SFT", "RLHF"],
+            "reference": paths["sft"],
+            "rewards": [GOLD, paths["reward"]],
+            "run": run("eval"),
+            "prompts": {"name": "stories", "stories": {**asked, "split": "test", "count": sizes.held_out}},
+            "held_out": {"prompts": 0},
+            "sampling": sampling,
+            "wins": {"kind": "reward", "reward": GOLD, "baseline": "SFT"},
+            "best_of": {"n": BEST_OF, "model": "SFT", "reward": paths["reward"]},
+            "show": 6,
+        },
+    }
+
+
+def chat_commands(folder: Path) -> list[str]:
+    """Return what to type next, with the results of a quickstart in this folder."""
+    names: Mapping[str, str] = {name: str(folder / name) for name in STAGES}
+    question = "Please tell a story about Mia and a red ball in the park."
+    return [
+        f"lmrl chat {names['rl']}",
+        f'lmrl compare {names["pretrain"]} {names["sft"]} {names["rl"]} --prompt "{question}"',
+        f"lmrl rl {folder}/recipes/rl.toml run.folder=runs/other optimizer.name=reinforce",
+        f"tensorboard --logdir {folder}",
+    ]
