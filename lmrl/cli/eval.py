@@ -26,7 +26,7 @@ _RECIPE = recipe_command(
     stage="lmrl.stages.evaluate:evaluate",
     report="lmrl.cli.eval:print_result",
     summary="measure models on held-out prompts: reward, KL, win rate, perplexity, diversity",
-    example='lmrl eval stories runs/rl-1 names=["base","RLHF"] reference=stories prompts.stories.split=test',
+    example="lmrl eval stories runs/rl-1 --names base,RLHF reference=stories prompts.stories.split=test",
 )
 
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "items", nargs="*", metavar="recipe.toml | MODEL", help="a recipe, or models to take in place of its models"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES)
+    parser.add_argument("--names", default="", metavar="A,B,...", help="the models' names, such as base,SFT,RLHF")
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder where it stopped")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"{' and '.join(recipes)} are two recipes; expected one")
     if models:
         overrides.append(f"models={json.dumps(models)}")
+    if arguments.names:
+        overrides.append(f"names={json.dumps([name.strip() for name in arguments.names.split(',')])}")
     arguments.recipe, arguments.overrides = (recipes or [None])[0], overrides
     return _RECIPE.run(arguments)
 

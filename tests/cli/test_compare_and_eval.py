@@ -76,7 +76,7 @@ def test_eval_takes_models_a_recipe_and_overrides_and_resumes(tmp_path, monkeypa
     )
     arguments = ["sampling.max_new_tokens=16", "run.device=cpu", "show=1"]
     output = lmrl(
-        "eval", "eval.toml", "stories", "stories", 'names=["base","RLHF"]', "reference=stories", *arguments, "--quiet",
+        "eval", "eval.toml", "stories", "stories", "--names", "base, RLHF", "reference=stories", *arguments, "--quiet",
         cwd=tmp_path,
     )  # fmt: skip
     for expected in (
