@@ -43,12 +43,15 @@ def loss_table(result: SFTResult) -> Table:
 
 def print_result(result: SFTResult, console: Console | None = None) -> None:
     """Print what became of the data, the table, sample answers and where the files are."""
+    from lmrl.stages.sft_rows import is_loss_of_data
+
     console = console or make_console()
     if result.interrupted:
         advice = f"continue with: lmrl sft --resume {result.folder}"
         console.print(f"Stopped after {result.steps} steps; {advice}", soft_wrap=True)
     for note in result.notes:
-        console.print(note, soft_wrap=True)
+        if is_loss_of_data(note):  # the others were told at the start and stand in the run's data.json
+            console.print(note, soft_wrap=True)
     console.print(
         f"{result.examples} examples, {result.trained_parameters:,} of {result.parameters:,} parameters trained"
     )

@@ -28,7 +28,7 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.devices import make_accelerator
 from lmrl.stages.sft_batches import can_pack
 from lmrl.stages.sft_config import SFTConfig
-from lmrl.stages.sft_rows import EncodedSet, Question, encode_examples, question_of
+from lmrl.stages.sft_rows import EncodedSet, Question, encode_examples, is_loss_of_data, question_of
 from lmrl.stages.sft_task import Sample, SFTTask
 from lmrl.stages.supervised import FitResult, fit
 
@@ -87,7 +87,7 @@ def sft(
     training, held_out = _examples(config, examples)
     prepared = prepare(config, training, held_out, accelerator, progress)
     for note in prepared.notes:
-        logger.log(logging.WARNING if ": left out" in note or ": cut off" in note else logging.INFO, note)
+        logger.log(logging.WARNING if is_loss_of_data(note) else logging.INFO, note)
     if config.train.epochs:
         steps = math.ceil(config.train.epochs * prepared.order.count / prepared.order.batch)
         config = replace(config, train=replace(config.train, steps=steps))

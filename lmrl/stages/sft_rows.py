@@ -111,6 +111,11 @@ def question_of(example: Example, codec: TextCodec) -> Question:
     return Question(shown, prompt_ids(codec, messages[:last])[1], messages[last]["content"])
 
 
+def is_loss_of_data(note: str) -> bool:
+    """Say whether a note tells of rows that were left out or cut off."""
+    return ": left out " in note or ": cut off " in note
+
+
 def _refuse_foreign_ids(row: Row, vocabulary: int, where: str) -> None:
     highest = max(row.ids)
     if highest >= vocabulary:

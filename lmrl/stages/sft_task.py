@@ -115,7 +115,7 @@ class SFTTask:
         rows = [question.ids for question in self.questions]
         answers = sample_texts(self.language_model, rows, self.spec, derive_seed(self.seed, "samples"))
         self.samples = [
-            Sample(question.prompt, question.reference, answer.text)
+            Sample(question.prompt, question.reference, answer.text.strip())
             for question, answer in zip(self.questions, answers, strict=True)
         ]
         self.first_samples = self.first_samples or self.samples
