@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from lmrl.cli.sampling import add_sampling_options, read_sampling
+from lmrl.errors import DataError
 from lmrl.specs import CommandSpec
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -51,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ask(chats: bool) -> str:
-    import readline  # noqa: F401 - gives `input` a history and line editing
-
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - gives `input` a history and line editing
     name = "you> " if chats else "text> "
     return input(f"{HIDDEN.format(BOLD)}{name}{HIDDEN.format(PLAIN)}")
 
@@ -62,7 +64,10 @@ def _dim(line: str) -> None:
 
 
 def _read_line() -> str:
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not {error.encoding} (byte {error.start}); convert it") from error
     if not line:
         raise EOFError
     return line.removesuffix("\n").removesuffix("\r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -55,6 +56,12 @@ def test_mistakes_are_one_paragraph(tmp_path, monkeypatch, capsys):
         assert main(["chat", *arguments]) == 2
         shown = capsys.readouterr()
         assert message in shown.err and "Traceback" not in shown.err and not shown.out
+
+
+def test_input_that_is_no_text_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
+    assert main(["chat"]) == 2
+    assert "standard input is not utf-8" in capsys.readouterr().err
 
 
 class Terminal:
