@@ -75,8 +75,9 @@ def reward(
     _check_scores(found, config)
     model = _started(config, config.run.seed, accelerator.device)
     training, held_out = found.split(config.data.held_out, config.run.seed) if config.data.held_out else (found, None)
+    limits = (config.data.too_long, config.data.max_tokens)
     sides = [
-        encode_rankings(side.rankings, model.card, config.data.too_long) if side else EncodedRankings([])
+        encode_rankings(side.rankings, model.card, *limits) if side else EncodedRankings([])
         for side in (training, held_out)
     ]
     references = reference_rows(config, training, sides[0].items, model, _base(config), accelerator.device)
@@ -105,7 +106,9 @@ def reward(
             break
         if accelerator.is_main_process and references is not None:
             write_normalisation(fitted.checkpoint, normalisation_of(model, references, task.token_budget))
-        scores.append([row.double().numpy() for row in task.score(sides[1].items)])
+        # The last step ends with an evaluation; a run that was complete already has none in this process.
+        last = task.evaluated or task.score(sides[1].items)
+        scores.append([row.double().numpy() for row in last])
         accelerator.free_memory()
     folder = fits[0].folder if members == 1 else Path(config.run.folder)
     interrupted = fits[-1].interrupted

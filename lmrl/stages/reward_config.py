@@ -20,6 +20,8 @@ class RankingDataSettings(RowSettings):
     too_long: Literal["skip", "truncate"] = "skip"
     """Answers that do not fit the model's context with their prompt. skip: they are left out; truncate: the row loses
     its beginning, first the prompt's and then the answer's, as the reward `learned` does it. Both are counted."""
+    max_tokens: int = 0
+    """Rows longer than this count as too long for the context, which saves time and memory; 0: the model's context."""
     template: Literal["auto", "plain"] = "auto"
     """auto: conversations are rendered by the model's own chat template. plain: a model without one is given one that
     needs no new tokens ("User: ...", "Assistant: ..."), which is saved with it."""

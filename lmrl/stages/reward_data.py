@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,12 +47,15 @@ class EncodedRankings:
 
 
 def encode_rankings(
-    rankings: Sequence[Ranking], card: ModelCard, too_long: Literal["skip", "truncate"]
+    rankings: Sequence[Ranking], card: ModelCard, too_long: Literal["skip", "truncate"], max_tokens: int = 0
 ) -> EncodedRankings:
     """Return the rows of every ranking that has two answers of different rank within the model's context.
 
-    Raises ``DataError`` when a conversation cannot be rendered at all, and when nothing is left.
+    ``max_tokens`` above 0 makes the context shorter. Raises ``DataError`` when a conversation cannot be rendered at
+    all, and when nothing is left.
     """
+    if max_tokens:
+        card = dataclasses.replace(card, context_length=min(card.context_length, max_tokens))
     skipped: Counter[str] = Counter()
     items, first_error = [], ""
     for ranking in rankings:

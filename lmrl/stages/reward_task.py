@@ -43,6 +43,8 @@ class RewardTask:
         self.module: nn.Module = model
         self.model = model
         self.training, self.held_out, self.config = list(training), list(held_out), config
+        self.evaluated: list[Tensor] | None = None
+        """Raw scores of the held-out rankings at the last evaluation."""
         self.device = next(model.parameters()).device
         self.token_budget = config.train.microbatch_tokens or (8192 if self.device.type == "cpu" else 32768)
         self.order = PromptOrder(
@@ -79,7 +81,7 @@ class RewardTask:
         """Return the held-out loss and the accuracy on pairs with its interval."""
         if not self.held_out:
             return {}
-        scored = self.score(self.held_out)
+        scored = self.evaluated = self.score(self.held_out)
         total = 0.0
         for scores, item in zip(scored, self.held_out, strict=True):
             batch = collate([item], self.token_budget)

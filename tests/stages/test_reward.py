@@ -337,6 +337,7 @@ class TestBadInput:
         assert cut.items[0].rows[0][-21:] == (5,) * 20 + (1,) and cut.items[1].rows[0] == (5,) * 47 + (1,)
         assert all(len(item.rows[0]) == 48 for item in cut.items)
         assert cut.skipped == {"prompts cut at their beginning": 1, "answers cut at their beginning": 1}
+        assert len(encode_rankings(rankings, card, "truncate", 30).items[0].rows[0]) == 30
         assert [item.answer_lengths[0] for item in cut.items] == [21, 61], "lengths are those of the whole answer"
         with pytest.raises(DataError, match=r"none of 1 rankings can be read .* context is 48 .*too_long = truncate"):
             encode_rankings(rankings[1:], card, "skip")
