@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -58,7 +59,7 @@ def agreement_table(report: PreferReport) -> Table:
             str(one.comparisons),
             str(one.strict_pairs),
             *(_share(interval) for interval in intervals),
-            f"{one.alpha:.3f}" if one.alpha == one.alpha else "-",
+            "-" if math.isnan(one.alpha) else f"{one.alpha:.3f}",
         )
     return table
 
@@ -100,9 +101,15 @@ def print_result(result: PreferResult, console: Console | None = None) -> None:
     for label, path in (("Rankings", result.rankings), ("Pairs", result.pairs)):
         if path is not None:
             console.print(f"{label:<13} {path}", soft_wrap=True)
-    if result.rankings is not None:
+    if result.rankings is None:
+        console.print("Nothing has been ranked, so there is no file of rankings", soft_wrap=True)
+    elif result.pairs is None:
+        console.print("Every ranking is one tie, so there is nothing to learn from", soft_wrap=True)
+    else:
         console.print(f"Next          lmrl reward data.path={result.rankings}", soft_wrap=True)
 
 
 def _share(interval: Interval | None) -> str:
-    return "-" if interval is None or interval.mean != interval.mean else str(interval)
+    if interval is None or math.isnan(interval.mean):
+        return "-"
+    return str(interval) if math.isfinite(interval.low) else f"{interval.mean:.3f}"

@@ -17,7 +17,11 @@ from lmrl.preferences.questions import VERDICT_LINE, VERDICTS
 from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lmrl.models.loading import LanguageModel
+    from lmrl.models.policy import PolicyModel
+    from lmrl.rollout import TextInputs
 
 BATCH = 16
 """Questions that are answered together; no answer depends on it."""
@@ -28,9 +32,9 @@ BUDGET = 4096
 class LocalAsker:
     """Asks a language model that is loaded here, with its chat template if it has one.
 
-    By log-probabilities, the verdict is whichever of "Verdict: A", "Verdict: B" and "Verdict: TIE" the model finds
-    likeliest as the beginning of its reply: one forward pass, and also a model that would not keep to the form
-    answers. As text, it writes and the verdict is read off.
+    By log-probabilities, the reply is begun with "Verdict:" and the verdict is whichever of A, B and TIE is likeliest to
+    follow, by its first token (where two begin with the same token, by all of them): one forward pass, and a model
+    that would not keep to the form answers, too. As text, it writes and the verdict is read off.
     """
 
     def __init__(self, settings: JudgeSettings, budget: Budget, by_logprobs: bool, model: Any = None) -> None:
@@ -95,14 +99,18 @@ class LocalAsker:
     def _likeliest(self, rows: Sequence[list[int]]) -> list[str]:
         columns = zip(*self._verdicts, strict=False)
         shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
-        pairs = [(row + verdict[:shared], verdict[shared:]) for row in rows for verdict in self._verdicts]
-        logprobs = iter(response_logprobs(self._loaded(), pairs))
-        self.budget.add_tokens(sum(map(len, rows)))
-        answers = []
-        for _ in rows:
-            values = [next(logprobs) for _ in VERDICTS]
-            answers.append(f"{VERDICT_LINE} {VERDICTS[values.index(max(values))]}")
-        return answers
+        contexts = [row + self._verdicts[0][:shared] for row in rows]
+        ends = [verdict[shared:] for verdict in self._verdicts]
+        firsts = [end[0] for end in ends]
+        if len(set(firsts)) == len(firsts):  # the next token tells the verdict: one forward pass for all three
+            logits = next_logits(self._policy, contexts)
+            values = [[float(row[token]) for token in firsts] for row in logits]
+        else:
+            pairs = [(context, end) for context in contexts for end in ends]
+            found = iter(response_logprobs(self._policy, pairs))
+            values = [[next(found) for _ in ends] for _ in contexts]
+        self.budget.add_tokens(sum(map(len, contexts)))
+        return [f"{VERDICT_LINE} {VERDICTS[row.index(max(row))]}" for row in values]
 
     def _written(self, rows: Sequence[list[int]], questions: Sequence[str]) -> list[str]:
         from lmrl.sampling.settings import SamplingSettings
@@ -122,6 +130,12 @@ class LocalAsker:
         self.budget.add_tokens(sum(map(len, rows)) + sum(len(completion.ids) for completion in found))
         return [completion.text for completion in found]
 
+    @cached_property
+    def _policy(self) -> PolicyModel:
+        from lmrl.models.policy import PolicyModel
+
+        return PolicyModel(self._loaded().model)
+
     def _loaded(self) -> LanguageModel:
         if self._model is None:
             import torch
@@ -133,25 +147,43 @@ class LocalAsker:
         return self._model
 
 
-def response_logprobs(model: LanguageModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-    """Return log p(response | prompt) of each row of ids, in nats."""
+def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
+    """Return the logits of the token after each row of ids, float32 (B, V) on the CPU."""
     import torch
 
-    from lmrl.models.policy import PolicyModel
+    from lmrl.rollout import split_by_length
+
+    inputs = _text_inputs(policy, [(row, [0]) for row in rows])  # the state before a response token, whichever it is
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    with torch.no_grad():
+        for places in split_by_length(inputs.row_lengths, BUDGET):
+            logits = policy(inputs.select(places)).logits.float().cpu()
+            for place, row in zip(places.tolist(), logits, strict=True):
+                found[place] = row
+    return torch.stack(found)
+
+
+def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """Return log p(response | prompt) of each row of ids, in nats."""
     from lmrl.models.scoring import score_logprobs
-    from lmrl.rollout import TextInputs
     from lmrl.sampling.spec import SamplingSpec
 
-    def padded(parts: Sequence[list[int]]) -> tuple[Any, Any]:
+    return [float(row) for row in score_logprobs(policy, _text_inputs(policy, rows), SamplingSpec(), BUDGET).sum(1)]
+
+
+def _text_inputs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> TextInputs:
+    import torch
+
+    from lmrl.rollout import TextInputs
+
+    def padded(parts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(part) for part in parts])
         ids = torch.zeros(len(parts), int(lengths.max()), dtype=torch.long)
         for row, part in enumerate(parts):
             ids[row, : len(part)] = torch.tensor(part)
-        device = model.model.device
-        return ids.to(device), lengths.to(device)
+        return ids.to(policy.model.device), lengths.to(policy.model.device)
 
-    inputs = TextInputs(*padded([prompt for prompt, _ in rows]), *padded([response for _, response in rows]))
-    return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, SamplingSpec(), BUDGET).sum(1)]
+    return TextInputs(*padded([prompt for prompt, _ in rows]), *padded([response for _, response in rows]))
 
 
 def _weights(path: str) -> list[list[Any]]:

@@ -29,22 +29,39 @@ def story_model(request):
     return request.getfixturevalue("shared") / "data" / "models" / "stories260K-llama"
 
 
-def test_log_probabilities_are_those_of_the_model(story_model):
-    """Against a forward pass written out by hand, one row at a time."""
+def test_verdicts_are_those_that_the_model_finds_likeliest(story_model):
+    """Against a forward pass written out by hand, one row at a time: by the first token, and by all of them."""
     annotator = make(story_model)
     asker = annotator.asker
-    question = annotator.template.question("Once", "a b", "c d")
-    ids, verdicts = asker._ids(question), asker._verdicts
     model = asker._loaded().model
-    by_hand = []
-    for verdict in verdicts:
-        with torch.no_grad():
-            logits = torch.log_softmax(model(torch.tensor([[*ids, *verdict]])).logits[0].double(), -1)
-        by_hand.append(sum(float(logits[len(ids) + t - 1, token]) for t, token in enumerate(verdict)))
-    found = response_logprobs(asker._loaded(), [(ids, verdict) for verdict in verdicts])
-    assert found == pytest.approx(by_hand, abs=1e-4)
-    ((_, answer),) = asker.ask([question], lambda: False)
-    assert answer.text == f"Verdict: {('A', 'B', 'TIE')[by_hand.index(max(by_hand))]}"
+    questions = [
+        annotator.template.question("Once", first, second) for first, second in (("a b", "c"), ("x " * 40, ""))
+    ]
+    answers = dict(asker.ask(questions, lambda: False))
+    for place, question in enumerate(questions):
+        ids, verdicts = asker._ids(question), asker._verdicts
+        shared = next(t for t in range(9) if len({verdict[t] for verdict in verdicts}) > 1)
+        first, whole = [], []
+        for verdict in verdicts:
+            with torch.no_grad():
+                logits = torch.log_softmax(model(torch.tensor([[*ids, *verdict]])).logits[0].double(), -1)
+            terms = [float(logits[len(ids) + t - 1, token]) for t, token in enumerate(verdict)]
+            first.append(terms[shared])
+            whole.append(sum(terms))
+        assert answers[place].text == f"Verdict: {('A', 'B', 'TIE')[first.index(max(first))]}"
+        assert response_logprobs(asker._policy, [(ids, verdict) for verdict in verdicts]) == pytest.approx(
+            whole, abs=1e-4
+        )
+
+
+def test_verdicts_that_begin_alike_are_told_apart_by_their_ends(story_model):
+    asker = make(story_model).asker
+    asker.__dict__["_verdicts"] = [[410, 447], [410, 368], [274, 442, 459]]
+    (answer,) = asker._likeliest([asker.card.codec.encode("Once upon a time")])
+    scores = response_logprobs(
+        asker._policy, [(asker.card.codec.encode("Once upon a time"), v) for v in asker._verdicts]
+    )
+    assert answer == f"Verdict: {('A', 'B', 'TIE')[scores.index(max(scores))]}"
 
 
 def test_answers_do_not_depend_on_what_is_asked_beside_them(story_model):
