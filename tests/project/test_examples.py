@@ -30,7 +30,7 @@ def test_a_recipe_is_understood(name):
     from lmrl.plugins import PluginManager
 
     command = command_of(name)
-    cls = getattr(import_module(f"lmrl.stages.{command}_config"), CONFIGS[command])
+    cls = getattr(import_module(f"lmrl.stages.{command, "pretrain": "PretrainConfig"}_config"), CONFIGS[command])
     config = build(cls, read_toml(EXAMPLES / name))
     plugins = PluginManager()
     for field in dataclasses.fields(config):
