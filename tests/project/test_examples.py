@@ -15,7 +15,13 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 
 
-CONFIGS = {"rl": "RLConfig", "sft": "SFTConfig", "reward": "RewardConfig", "prefer": "PreferConfig"}
+CONFIGS = {
+    "rl": "RLConfig",
+    "sft": "SFTConfig",
+    "reward": "RewardConfig",
+    "prefer": "PreferConfig",
+    "pretrain": "PretrainConfig",
+}
 
 
 def command_of(name):
@@ -30,7 +36,7 @@ def test_a_recipe_is_understood(name):
     from lmrl.plugins import PluginManager
 
     command = command_of(name)
-    cls = getattr(import_module(f"lmrl.stages.{command, "pretrain": "PretrainConfig"}_config"), CONFIGS[command])
+    cls = getattr(import_module(f"lmrl.stages.{command}_config"), CONFIGS[command])
     config = build(cls, read_toml(EXAMPLES / name))
     plugins = PluginManager()
     for field in dataclasses.fields(config):
