@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -329,3 +331,49 @@ def test_the_commands_errors_are_one_paragraph(tmp_path, monkeypatch, capsys, ar
     assert main(["pretrain", "--quiet", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs" / "pretrain-1").exists()
+
+
+RANK_SCRIPT = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from lmrl.config import build, read_toml
+from lmrl.stages.pretrain import pretrain
+from lmrl.stages.pretrain_config import PretrainConfig
+result = pretrain(build(PretrainConfig, read_toml(sys.argv[1])), progress=False)
+from accelerate import PartialState
+if PartialState().is_main_process:
+    print("RESULT" + json.dumps([result.evaluation, str(result.folder)]))
+PartialState().destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, stories):
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        (folder / "rank.py").write_text(RANK_SCRIPT, encoding="utf-8")
+        recipe = RECIPE.format(paths=stories, steps=4).replace('kind = "words"', "vocabulary_size = 300")
+        (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        processes = []
+        for rank in range(ranks):
+            if ranks > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            command = [sys.executable, "rank.py", "recipe.toml"]
+            processes.append(
+                subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            )
+        outputs = [process.communicate(timeout=240) for process in processes]
+        assert all(process.returncode == 0 for process in processes), outputs[0][1].decode()[-3000:]
+        evaluation, _ = json.loads(outputs[0][0].decode().rpartition("RESULT")[2])
+        found.append((evaluation, [record.get("train/loss") for record in read_metrics(folder / "run")]))
+    (one, losses), (two, losses_of_two) = found
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+    assert losses_of_two[1:] == pytest.approx(losses[1:], abs=1e-4)
