@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmrl.data.text import DocumentEncoder
+from lmrl.data.text import DocumentEncoder, TokenizerSettings, bring_tokenizer
+from lmrl.data.text.tokenizer import load_tokenizer
 from lmrl.errors import ModelError, SettingsError, nearest, unknown
 from lmrl.models import load
 from lmrl.models.card import CONTEXT_KEYS
@@ -142,8 +145,10 @@ def require_model(settings: PretrainModelSettings, vocabulary_size: int) -> None
 def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, device: Any) -> Any:
     """Return the model to continue from.
 
-    Raises ``ModelError`` when the tokenizer has ids that the model has not, or a block is longer than its context.
+    Raises ``ModelError`` when the corpus is encoded by another tokenizer, when the tokenizer has ids that the model has
+    not, or when a block is longer than its context.
     """
+    _require_same_tokenizer(settings.continue_from, encoder)
     language_model = load(settings.continue_from, device=device, dtype=torch.float32)
     rows = language_model.model.get_input_embeddings().weight.shape[0]
     if encoder.vocabulary_size > rows:
@@ -160,6 +165,20 @@ def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, d
     return language_model.model
 
 
+def _require_same_tokenizer(source: str, encoder: DocumentEncoder) -> None:
+    """Raise ``ModelError`` if the corpus was encoded by another tokenizer: its ids mean other things to the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        bring_tokenizer(source, TokenizerSettings(), Path(folder))
+        own = load_tokenizer(Path(folder))
+    theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (own, encoder.tokenizer))
+    if theirs != ours:
+        different = sum(theirs.get(token) != number for token, number in ours.items())
+        raise ModelError(
+            f"the corpus is encoded by another tokenizer than that of {source}: {different} of its {len(ours)} tokens "
+            "have another id there or none. Leave [tokenizer] out to use the checkpoint's own."
+        )
+
+
 def count_parameters(model: Any) -> int:
     """Return how many parameters are trained; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -167,8 +186,6 @@ def count_parameters(model: Any) -> int:
 
 def save_model(model: Any, tokenizer_folder: Path, folder: Path) -> None:
     """Write model, configuration, generation settings and tokenizer in the transformers layout."""
-    import shutil
-
     with no_transformers_bars():
         model.save_pretrained(folder)
     for file in tokenizer_folder.iterdir():

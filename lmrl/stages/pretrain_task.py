@@ -116,6 +116,7 @@ class PretrainTask:
         settings = self.config.samples
         if not settings.prompts:
             return []
+        self.model.eval()
         card = self.card()
         prompts = [self.prompt_ids(text) for text in settings.prompts]
         room = card.context_length - max(map(len, prompts))

@@ -165,6 +165,7 @@ def test_nothing_left_or_nothing_held_out_is_an_error(tmp_path, write_lines):
     corpus = CorpusSettings(paths=[str(write_lines(texts(5)))], folder=str(tmp_path / "c"), held_out=0.5)
     with pytest.raises(DataError, match=r"no document is left.*of 5 read \(quality, too few words: 5\)"):
         prepare_corpus(corpus, CleanSettings(quality=True), WORDS, progress=False)
+    assert not (tmp_path / "c").exists()
     corpus = CorpusSettings(paths=[str(write_lines(texts(3)))], folder=str(tmp_path / "d"), held_out=1e-9)
     with pytest.raises(DataError, match=r"corpus\.held_out is 1e-09.*none of 3 documents"):
         prepare_corpus(corpus, None, WORDS, progress=False)

@@ -106,6 +106,13 @@ def test_a_limit_ends_reading_and_says_so(tmp_path, read, write_lines):
     assert [document.text for document in documents] == ["0", "1", "2"] and "corpus.limit" in report.notes[0]
 
 
+def test_half_characters_are_replaced_and_counted(tmp_path, read):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83d b"}\n{"text": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    documents, report = read(tmp_path / "a.jsonl")
+    assert [document.text for document in documents] == ["a\ufffd b", "\U0001f600"]
+    assert report.changed["read"]["half characters replaced"].documents == 1
+
+
 def test_reading_is_lazy(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('"good"\nbroken\n', encoding="utf-8")

@@ -111,6 +111,7 @@ def test_gpt2s_two_files(shared, tmp_path):
     bring_tokenizer(str(shared / "data" / "models" / "gpt2-tokenizer"), TokenizerSettings(path="x"), tmp_path)
     encoder = DocumentEncoder(tmp_path)
     assert (encoder.eos_id, encoder.pad_id, encoder.vocabulary_size, encoder.prefix) == (50256, 50256, 50257, [])
+    assert encoder.unknown_id == -1
     text = "Hello world, don't<|endoftext|>panic  \n"
     (row,) = encoder.encode([text])
     assert row[:5] == [15496, 995, 11, 836, 470] and row.count(50256) == 1 and encoder.decode(row) == text
@@ -158,6 +159,12 @@ def test_what_is_no_tokenizer(tmp_path):
     (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
     with pytest.raises(ModelError, match=r"vocab\.json and merges\.txt make no tokenizer"):
         bring_tokenizer(str(tmp_path), TokenizerSettings(path="x"), tmp_path / "out")
+
+
+def test_a_broken_tokenizer_file(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        DocumentEncoder(tmp_path)
 
 
 def test_nothing_to_train_on(tmp_path):

@@ -216,22 +216,28 @@ def test_what_does_not_belong_together_is_refused_before_a_run_exists(config, sh
             replace(changed(corpus, "model", continue_from=source, context_length=1024), tokenizer=TokenizerSettings()),
             progress=False,
         )
-    other = changed(config, "tokenizer", vocabulary_size=600)
-    other = changed(other, "corpus", folder=str(tmp_path / "bigger"))
-    pretrained = tmp_path / "tokenizer"
-    pretrain(changed(other, "run", folder=str(tmp_path / "first")), progress=False)
-    (tmp_path / "bigger" / "tokenizer").rename(pretrained)
-    wrong = changed(corpus, "model", continue_from=source)
-    wrong = replace(
-        changed(wrong, "corpus", folder=str(tmp_path / "c3")), tokenizer=TokenizerSettings(path=str(pretrained))
-    )
-    with pytest.raises(ModelError, match=r"the tokenizer has 6.. ids and .* 512 rows"):
-        pretrain(wrong, progress=False)
+    other = changed(corpus, "model", continue_from=source)
+    gpt2 = TokenizerSettings(path=str(shared / "data" / "models" / "gpt2-tokenizer"))
+    with pytest.raises(ModelError, match=r"another tokenizer than that of .*: 50\d+ of its 50257 tokens"):
+        pretrain(replace(changed(other, "corpus", folder=str(tmp_path / "c2")), tokenizer=gpt2), progress=False)
     with pytest.raises(SettingsError, match=r"samples\.prompts: .* the context 32"):
         pretrain(changed(config, "samples", prompts=["word " * 40]), progress=False)
     with pytest.raises(DataError, match=r"too few for one block"):
         pretrain(changed(config, "model", context_length=100_000), progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_with_more_ids_than_its_model_has_is_refused(config, shared, tmp_path):
+    from tokenizers import Tokenizer
+
+    source = shutil.copytree(shared / "data" / "models" / "stories260K-llama", tmp_path / "grown")
+    (source / "tokenizer.json").chmod(0o644)
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    grown = changed(changed(config, "model", continue_from=str(source)), "corpus", folder=str(tmp_path / "corpus"))
+    with pytest.raises(ModelError, match=r"the tokenizer has 513 ids and .* 512 rows"):
+        pretrain(replace(grown, tokenizer=TokenizerSettings()), progress=False)
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_any_preparation(config, tmp_path):
@@ -240,6 +246,12 @@ def test_a_folder_that_holds_a_run_is_refused_before_any_preparation(config, tmp
     with pytest.raises(SettingsError, match="already holds a run"):
         pretrain(changed(config, "corpus", folder=str(tmp_path / "corpus")), progress=False)
     assert not (tmp_path / "corpus").exists()
+
+
+def test_autocast_trains_and_the_weights_stay_in_full_precision(config):
+    half = pretrain(changed(config, "run", precision="bf16"), progress=False)
+    assert half.evaluation["loss"] < half.first_evaluation["loss"]
+    assert {parameter.dtype for parameter in load(half.folder).model.parameters()} == {torch.float32}
 
 
 def test_a_word_level_model_speaks_proper_english_and_claims_no_bits_per_byte(config, tmp_path):
@@ -330,7 +342,7 @@ def test_the_commands_errors_are_one_paragraph(tmp_path, monkeypatch, capsys, ar
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--quiet", *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "pretrain-1").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
 
 
 RANK_SCRIPT = """

@@ -29,6 +29,7 @@ from lmrl.errors import DataError
 
 CORPUS_FILE = "corpus.json"
 REPORT_FILE = "report.json"
+LOCK_FILE = ".lock"
 DOCUMENTS, TOKENIZER, TOKENS = "documents", "tokenizer", "tokens"
 DEFAULT_PARENT = Path("runs") / "corpora"
 FEW_TEXT_FILES = 100
@@ -70,7 +71,7 @@ def prepare_corpus(
     fingerprint = _fingerprint(corpus, clean, tokenizer, sources, held_out)
     folder = Path(corpus.folder) if corpus.folder else DEFAULT_PARENT / fingerprint[:12]
     cleaner = Cleaner(clean)  # before anything is written: a missing library or an unknown language
-    with _sole_writer(folder):
+    with _sole_writer(folder), _nothing_left_of_a_failure(folder):
         _claim(folder, fingerprint)
         with _step(folder / DOCUMENTS) as partial:
             if partial is not None:
@@ -127,7 +128,7 @@ def _tokenizer_files(path: str) -> list[Source]:
 def _sole_writer(folder: Path) -> Iterator[None]:
     """Wait until no other process prepares this corpus; two runs on one corpus share the work of the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         try:
             import fcntl
         except ImportError:  # no such locks here: two runs at once are on their own
@@ -139,6 +140,30 @@ def _sole_writer(folder: Path) -> Iterator[None]:
             tqdm.write(f"Waiting for another process that prepares {folder}.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _nothing_left_of_a_failure(folder: Path) -> Iterator[None]:
+    """Remove the folder if an error left it without any finished step."""
+    try:
+        yield
+    except BaseException:
+        if not any((folder / step).exists() for step in (DOCUMENTS, TOKENIZER, TOKENS)):
+            shutil.rmtree(folder / f"{DOCUMENTS}.partial", ignore_errors=True)
+            for name in (CORPUS_FILE, LOCK_FILE):
+                (folder / name).unlink(missing_ok=True)
+            _remove_empty(folder)
+        raise
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+        if folder.parent == DEFAULT_PARENT:
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
+    except OSError:
+        pass  # something of the user's, or another corpus, is in it
 
 
 def _claim(folder: Path, fingerprint: str) -> None:
@@ -164,7 +189,11 @@ def _step(final: Path) -> Iterator[Path | None]:
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     partial.rename(final)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmrl.data.text import archives, plain, tables
@@ -33,6 +34,7 @@ READERS: dict[str, Reader] = {
 """How each kind of file is read, by its suffix without that of a compression."""
 WHOLE_HASH = 1 << 26
 """Bytes up to which a file's fingerprint is that of all its content."""
+SURROGATES = re.compile("[\ud800-\udfff]")
 SAVED_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -91,11 +93,19 @@ def read_documents(sources: Sequence[Source], settings: CorpusSettings, report: 
     for source in sources:
         for document in source.documents(settings, report):
             report.read(document)
-            yield document
+            yield _encodable(document, report)
             count += 1
             if count == settings.limit:
                 report.notes.append(f"reading stopped at corpus.limit, {count} documents")
                 return
+
+
+def _encodable(document: Document, report: CorpusReport) -> Document:
+    """Return the document without half characters: JSON can hold one half of a surrogate pair, UTF-8 cannot."""
+    if document.text.isascii() or not SURROGATES.search(document.text):
+        return document
+    report.change("read", "half characters replaced", document, 0)
+    return replace(document, text=SURROGATES.sub("\ufffd", document.text))
 
 
 def _named(name: str) -> list[Source]:

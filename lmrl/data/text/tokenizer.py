@@ -189,6 +189,18 @@ def _settings(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Return the ``tokenizers.Tokenizer`` in a folder; raises ``ModelError`` where there is none behind it."""
+    if _settings(folder).get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises its own bare exceptions
+            raise ModelError(f"{folder}: tokenizer.json cannot be read ({error})") from error
+    return _backend(folder)
+
+
 class DocumentEncoder:
     """Encodes documents with the tokenizer in a folder, each closed by the end token.
 
@@ -199,17 +211,13 @@ class DocumentEncoder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         settings = _settings(folder)
-        if settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
-            from tokenizers import Tokenizer
-
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        else:
-            self.tokenizer = _backend(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.eos_id = self._special("eos_token", settings)
         self.pad_id = self._special("pad_token", settings, self.eos_id)
-        self.unknown_id = self._special("unk_token", settings, -1)
+        unknown = self._special("unk_token", settings, -1)
+        self.unknown_id = unknown if unknown != self.eos_id else -1  # GPT-2 names one token for everything
         self.vocabulary_size = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         template = list(self.tokenizer.encode("").ids)
         self.prefix = [token for token in template if token != self.eos_id]
