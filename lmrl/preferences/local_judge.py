@@ -32,7 +32,7 @@ BUDGET = 4096
 class LocalAsker:
     """Asks a language model that is loaded here, with its chat template if it has one.
 
-    By log-probabilities, the reply is begun with "Verdict:" and the verdict is whichever of A, B and TIE is likeliest to
+    By log-probabilities, the reply begins with "Verdict:" and the verdict is whichever of A, B and TIE is likeliest to
     follow, by its first token (where two begin with the same token, by all of them): one forward pass, and a model
     that would not keep to the form answers, too. As text, it writes and the verdict is read off.
     """
