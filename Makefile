@@ -18,7 +18,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
-quickstart: $(VENV)/.has-core ## Train the embedded story model with PPO and show before and after
+quickstart: $(VENV)/.has-core ## Go from raw text to a chat model on the embedded stories
 	@$(RUN)lmrl quickstart
 
 test: $(VENV)/.has-test ## Run the whole test suite

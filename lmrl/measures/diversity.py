@@ -40,7 +40,7 @@ def compression_ratio(texts: Sequence[str]) -> float:
     """Return the bytes of all texts / their bytes after DEFLATE; the higher, the more alike they are.
 
     Shaib et al. 2024, "Standardizing the Measurement of Text Diversity", who find that it says what slow scores of
-    n-gram overlap between pairs say. The texts are joined by line ends; level 9, without gzip's header. NaN without text.
+    n-gram overlap between pairs say. The texts are joined by line ends; level 9, no header of gzip's. NaN without text.
     """
     joined = "\n".join(texts).encode("utf-8", "replace")
     if not joined.strip():

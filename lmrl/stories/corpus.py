@@ -16,7 +16,7 @@ from lmrl.stories.prompts import question, request
 
 QUESTION_SHARE = 0.35
 REQUEST_SHARE = 0.05
-"""Documents that go on from a request as a page of a book might; the words of a request are then known words."""
+"""Documents in which some request precedes an unrelated story: its words become known, and not what it asks for."""
 
 
 def documents(seed: int, count: int, split: Split = "train") -> Iterator[str]:
@@ -29,7 +29,7 @@ def documents(seed: int, count: int, split: Split = "train") -> Iterator[str]:
             asked = question(told, generator)
             yield f"{asked['prompt']} {asked['answer']}."
         elif kind < QUESTION_SHARE + REQUEST_SHARE:
-            yield f"{told.text} {request(story(generator, split))['prompt']}"
+            yield f"{request(story(generator, split))['prompt']} {told.text}"
         else:
             yield told.text
 
