@@ -94,6 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--only", choices=list(FILES), action="append", help="leave out the other data; may be repeated"
     )
     parser.add_argument("--seeds", type=int, default=3, help="held-out splits, new heads and orders (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them; settings were chosen on 100")
     parser.add_argument("--epochs", type=float, default=None, help="passes over the rankings (default: HH 1, OASST 4)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default: 1e-3)")
     parser.add_argument("--max-tokens", type=int, default=256, help="rows lose their beginning beyond (default: 256)")
@@ -115,7 +116,7 @@ def study(name: str, found: RankingSet, options: argparse.Namespace, folder: Pat
     lines: list[dict[str, Any]] = []
     seeds = 2 if options.smoke else options.seeds
     with tqdm(total=seeds * (len(arms) + 1), desc=name, unit="model") as bar:
-        for seed in range(seeds):
+        for seed in range(options.first_seed, options.first_seed + seeds):
             for arm in arms:
                 began = time.perf_counter()
                 run = train(arm, name, found, seed, options, folder / f"{name}-{arm}-{seed}".replace(" ", "-"))

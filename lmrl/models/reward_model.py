@@ -152,8 +152,8 @@ def start_reward_model(
 ) -> RewardModel:
     """Return a reward model to train: a causal language model with a new head, or a reward model to train further.
 
-    The new head is drawn from N(0, 1 / (width + 1)^2) with ``seed`` (Stiennon et al. 2020, appendix B): scores begin
-    near 0, and members of an ensemble begin apart, which a head of zeros would not let them.
+    The new head is drawn from N(0, 1 / (width + 1)^2) with ``seed``, narrower than the N(0, 1 / (width + 1)) of
+    Stiennon et al. (2020): scores begin near 0, and members of an ensemble begin apart, as from zeros they would not.
     """
     path = model_folder(name_or_path)
     if path.is_dir() and has_reward_head(read_json(path / "config.json")):

@@ -1,8 +1,10 @@
 """The reward stage: what a step computes, what a run writes, that it resumes bit for bit, and that it learns."""
 
 import json
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -259,6 +261,43 @@ class TestResume:
         other.write_text("".join(json.dumps(row) + "\n" for row in word_rankings(100, seed=5)))
         with pytest.raises(ResumeError, match="the data have changed"):
             reward(replace(config, data=replace(config.data, path=str(other))), resume=True, progress=False)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_trap_28_two_processes_train_as_one(base, data, tmp_path):
+    settings = [f"model={base}", f"data.path={data}", "run.device=cpu", "trackers=[]", "train.learning_rate=0.01"]
+    settings += ["train.steps=3", "train.rankings_per_step=6", "train.microbatch_tokens=80", "ensemble.members=2"]
+    processes = []
+    port = free_port()
+    for ranks in (1, 2):
+        for rank in range(ranks):
+            environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+            if ranks > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            command = [
+                sys.executable,
+                "-m",
+                "lmrl",
+                "reward",
+                "--quiet",
+                *settings,
+                f"run.folder={tmp_path / str(ranks)}",
+            ]
+            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), errors
+    for member in ("member-1", "member-2"):
+        one, two = (read_metrics(tmp_path / ranks / member) for ranks in ("1", "2"))
+        for name in ("train/loss", "train/accuracy", "train/gradient_norm", "evaluation/loss"):
+            expected = [record[name] for record in one if name in record]
+            assert [record[name] for record in two if name in record] == pytest.approx(expected, abs=1e-4), name
 
 
 class TestBadInput:
