@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from lmrl.cli.main import main
+from lmrl.config import build, read_toml
 from lmrl.data.text import CorpusSettings, TokenizerSettings, open_corpus
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
@@ -248,6 +249,17 @@ def test_a_folder_that_holds_a_run_is_refused_before_any_preparation(config, tmp
     assert not (tmp_path / "corpus").exists()
 
 
+@pytest.fixture
+def fresh_accelerate():
+    """Precision is fixed for a process when accelerate is first used; let this test choose another."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_autocast_trains_and_the_weights_stay_in_full_precision(config):
     half = pretrain(changed(config, "run", precision="bf16"), progress=False)
     assert half.evaluation["loss"] < half.first_evaluation["loss"]
@@ -355,37 +367,41 @@ from lmrl.stages.pretrain_config import PretrainConfig
 result = pretrain(build(PretrainConfig, read_toml(sys.argv[1])), progress=False)
 from accelerate import PartialState
 if PartialState().is_main_process:
-    print("RESULT" + json.dumps([result.evaluation, str(result.folder)]))
+    print("RESULT" + json.dumps(result.evaluation))
 PartialState().destroy_process_group()
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, stories):
-    found = []
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        folder.mkdir()
-        (folder / "rank.py").write_text(RANK_SCRIPT, encoding="utf-8")
-        recipe = RECIPE.format(paths=stories, steps=4).replace('kind = "words"', "vocabulary_size = 300")
-        (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
-        processes = []
-        for rank in range(ranks):
-            if ranks > 1:
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            command = [sys.executable, "rank.py", "recipe.toml"]
-            processes.append(
-                subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_two_processes_train_as_one(tmp_path, stories, monkeypatch):
+    recipe = RECIPE.format(paths=stories, steps=4).replace('kind = "words"', "vocabulary_size = 300")
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    (tmp_path / "rank.py").write_text(RANK_SCRIPT, encoding="utf-8")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    processes = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "rank.py", "recipe.toml"],
+                cwd=tmp_path,
+                env=os.environ | place,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        outputs = [process.communicate(timeout=240) for process in processes]
-        assert all(process.returncode == 0 for process in processes), outputs[0][1].decode()[-3000:]
-        evaluation, _ = json.loads(outputs[0][0].decode().rpartition("RESULT")[2])
-        found.append((evaluation, [record.get("train/loss") for record in read_metrics(folder / "run")]))
-    (one, losses), (two, losses_of_two) = found
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        )
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs[0][1][-3000:]
+    evaluation = json.loads(outputs[0][0].rpartition("RESULT")[2])
+    losses_of_two = [record.get("train/loss") for record in read_metrics(tmp_path / "run")]
+
+    (tmp_path / "alone").mkdir()
+    monkeypatch.chdir(tmp_path / "alone")
+    one = pretrain(build(PretrainConfig, read_toml("../recipe.toml")), progress=False)
+    losses = [record.get("train/loss") for record in read_metrics(one.folder)]
+    assert evaluation["loss"] == pytest.approx(one.evaluation["loss"], abs=1e-4)
     assert losses_of_two[1:] == pytest.approx(losses[1:], abs=1e-4)
