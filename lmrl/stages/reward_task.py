@@ -19,6 +19,9 @@ from lmrl.stages.reward_measures import HeldOut, pair_accuracy
 PIECES = 4
 """A microbatch is computed in this many pieces of rows of like length, or more: little padding in each."""
 SHOWN = 3
+"""Held-out rankings shown as texts."""
+TOGETHER = 256
+"""Held-out rankings whose loss is computed at once, of scores that are known already."""
 
 
 def ranking_losses(scores: Tensor, batch: RankingBatch, settings: ObjectiveSettings) -> dict[str, Tensor]:
@@ -83,9 +86,11 @@ class RewardTask:
             return {}
         scored = self.evaluated = self.score(self.held_out)
         total = 0.0
-        for scores, item in zip(scored, self.held_out, strict=True):
-            batch = collate([item], self.token_budget)
-            total += float(ranking_losses(scores[None], batch, self.config.objective)["objective"])
+        for first in range(0, len(scored), TOGETHER):
+            batch = collate(self.held_out[first : first + TOGETHER], self.token_budget)
+            known = torch.cat(scored[first : first + TOGETHER])
+            scores = torch.zeros(batch.mask.shape).masked_scatter(batch.mask, known)
+            total += float(ranking_losses(scores, batch, self.config.objective)["objective"].sum())
         accuracy = HeldOut.of(self.held_out, scored).accuracy()
         return {
             "loss": total / len(self.held_out),
