@@ -423,7 +423,7 @@ def test_stories_by_a_known_utility(tmp_path):
 )
 def test_real_preferences(shared, tmp_path, file, name):
     folder = shared / "data"
-    data = {"path": str(folder / "preference" / file), "limit": 24, "template": "plain", "held_out": 0.25}
+    data = {"path": str(folder / "preference" / file), "limit": 40, "template": "plain", "held_out": 0.25}
     data |= {"too_long": "truncate", "max_tokens": 100} if name == "oasst" else {"max_tokens": 250}
     config = config_of(folder / "models" / "stories260K-llama", "-", tmp_path / "run", data=data, train={"steps": 2})
     result = reward(config, progress=False)
