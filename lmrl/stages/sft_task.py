@@ -55,6 +55,7 @@ class SFTTask:
     order: PromptOrder
     budget: int
     packed: bool
+    width: int
     spec: SamplingSpec
     seed: int
     unit: str = "token"
@@ -70,7 +71,7 @@ class SFTTask:
         indices = self.order.indices(step - 1)
         share = len(indices) // ranks
         mine = [self.rows[index] for index in indices[rank * share : (rank + 1) * share]]
-        return make_microbatches(mine, self.budget, self.packed)
+        return make_microbatches(mine, self.budget, self.packed, self.width)
 
     def count(self, microbatch: Microbatch) -> int:
         """Return the tokens with a loss."""
@@ -92,7 +93,7 @@ class SFTTask:
         nats = torch.zeros(len(self.held_out), dtype=torch.float64)
         counts = torch.zeros(len(self.held_out), dtype=torch.float64)
         hits = 0
-        for microbatch in make_microbatches(self.held_out, self.budget, self.packed):
+        for microbatch in make_microbatches(self.held_out, self.budget, self.packed, self.width):
             losses, right = self._answers(module, microbatch)
             nats.index_add_(0, microbatch.owners, losses.detach().double().cpu())
             counts.index_add_(0, microbatch.owners, torch.ones(microbatch.count, dtype=torch.float64))
