@@ -88,7 +88,7 @@ def sft(
         )
     training, held_out = _examples(config, examples)
     prepared = prepare(config, training, held_out, accelerator, progress)
-    for note in prepared.notes:
+    for note in prepared.notes if accelerator.is_main_process else ():
         logger.log(logging.WARNING if is_loss_of_data(note) else logging.INFO, note)
     if config.train.epochs:
         steps = math.ceil(config.train.epochs * prepared.order.count / prepared.order.batch)

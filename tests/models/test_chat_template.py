@@ -276,7 +276,7 @@ def test_trap_08_bos_is_never_doubled(tmp_path):
         assert response_row(codec, (2,), "<s>Hello", " there</s>")[1].count(2) == 1
 
 
-def test_eos_is_trained_when_pad_equals_eos(tmp_path):
+def test_trap_08_eos_is_trained_when_pad_equals_eos(tmp_path):
     folder = write_tiny_model(tmp_path / "tiny", pad_is_eos=True)
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }} {% if m.role == 'assistant' %}{{ eos_token }} {% endif %}{% endfor %}"

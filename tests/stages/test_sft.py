@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -183,6 +184,32 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(tiny, tmp_path):
     output = resumed.communicate(timeout=240)[0]
     assert resumed.returncode == 0, output[-2000:]
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_trap_28_two_processes_train_as_one(tiny, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    settings = [f"model={tiny}", f"data.path={data}", "data.held_out=4", "run.device=cpu", "trackers=[]"]
+    settings += ["train.steps=3", "train.examples_per_step=6", "train.learning_rate=0.01", "train.microbatch_tokens=20"]
+    settings += ["adapter.method=lora", "samples.prompts=0"]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    processes = []
+    for ranks in (1, 2):
+        for rank in range(ranks):
+            environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+            if ranks > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            command = [sys.executable, "-m", "lmrl", "sft", "--quiet", *settings, f"run.folder={tmp_path / str(ranks)}"]
+            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), errors
+    one, two = (without_times(tmp_path / ranks) for ranks in ("1", "2"))
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
 
 
 def test_packing_and_microbatches_change_nothing(tiny, tmp_path):
