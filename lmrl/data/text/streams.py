@@ -77,7 +77,7 @@ class _ZstdStream(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes], path: Path) -> None:
         self.raw, self.path = raw, path
-        self.library = extra("zstandard", f"{path}: reading .zst")
+        self.zstandard = extra("zstandard", f"{path}: reading .zst")
         self.unpacker: Any = None
         self.waiting = b""
         self.ready = memoryview(b"")
@@ -93,10 +93,10 @@ class _ZstdStream(io.RawIOBase):
                 if self.unpacker is not None:
                     raise DataError(f"{self.path}: broken zstandard data (it ends within a frame); fetch it again.")
                 return 0
-            self.unpacker = self.unpacker or self.library.ZstdDecompressor().decompressobj()
+            self.unpacker = self.unpacker or self.zstandard.ZstdDecompressor().decompressobj()
             try:
                 self.ready = memoryview(self.unpacker.decompress(self.waiting))
-            except self.library.ZstdError as error:
+            except self.zstandard.ZstdError as error:
                 raise DataError(f"{self.path}: broken zstandard data ({error}); fetch it again.") from error
             self.waiting = self.unpacker.unused_data
             if self.unpacker.eof:
