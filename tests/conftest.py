@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread per worker, also in the processes that tests start: the workers already fill the cores.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+
+# A runner may be started with Ctrl-C ignored (nohup, a background job), which every process of the tests would inherit:
+# those that press Ctrl-C would wait for an answer that never comes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

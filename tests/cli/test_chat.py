@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -91,6 +92,8 @@ class Terminal:
                 before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
                 return before
             assert time.monotonic() < end, f"no {pattern!r} in {self.seen!r}"
+            if not select.select([self.master], [], [], 1.0)[0]:  # a read alone would wait for ever
+                continue
             try:
                 self.seen += os.read(self.master, 4096).decode("utf-8", "replace").replace("\r\n", "\n")
             except OSError:
