@@ -1,10 +1,12 @@
-"""Files as they are stored, gzip and zstandard undone: streams of bytes that never end early without an error."""
+"""Files as they are stored, gzip and zstandard undone: bytes and lines that never end early without an error."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -13,20 +15,67 @@ from lmrl.errors import DataError
 COMPRESSED = (".gz", ".zst")
 """Endings that say how a file is compressed."""
 CHUNK = 1 << 20
+_DAMAGE = (EOFError, zlib.error, OSError)  # gzip.BadGzipFile is an OSError
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed by its ending (.gz, .zst); the stream is read line by line or whole.
+def kind_of(path: Path) -> str:
+    """Return the suffix that says what is in a file, that of a compression left out: ``.jsonl`` of a.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
-    Reading raises ``EOFError`` (or gzip's own errors) where the compressed data end early or are damaged. Raises
-    ``DataError`` when a .zst file comes and ``zstandard`` is not installed.
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its ending (.gz, .zst).
+
+    What cannot be read, and compressed data that end early or are damaged, is a ``DataError`` while it is read.
     """
+    try:
+        with _unpacked(path) as stream:
+            yield stream
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number, from 1. Lines end at a newline and nowhere else (U+2028 is text)."""
+    number = 0
+    try:
+        with _unpacked(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                yield number, decode(raw, path, number).rstrip("\r\n")
+    except _DAMAGE as error:
+        raise _unreadable(path, error, f" after line {number}") from error
+
+
+def decode(raw: bytes, path: Path, line: int) -> str:
+    """Return bytes as text. Raises ``DataError`` where they are not UTF-8; a mark at the file's start is taken off."""
+    try:
+        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}, line {line}: byte {column} of the line is not UTF-8 ({error.reason}); convert the file to UTF-8."
+        ) from error
+
+
+def _unpacked(path: Path) -> IO[bytes]:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if suffix == ".zst":
         return io.BufferedReader(_ZstandardStream(path), CHUNK)
     return path.open("rb")
+
+
+def _unreadable(path: Path, error: Exception, place: str = "") -> DataError:
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return DataError(f"{path} cannot be read{place} ({error.strerror or error}).")
+    kind = "zstandard" if path.suffix.lower() == ".zst" else "gzip"
+    return DataError(f"{path}: broken {kind} data{place} ({error}); the file is cut short or damaged, fetch it again.")
 
 
 class _ZstandardStream(io.RawIOBase):
@@ -36,7 +85,7 @@ class _ZstandardStream(io.RawIOBase):
         self._zstandard = _zstandard(path)
         self._file = path.open("rb")
         self._chunks = self._decompressed()
-        self._left = b""
+        self._left = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -46,7 +95,7 @@ class _ZstandardStream(io.RawIOBase):
             chunk = next(self._chunks, None)
             if chunk is None:
                 return 0
-            self._left = chunk
+            self._left = memoryview(chunk)
         count = min(len(buffer), len(self._left))
         buffer[:count], self._left = self._left[:count], self._left[count:]
         return count
@@ -69,7 +118,7 @@ class _ZstandardStream(io.RawIOBase):
         except self._zstandard.ZstdError as error:
             raise EOFError(str(error)) from error
         if fed and not frame.eof:
-            raise EOFError("the last frame has no end")
+            raise EOFError("it ends within a frame")
 
 
 def _zstandard(path: Path) -> Any:

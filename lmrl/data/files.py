@@ -8,19 +8,19 @@ Leaves out streaming: a prompt set is held in memory.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from lmrl.data.compressed import COMPRESSED, open_bytes
+from lmrl.data.compressed import COMPRESSED, kind_of, lines
 from lmrl.errors import DataError, nearest
 
 Row = dict[str, Any]
 LISTS_IN_JSON = ("examples", "data", "rows")
 """Keys under which a JSON object keeps its rows."""
+LONGEST_CELL = 1 << 30
+"""Characters of a CSV cell; Python's own limit of 131,072 is too short for documents."""
 
 
 def read_rows(source: str | Path, split: str = "train", subset: str = "", revision: str = "") -> list[Row]:
@@ -33,12 +33,12 @@ def read_rows(source: str | Path, split: str = "train", subset: str = "", revisi
         return _saved_folder(path, split)
     if path.exists():
         return _local(path)
-    _refuse_missing_file(str(source), path)
+    refuse_missing_file(str(source), path, READERS, "Expected a file, or the id of a data set on the hub.")
     return _from_hub(str(source), split, subset, revision)
 
 
 def _local(path: Path) -> list[Row]:
-    reader = READERS.get(_kind(path))
+    reader = READERS.get(kind_of(path))
     if reader is None:
         raise DataError(
             f"{path}: unknown kind of file; expected one of {', '.join(sorted(READERS))}, the text kinds also with "
@@ -47,67 +47,44 @@ def _local(path: Path) -> list[Row]:
     return reader(path)
 
 
-def _kind(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number, from 1. Lines end at a newline and nowhere else (U+2028 is text)."""
-    number = 0
-    try:
-        with open_bytes(path) as stream:
-            for number, raw in enumerate(stream, start=1):
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}: byte {error.start + 1} of the line is not UTF-8 ({error.reason}); "
-            "convert the file to UTF-8."
-        ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        kind = "zstandard" if path.suffix.lower() == ".zst" else "gzip"
-        raise DataError(
-            f"{path}: broken {kind} data after line {number} ({error}); the file is cut short or damaged, fetch it "
-            "again."
-        ) from error
-
-
 def _text(path: Path) -> list[Row]:
-    return [{"prompt": line} for _, line in _lines(path)]
+    return [{"prompt": line} for _, line in lines(path)]
 
 
 def _json_lines(path: Path) -> list[Row]:
     rows = []
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if line.strip():
-            rows.append(_row(_parse(line, path, number), f"{path}, line {number}"))
+            rows.append(_row(parse_json(line, path, number), f"{path}, line {number}"))
     return rows
 
 
-def _parse(line: str, path: Path, number: int) -> object:
+def parse_json(text: str, path: Path, line: int = 0) -> object:
+    """Return what JSON says. ``line`` is the number of the one line that the text is; 0: the text is the whole file.
+
+    Raises ``DataError`` with the place.
+    """
     try:
-        return json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        unfinished = error.pos >= len(line.rstrip()) or error.msg.startswith("Unterminated")
+        unfinished = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         advice = " It ends in the middle: if it is the last line, the file was cut short." if unfinished else ""
         raise DataError(
-            f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).{advice}"
+            f"{path}, line {line or error.lineno}: not valid JSON ({error.msg}, column {error.colno}).{advice}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
+        raise DataError(f"{path}, line {line or 1}: JSON that cannot be read ({error}).") from error
 
 
 def _json(path: Path) -> list[Row]:
-    text = "\n".join(line for _, line in _lines(path))
+    text = "\n".join(line for _, line in lines(path))
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and error.lineno > 1:  # JSON lines under the name .json, common on the hub
-            return _json_lines(path)
-        raise DataError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}, column {error.colno}); "
-            "a file with one object per line is named .jsonl."
-        ) from error
+        content = parse_json(text, path)
+    except DataError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data" and cause.lineno > 1:
+            return _json_lines(path)  # JSON lines under the name .json, common on the hub
+        raise DataError(f"{error} A file with one object per line is named .jsonl.") from cause
     if isinstance(content, dict):
         key = next((key for key in LISTS_IN_JSON if isinstance(content.get(key), list)), None)
         if key is None:
@@ -130,11 +107,16 @@ def _row(item: object, where: str) -> Row:
 
 
 def _csv(path: Path) -> list[Row]:
-    reader = csv.DictReader((line + "\n" for _, line in _lines(path)), strict=True)
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.DictReader((line + "\n" for _, line in lines(path)), strict=True)
     try:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.reader.line_num}: not valid CSV ({error}).") from error
+    names = reader.fieldnames or []
+    doubled = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if doubled is not None:
+        raise DataError(f"{path}: two columns are named {doubled!r}; give each a name of its own.")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise DataError(f"{path}, row {number}: not as many cells as the header has columns.")
@@ -170,10 +152,13 @@ def _arrow_rows(path: Path, read: Callable[[], Any]) -> list[Row]:
     return rows
 
 
-def _refuse_missing_file(name: str, path: Path) -> None:
-    """Tell a mistyped path from a hub id: what looks like a path and does not exist is an error with its neighbour."""
+def refuse_missing_file(name: str, path: Path, kinds: Collection[str], expected: str) -> None:
+    """Tell a mistyped path from a hub id: what looks like a path and does not exist is an error with its neighbour.
+
+    ``kinds`` are the suffixes that belong to files; ``expected`` is the sentence that says what a name may be.
+    """
     owner_and_name = name.count("/") == 1 and not path.parent.is_dir()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or _kind(path) in READERS
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or kind_of(path) in kinds
     if not looks_local and (owner_and_name or "/" not in name):
         return
     folder = path.parent
@@ -181,7 +166,7 @@ def _refuse_missing_file(name: str, path: Path) -> None:
         raise DataError(f"there is no file {name}: its folder {folder} does not exist.")
     guess = nearest(path.name, [item.name for item in folder.iterdir()])
     hint = f" Did you mean {folder / guess}?" if guess else ""
-    raise DataError(f"there is no file {name}.{hint} Expected a file, or the id of a data set on the hub.")
+    raise DataError(f"there is no file {name}.{hint} {expected}")
 
 
 def _saved_folder(path: Path, split: str) -> list[Row]:
@@ -219,6 +204,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".txt": _text,
     ".json": _json,
     ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
     ".csv": _csv,
     ".parquet": _parquet,
     ".arrow": _arrow,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lmrl.data.chat import render
 from lmrl.data.columns import PromptReader, RowPrompt
 from lmrl.data.files import read_rows
-from lmrl.data.reading import Skip
+from lmrl.data.reading import Skip, refuse_half_characters
 from lmrl.data.rows import Chat, Tally, gathered
 from lmrl.data.shapes import column_sets, find_shape
 from lmrl.data.splitting import digest_of, held_out_places, others
@@ -179,6 +179,7 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
             prompt = reader.read(row, number)
             if prompt is None:
                 raise Skip("an empty prompt")
+            refuse_half_characters(prompt.content)
         except Skip as skip:
             tally.skip(skip, number)
             continue

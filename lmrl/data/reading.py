@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from lmrl.data.records import Answer, Prompt, dense_ranks
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Half characters: JSON can hold one half of a surrogate pair, UTF-8 and tokenizers cannot."""
 
 
 class Skip(Exception):
@@ -38,6 +42,14 @@ class Answered:
 Found: TypeAlias = Iterable[Answered | Skip]
 Reader: TypeAlias = Callable[[Mapping[str, Any]], Found]
 """Reads one row. It raises ``Skip`` for the whole row, or yields it for a part."""
+
+
+def refuse_half_characters(*texts: Prompt | Answer) -> None:
+    """Raise ``Skip`` where a text holds half of a surrogate pair: it was cut in the middle of an emoji, say."""
+    for found in texts:
+        for text in (found,) if isinstance(found, str) else (message["content"] for message in found):
+            if not text.isascii() and SURROGATES.search(text):
+                raise Skip("half a character, which no tokenizer reads (one half of a surrogate pair)")
 
 
 def native(value: Any) -> Any:

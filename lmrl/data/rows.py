@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from lmrl.data.conversations import longest, message
 from lmrl.data.files import read_rows
-from lmrl.data.reading import Answered, Skip
+from lmrl.data.reading import Answered, Skip, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
 from lmrl.data.shapes import Row, Shape, Use, column_sets, recognise, row_columns
 from lmrl.errors import DataError, SettingsError
@@ -98,6 +98,7 @@ def load(
     records: list[Record] = []
     for number, row, answered in _answered(rows, shape, use, tally):
         try:
+            refuse_half_characters(answered.prompt, *answered.completions)
             records.append(make(answered, row, shape, tally))
         except Skip as skip:
             tally.skip(skip, number)

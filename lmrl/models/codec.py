@@ -69,10 +69,8 @@ class FastCodec:
     """A ``tokenizer.json`` read by ``tokenizers``."""
 
     def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
         self.path = path
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = read_tokenizer(path)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         # transformers treats every token that the configuration names as special, also one that the file does not mark.
@@ -83,9 +81,12 @@ class FastCodec:
         contents = {key: _token_text(settings.get(key)) for key in TOKEN_KEYS}
         self.special_tokens = {key: text for key, text in contents.items() if text is not None}
         file = path.with_name(TEMPLATE_FILE)
-        self.chat_template: str | None = (
-            file.read_text(encoding="utf-8") if file.exists() else default_template(settings.get("chat_template"))
-        )
+        try:
+            self.chat_template: str | None = (
+                file.read_text(encoding="utf-8") if file.exists() else default_template(settings.get("chat_template"))
+            )
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{file} is not UTF-8: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``."""
@@ -176,6 +177,16 @@ class TransformersCodec:
                     tokenize=False,
                 )
             )
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Return the ``tokenizers.Tokenizer`` in a ``tokenizer.json``; raises ``ModelError`` for a broken file."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises its own bare exceptions
+        raise ModelError(f"{path} cannot be read ({error})") from error
 
 
 def make_renderer(template: str | None, special_tokens: Mapping[str, str]) -> ChatRenderer:

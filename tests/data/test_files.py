@@ -90,6 +90,9 @@ def test_a_folder_saved_by_datasets(tmp_path):
         ("a.csv", "prompt,answer\na\n", r"a\.csv, row 1: not as many cells"),
         ("a.csv", "prompt,answer\na,b,c\n", r"a\.csv, row 1: not as many cells"),
         ("a.csv", 'prompt,answer\n"a"b,c\n', r"a\.csv, line 2: not valid CSV"),
+        ("a.csv", "prompt,answer,answer\na,b,c\n", r"a\.csv: two columns are named 'answer'"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: JSON that cannot be read"),
+        ("a.jsonl", '{"n": ' + "9" * 5000 + "}", r"a\.jsonl, line 1: JSON that cannot be read"),
         ("a.txt", b"fine\nnot \xff fine\n", r"a\.txt, line 2: byte 5 of the line is not UTF-8"),
         ("a.txt", b"", r"holds no rows"),
         ("a.pdf", b"", r"unknown kind of file; expected one of \.arrow, \.csv"),
@@ -164,3 +167,19 @@ def test_real_files_of_other_shapes_are_refused(shared):
         load_prompts(shared / "data/rl/sst2_validation.arrow")
     with pytest.raises(DataError, match=r"of the shape text and give no prompt; lmrl pretrain reads"):
         load_prompts(shared / "data/text/c4_demo.jsonl")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / "a.jsonl", jsonl(ROWS))
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(DataError, match=r"a\.jsonl cannot be read after line 0 \(Permission denied\)"):
+        load_prompts(path)
+
+
+def test_long_cells_and_another_name_for_json_lines(tmp_path):
+    found = load_prompts(write(tmp_path / "a.csv", "prompt\n" + "word " * 40_000 + "\n"))
+    assert len(found.prompts[0]) == 200_000
+    assert load_prompts(write(tmp_path / "a.ndjson", jsonl(ROWS))).prompts == ["one", "two \u2028 lines"]

@@ -164,3 +164,19 @@ def test_broken_conversations_are_counted_among_prompts_too(chat_codec):
     )
     assert len(found) == 1 and found.columns == {"prompt_messages": [[USER]]}
     assert sum("left out 1:" in note for note in found.notes) == 2
+
+
+def test_half_characters_are_counted(tmp_path):
+    """JSON can hold one half of an emoji, as texts that were cut off do; tokenizers raise at it."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a\\ud83d", "completion": "b"}\n{"prompt": "\\ud83d\\ude00", "completion": "b"}\n')
+    assert load_examples(path).skipped == load_examples(path, RowSettings(chat="on")).skipped
+    (reason,) = load_examples(path).skipped
+    assert reason.startswith("half a character") and load_examples(path).examples[0].prompt == "\U0001f600"
+    found = load_prompts(path)
+    assert found.prompts == ["\U0001f600"] and any(
+        f"left out 1: {reason} (first: row 1)" in note for note in found.notes
+    )
+    said = [{"role": "user", "content": "\ud83d"}]
+    rows = [{"prompt": said, "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "b\ud83d"}]
+    assert load_rankings([*rows, {"prompt": "p", "chosen": "a", "rejected": "b"}]).skipped == {reason: 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -134,12 +135,14 @@ BROKEN = [
     ("a.json", b"3", r"holds a int; expected a list"),
     ("a.parquet", b"PAR1 and nothing", r"a\.parquet cannot be read"),
     ("a.jsonl.gz", gzip.compress(b'"a"\n' * 5000)[:-20], r"a\.jsonl\.gz.*broken gzip data"),
+    ("headlines.jsonl.gz", gzip.compress(b'"a"\n' * 5000)[:-20], r"broken gzip data after line \d+"),
     ("a.jsonl.gz", b"no gzip at all", r"broken gzip data"),
+    ("a.json", b"[" * 100_000, r"a\.json, line 1: JSON that cannot be read"),
     ("a.jsonl.zst", b"no zstandard", r"broken zstandard data"),
     (
         "a.jsonl.zst",
         zstandard.ZstdCompressor().compress(b"".join(b'"%d"\n' % n for n in range(9999)))[:-9],
-        r"broken zstandard data \(it ends within",
+        r"broken zstandard data after line \d+ \(it ends within",
     ),
 ]
 
@@ -192,6 +195,7 @@ def test_a_missing_extra_is_named(tmp_path, read, monkeypatch):
     monkeypatch.setattr(documents, "import_module", absent)
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(b'"a"\n'))
     (tmp_path / "a.warc").write_bytes(b"WARC/1.0\r\n")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
     for name in ("a.jsonl.zst", "a.warc"):
         with pytest.raises(DataError, match=r'pip install "lmrl\[text\]"'):
             read(tmp_path / name)
@@ -203,3 +207,32 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
     one, same, other = (source.fingerprint(settings) for source in find_sources([str(tmp_path)]))
     assert one == same != other
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl", "a.csv", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_file_without_a_document_is_counted(tmp_path, read, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    content = {".gz": gzip.compress(b""), ".zst": zstandard.ZstdCompressor().compress(b""), ".csv": b"text\n"}
+    (tmp_path / name).write_bytes(content.get((tmp_path / name).suffix, b""))
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / name)
+    (tmp_path / "b.jsonl").write_text('"something"\n', encoding="utf-8")
+    documents, report = read(tmp_path / name, tmp_path / "b.jsonl")
+    assert [document.text for document in documents] == ["something"]
+    assert report.rows() == [("read", "empty file", 1, 0, str(tmp_path / name))] and report.documents_in == 2
+
+
+def test_a_long_document_in_a_csv_cell(tmp_path, read):
+    (tmp_path / "a.csv").write_text("text\n" + "word " * 40_000 + "\n", encoding="utf-8")
+    (document,), _ = read(tmp_path / "a.csv")
+    assert len(document.text) == 200_000
+
+
+def test_a_zstandard_frame_with_a_long_window(tmp_path, read):
+    """As zstd --long=28 writes it: its window is larger than the library's own bound."""
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    writer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    (tmp_path / "a.jsonl.zst").write_bytes(writer.compress(b'"one"\n') + writer.flush())
+    assert [document.text for document in read(tmp_path / "a.jsonl.zst")[0]] == ["one"]

@@ -101,6 +101,17 @@ def test_broken_config(folder):
         load_card(folder)
 
 
+def test_a_broken_tokenizer_or_template_is_named(folder):
+    whole = (folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read \(EOF"):
+        load_card(folder)
+    (folder / "tokenizer.json").write_bytes(whole)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja is not UTF-8"):
+        load_card(folder)
+
+
 def test_pickled_weights_are_refused(folder):
     weights = folder / "model.safetensors"
     torch.save({}, folder / "pytorch_model.bin")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmrl.data.compressed import CHUNK, open_bytes
 from lmrl.data.text.documents import Document, extra
 from lmrl.data.text.report import CorpusReport
 from lmrl.data.text.settings import CorpusSettings
-from lmrl.data.text.streams import CHUNK, open_bytes
 from lmrl.errors import DataError
 
 GZIP_START = b"\x1f\x8b\x08"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmrl.data.compressed import CHUNK, decode, lines, open_bytes
+from lmrl.data.files import LISTS_IN_JSON, parse_json
 from lmrl.data.text.documents import Document
 from lmrl.data.text.report import CorpusReport
 from lmrl.data.text.settings import CorpusSettings
-from lmrl.data.text.streams import CHUNK, decode, lines, open_bytes
 from lmrl.errors import DataError, unknown
 
 LARGEST_DOCUMENT = 1 << 30
 """Bytes of a .txt file that may be one document: it is held in memory."""
-LISTS_IN_JSON = ("examples", "data", "rows")
 
 
 def text_documents(path: Path, settings: CorpusSettings, report: CorpusReport) -> Iterator[Document]:
@@ -28,9 +28,9 @@ def text_documents(path: Path, settings: CorpusSettings, report: CorpusReport) -
                 f"{path} is larger than {LARGEST_DOCUMENT >> 20} MiB, too large for one document; say what stands "
                 'between its documents: corpus.separator="\\n\\n" is an empty line, "\\n" a line end.'
             )
-        yield from _pieces([decode(raw, path, 1)], path, report)
+        yield from _pieces([decode(raw, path, 1)], path)
         return
-    yield from _pieces(_separated(path, settings.separator), path, report)
+    yield from _pieces(_separated(path, settings.separator), path)
 
 
 def _separated(path: Path, separator: str) -> Iterator[str]:
@@ -45,14 +45,10 @@ def _separated(path: Path, separator: str) -> Iterator[str]:
     yield decode(rest, path, line)
 
 
-def _pieces(texts: Any, path: Path, report: CorpusReport) -> Iterator[Document]:
-    number = 0
-    for text in texts:
-        if text.strip():  # what lies between two separators in a row is no document
-            number += 1
-            yield Document(text, str(path), number)
-    if not number:
-        report.skip("read", "empty file", str(path), str(path))
+def _pieces(texts: Iterable[str], path: Path) -> Iterator[Document]:
+    found = (text for text in texts if text.strip())  # what lies between two separators in a row is no document
+    for number, text in enumerate(found, start=1):
+        yield Document(text, str(path), number)
 
 
 def json_lines(path: Path, settings: CorpusSettings, report: CorpusReport) -> Iterator[Document]:
@@ -60,7 +56,7 @@ def json_lines(path: Path, settings: CorpusSettings, report: CorpusReport) -> It
     reader = RowReader(str(path), settings.column, report)
     for number, line in lines(path):
         if line.strip():
-            yield from reader.read(_parse(line, path, number), number)
+            yield from reader.read(parse_json(line, path, number), number)
 
 
 def json_file(path: Path, settings: CorpusSettings, report: CorpusReport) -> Iterator[Document]:
@@ -68,17 +64,16 @@ def json_file(path: Path, settings: CorpusSettings, report: CorpusReport) -> Ite
     texts = lines(path)
     first = next(((number, line) for number, line in texts if line.strip()), None)
     if first is None:
-        report.skip("read", "empty file", str(path), str(path))
         return
     try:
         whole_line = isinstance(json.loads(first[1]), dict | str) and next(texts, None) is not None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         whole_line = False
     texts.close()  # type: ignore[attr-defined]
     if whole_line:  # the first line is an object of its own and others follow
         yield from json_lines(path, settings, report)
         return
-    content = _parse("\n".join(line for _, line in lines(path)), path, 0)
+    content = parse_json("\n".join(line for _, line in lines(path)), path)
     if isinstance(content, dict):
         key = next((key for key in LISTS_IN_JSON if isinstance(content.get(key), list)), None)
         content = content[key] if key else [content]
@@ -87,15 +82,6 @@ def json_file(path: Path, settings: CorpusSettings, report: CorpusReport) -> Ite
     reader = RowReader(str(path), settings.column, report)
     for number, item in enumerate(content, start=1):
         yield from reader.read(item, number)
-
-
-def _parse(text: str, path: Path, line: int) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {line or error.lineno}: not valid JSON ({error.msg}, column {error.colno})."
-        ) from error
 
 
 class RowReader:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -26,10 +27,10 @@ from lmrl.data.text.sources import Source, find_sources, read_documents
 from lmrl.data.text.tokenizer import DocumentEncoder, bring_tokenizer, train_tokenizer
 from lmrl.data.text.tokens import SPLITS, TokenFiles, TokenWriter
 from lmrl.errors import DataError
+from lmrl.locks import LOCK_FILE, folder_lock
 
 CORPUS_FILE = "corpus.json"
 REPORT_FILE = "report.json"
-LOCK_FILE = ".lock"
 DOCUMENTS, TOKENIZER, TOKENS = "documents", "tokenizer", "tokens"
 DEFAULT_PARENT = Path("runs") / "corpora"
 FEW_TEXT_FILES = 100
@@ -71,7 +72,10 @@ def prepare_corpus(
     fingerprint = _fingerprint(corpus, clean, tokenizer, sources, held_out)
     folder = Path(corpus.folder) if corpus.folder else DEFAULT_PARENT / fingerprint[:12]
     cleaner = Cleaner(clean)  # before anything is written: a missing library or an unknown language
-    with _sole_writer(folder), _nothing_left_of_a_failure(folder):
+    if tokenizer.path and not (folder / TOKENIZER).exists():
+        with TemporaryDirectory(prefix="lmrl-tokenizer-") as trial:  # documents may take long to read
+            _make_tokenizer(folder, Path(trial), tokenizer, progress)
+    with folder_lock(folder, _tell_of_waiting(folder)), _nothing_left_of_a_failure(folder):
         _claim(folder, fingerprint)
         with _step(folder / DOCUMENTS) as partial:
             if partial is not None:
@@ -124,22 +128,9 @@ def _tokenizer_files(path: str) -> list[Source]:
     return [Source(name, folder / name) for name in FILES if (folder / name).exists()]
 
 
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process prepares this corpus; two runs on one corpus share the work of the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
-        try:
-            import fcntl
-        except ImportError:  # no such locks here: two runs at once are on their own
-            yield
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            tqdm.write(f"Waiting for another process that prepares {folder}.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _tell_of_waiting(folder: Path) -> Callable[[str], None]:
+    """Two runs on one corpus share the work of the first."""
+    return lambda holder: tqdm.write(f"Waiting for {holder}, which prepares {folder}.")
 
 
 @contextmanager

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lmrl.data.compressed import kind_of
+from lmrl.data.files import refuse_missing_file
+from lmrl.data.reading import SURROGATES
 from lmrl.data.text import archives, plain, tables
 from lmrl.data.text.documents import Document
 from lmrl.data.text.report import CorpusReport
 from lmrl.data.text.settings import CorpusSettings
-from lmrl.data.text.streams import kind_of
-from lmrl.errors import DataError, SettingsError, nearest
+from lmrl.errors import DataError, SettingsError
 
 Reader = Callable[[Path, CorpusSettings, CorpusReport], Iterator[Document]]
 
@@ -34,7 +35,6 @@ READERS: dict[str, Reader] = {
 """How each kind of file is read, by its suffix without that of a compression."""
 WHOLE_HASH = 1 << 26
 """Bytes up to which a file's fingerprint is that of all its content."""
-SURROGATES = re.compile("[\ud800-\udfff]")
 SAVED_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -91,6 +91,7 @@ def read_documents(sources: Sequence[Source], settings: CorpusSettings, report: 
     """Yield the documents of all sources in turn, at most ``settings.limit``, and count them."""
     count = 0
     for source in sources:
+        before = report.documents_in
         for document in source.documents(settings, report):
             report.read(document)
             yield _encodable(document, report)
@@ -98,6 +99,8 @@ def read_documents(sources: Sequence[Source], settings: CorpusSettings, report: 
             if count == settings.limit:
                 report.notes.append(f"reading stopped at corpus.limit, {count} documents")
                 return
+        if report.documents_in == before:
+            report.skip("read", "empty file", source.name, source.name)
 
 
 def _encodable(document: Document, report: CorpusReport) -> Document:
@@ -126,22 +129,8 @@ def _named(name: str) -> list[Source]:
         if not matches:
             raise DataError(f"nothing matches {name}; expected a glob such as corpus/**/*.jsonl.gz.")
         return [source for match in matches for source in _named(match)]
-    _refuse_missing_file(name, path)
+    refuse_missing_file(name, path, READERS, "Expected a file, a folder, a glob, or an id on the hub.")
     return [Source(name, None)]
-
-
-def _refuse_missing_file(name: str, path: Path) -> None:
-    """Tell a mistyped path from a hub id: what looks like a path and does not exist is an error with its neighbour."""
-    folder = path.parent
-    owner_and_name = name.count("/") == 1 and not folder.is_dir()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or kind_of(path) in READERS
-    if not looks_local and (owner_and_name or "/" not in name):
-        return
-    if not folder.is_dir():
-        raise DataError(f"there is no file {name}: its folder {folder} does not exist.")
-    guess = nearest(path.name, [item.name for item in folder.iterdir()])
-    hint = f" Did you mean {folder / guess}?" if guess else ""
-    raise DataError(f"there is no file {name}.{hint} Expected a file, a folder, a glob, or an id on the hub.")
 
 
 def _kinds() -> str:

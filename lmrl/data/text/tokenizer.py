@@ -17,6 +17,7 @@ from typing import Any
 from lmrl.data.text.settings import TokenizerSettings
 from lmrl.errors import DataError, ModelError
 from lmrl.models.card import PLAIN_TOKENIZER_CLASSES
+from lmrl.models.codec import read_tokenizer
 from lmrl.models.folders import model_folder
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -192,12 +193,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def load_tokenizer(folder: Path) -> Any:
     """Return the ``tokenizers.Tokenizer`` in a folder; raises ``ModelError`` where there is none behind it."""
     if _settings(folder).get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
-        from tokenizers import Tokenizer
-
-        try:
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises its own bare exceptions
-            raise ModelError(f"{folder}: tokenizer.json cannot be read ({error})") from error
+        return read_tokenizer(folder / "tokenizer.json")
     return _backend(folder)
 
 
