@@ -77,7 +77,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], file_format: Forma
         import pyarrow
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), partial)
+        names = dict.fromkeys(name for row in plain for name in row)  # from_pylist knows those of the first row alone
+        table = pyarrow.table({name: [row.get(name) for row in plain] for name in names})
+        pyarrow.parquet.write_table(table, partial)
     else:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in plain)

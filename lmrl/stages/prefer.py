@@ -7,6 +7,7 @@ or out of budget continues exactly there.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,18 @@ from lmrl.stages.prefer_samples import (
     read_completions,
     write_samples,
 )
-from lmrl.stages.prefer_setup import journal_path, make_annotators, open_folder, refuse_ranks
+from lmrl.stages.prefer_setup import (
+    hold_folder,
+    journal_path,
+    make_annotators,
+    name_folder,
+    open_folder,
+    refuse_ranks,
+)
 from lmrl.stages.run import Run
 from lmrl.stages.stopping import stop_requests
 
+logger = logging.getLogger(__name__)
 COMPARISONS_AT_ONCE = 64
 """Comparisons that an annotator without answers of its own pace is handed together."""
 
@@ -75,17 +84,19 @@ def prefer(
     found = make_annotators(config, plugins, annotators)
     sampled = resume and (Path(config.run.folder) / SAMPLES_FILE).exists()
     source = None if sampled else _source(config, plugins, prompts)
-    config = open_folder(config, plugins, resume)
+    config = name_folder(config, resume)
     run = Run(Path(config.run.folder), config)
-    error: BaseException | None = None
-    try:
-        plugins.observe("lmrl_run_start", run=run)
-        return _prefer(config, found, source, progress)
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        plugins.observe("lmrl_run_end", run=run, error=error)
+    with hold_folder(run.folder):
+        open_folder(config, plugins, resume)
+        error: BaseException | None = None
+        try:
+            plugins.observe("lmrl_run_start", run=run)
+            return _prefer(config, found, source, progress)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            plugins.observe("lmrl_run_end", run=run, error=error)
 
 
 def _source(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None) -> Any:
@@ -213,8 +224,9 @@ def _write(
         judged = answers.judgements(name)
         rankings += list(ranking_rows(comparisons, judged, name))
         pairs += list(pair_rows(comparisons, judged, config.output.pairs))
-    if rankings:
-        write_rows(files[0], rankings, suffix)
+    as_text = write_rows(files[0], rankings, suffix) if rankings else []
     if pairs:
         write_rows(files[1], pairs, suffix)
+    for name in as_text:
+        logger.warning(f"{files[0]}: the column {name!r} holds values of kinds that no table takes, so it is JSON text")
     return files[0] if rankings else None, files[1] if pairs else None

@@ -13,9 +13,9 @@ from typing import Any
 from lmrl.data import RowSettings, load_rankings
 from lmrl.data.files import read_rows
 from lmrl.data.readers import read_answer, read_prompt
-from lmrl.data.reading import Answered, Skip, list_of
+from lmrl.data.reading import Answered, Skip, list_of, numbers, refuse_half_characters
 from lmrl.data.records import Answer, Prompt
-from lmrl.data.rows import as_asked
+from lmrl.data.rows import Tally, as_asked
 from lmrl.data.shapes import Shape, column_sets, find_shape
 from lmrl.errors import DataError, ResumeError
 from lmrl.preferences import Comparison
@@ -109,7 +109,7 @@ def read_completions(settings: RowSettings) -> Samples:
             skipped["answers of several turns"] = skipped.get("answers of several turns", 0) + 1
             continue
         samples.append(make_sample(ranking.prompt, as_text(ranking.prompt), ranking.columns, texts, ranking.ranks))
-    return _refuse_nothing(Samples(samples, skipped, found.notes), settings.path)
+    return _checked(Samples(samples, skipped, found.notes), settings.path)
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
@@ -153,8 +153,8 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
 
 def _unranked(rows: Sequence[Mapping[str, Any]], settings: RowSettings) -> Samples:
     samples: list[Sample] = []
-    skipped: dict[str, int] = {}
-    for row in rows[: settings.limit or None]:
+    tally = Tally(settings.path)
+    for number, row in enumerate(rows[: settings.limit or None], start=1):
         try:
             asked = read_prompt(row.get("prompt"))
             given = list_of(row.get("completions"), "completions")
@@ -163,17 +163,25 @@ def _unranked(rows: Sequence[Mapping[str, Any]], settings: RowSettings) -> Sampl
             texts = _texts(answers)
             if texts is None:
                 raise Skip("answers of several turns")
+            refuse_half_characters(prompt, *texts)
             gold = _gold_ranks(row, len(texts))
         except Skip as skip:
-            skipped[skip.reason] = skipped.get(skip.reason, 0) + 1
+            tally.skip(skip, number)
             continue
         columns = {name: value for name, value in row.items() if name not in UNRANKED}
         samples.append(make_sample(prompt, as_text(prompt), columns, texts, gold))
     note = f"{settings.path}: {len(samples)} prompts with completions to be ranked"
-    return _refuse_nothing(Samples(samples, skipped, (note,)), settings.path)
+    return _checked(Samples(samples, tally.skipped, (note, *tally.notes())), settings.path)
 
 
-def _refuse_nothing(samples: Samples, where: str) -> Samples:
+def _checked(samples: Samples, where: str) -> Samples:
+    """Return the samples. Raises ``DataError`` if there is nothing to rank, or if no table could hold the prompts."""
+    texts = sum(isinstance(sample.comparison.prompt, str) for sample in samples.samples)
+    if 0 < texts < len(samples.samples):
+        raise DataError(
+            f"{where}: {texts} prompts are text and {len(samples.samples) - texts} are messages; expected one kind: "
+            'completions_from.chat = "on" makes messages of texts, "off" texts of single questions.'
+        )
     if any(sample.rankable for sample in samples.samples):
         return samples
     reasons = "; ".join(f"{count}: {reason}" for reason, count in samples.skipped.items())
@@ -186,7 +194,7 @@ def _refuse_nothing(samples: Samples, where: str) -> Samples:
 def _gold_ranks(row: Mapping[str, Any], count: int) -> tuple[int, ...]:
     for name, best_is_high in (("gold_ranks", False), ("gold_scores", True)):
         if row.get(name) is not None:
-            values = [float(value) for value in list_of(row[name], name)]
+            values = numbers(list_of(row[name], name), name)
             if len(values) != count:
                 raise Skip(f"not as many {name} as completions")
             return dense_ranks(values if best_is_high else [-value for value in values])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lmrl.config import build, read_toml, resolved, to_toml
 from lmrl.errors import ResumeError, SettingsError, unknown
+from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
 from lmrl.preferences import Annotator, AnnotatorSettings, build_annotator
 from lmrl.seeds import derive_seed
 from lmrl.stages.prefer_config import GOLD, PreferConfig
-from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, write_versions
+from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, refuse_taken, write_versions
 
 STAGE = "prefer"
 ANSWERS_FOLDER = "answers"
@@ -62,28 +64,44 @@ def refuse_ranks() -> None:
         raise SettingsError("`lmrl prefer` runs in one process; start it without accelerate launch or torchrun")
 
 
-def open_folder(config: PreferConfig, plugins: PluginManager, resume: bool) -> PreferConfig:
-    """Make the run's folder, or take up the one to resume, and return the configuration that names it.
+def name_folder(config: PreferConfig, resume: bool) -> PreferConfig:
+    """Return the configuration with the run's folder: a new one, or the one to resume. Nothing is written."""
+    folder = Path(config.run.folder or next_free_folder(Path("runs"), STAGE))
+    if not resume:
+        refuse_taken(folder, STAGE)
+    elif not (folder / CONFIG_FILE).exists():
+        raise ResumeError(f"{folder} holds no {CONFIG_FILE}; expected the folder of a run")
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(folder)))
+
+
+def hold_folder(folder: Path) -> AbstractContextManager[None]:
+    """Hold the run's folder: two processes would ask everything twice. Raises ``ResumeError`` if another one has it."""
+
+    def refuse(holder: str) -> None:
+        raise ResumeError(
+            f"{holder} is at work on {folder}; wait until it has ended and continue with `lmrl {STAGE} --resume "
+            f"{folder}`, or choose another run.folder"
+        )
+
+    return folder_lock(folder, refuse)
+
+
+def open_folder(config: PreferConfig, plugins: PluginManager, resume: bool) -> None:
+    """Begin the run's folder, or take up the one to resume.
 
     Raises ``ResumeError`` when an annotator that has answered already has other settings now.
     """
     versions = {info.name: info.version for info in plugins.listing() if info.version}
-    if not resume:
-        folder = config.run.folder or str(next_free_folder(Path("runs"), STAGE))
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=folder))
-        create_folder(Path(folder), to_toml(resolved(config, plugins)), versions, STAGE)
-        (Path(folder) / ANSWERS_FOLDER).mkdir(exist_ok=True)
-        return config
-    folder_path = Path(config.run.folder)
-    if not (folder_path / CONFIG_FILE).exists():
-        raise ResumeError(f"{folder_path} holds no {CONFIG_FILE}; expected the folder of a run")
-    _refuse_changes(folder_path, config)
-    write_versions(folder_path, versions, STAGE)
-    partial = folder_path / f"{CONFIG_FILE}.partial"
-    partial.write_text(to_toml(resolved(config, plugins)), encoding="utf-8")
-    partial.replace(folder_path / CONFIG_FILE)
-    (folder_path / ANSWERS_FOLDER).mkdir(exist_ok=True)
-    return config
+    folder, settings = Path(config.run.folder), to_toml(resolved(config, plugins))
+    if resume:
+        _refuse_changes(folder, config)
+        write_versions(folder, versions, STAGE)
+        partial = folder / f"{CONFIG_FILE}.partial"
+        partial.write_text(settings, encoding="utf-8")
+        partial.replace(folder / CONFIG_FILE)
+    else:
+        create_folder(folder, settings, versions, STAGE)
+    (folder / ANSWERS_FOLDER).mkdir(exist_ok=True)
 
 
 def journal_path(folder: Path, name: str) -> Path:

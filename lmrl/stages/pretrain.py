@@ -14,9 +14,16 @@ from lmrl.errors import ModelError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.stages.devices import make_accelerator
 from lmrl.stages.pretrain_config import PretrainConfig
-from lmrl.stages.pretrain_model import SpecialIds, continued_model, count_parameters, new_model, require_model
+from lmrl.stages.pretrain_model import (
+    SpecialIds,
+    continued_model,
+    count_parameters,
+    new_model,
+    require_context,
+    require_model,
+)
 from lmrl.stages.pretrain_task import PretrainTask
-from lmrl.stages.run import CONFIG_FILE
+from lmrl.stages.run import refuse_taken
 from lmrl.stages.supervised import FitResult, fit
 
 STAGE = "pretrain"
@@ -115,12 +122,11 @@ def _check(config: PretrainConfig, plugins: PluginManager, resume: bool) -> None
     """Refuse what can be refused before the corpus is prepared, which may take long."""
     for name in config.trackers:
         plugins.get("tracker", name)
-    if not resume and config.run.folder and (Path(config.run.folder) / CONFIG_FILE).exists():
-        raise SettingsError(
-            f"{config.run.folder} already holds a run. Continue it with `lmrl {STAGE} --resume {config.run.folder}`, "
-            "or choose another run.folder (left empty, a free one is chosen)."
-        )
-    if not config.model.continue_from:
+    if not resume and config.run.folder:
+        refuse_taken(Path(config.run.folder), STAGE)
+    if config.model.continue_from:
+        require_context(config.model)
+    else:
         require_model(config.model, max(config.tokenizer.vocabulary_size, 300))
 
 

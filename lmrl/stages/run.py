@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class Run:
             tracker.close()
 
 
+def is_main_process() -> bool:
+    """Say whether this is the only process, or the first of a launch by accelerate or torchrun. Needs no torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def next_free_folder(parent: Path, stem: str) -> Path:
     """Return ``parent/stem-<n>`` with the lowest n that does not exist."""
     number = 1
@@ -78,16 +84,21 @@ def next_free_folder(parent: Path, stem: str) -> Path:
     return parent / f"{stem}-{number}"
 
 
-def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
-    """Make a new run folder with its resolved configuration, the stage's name and the versions in use.
-
-    Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
-    """
+def refuse_taken(folder: Path, stage: str) -> None:
+    """Raise ``SettingsError`` if the folder already holds a run."""
     if (folder / CONFIG_FILE).exists():
         raise SettingsError(
             f"{folder} already holds a run. Continue it with `lmrl {stage_of(folder) or stage} --resume {folder}`, or "
             "choose another run.folder (left empty, a free one is chosen)."
         )
+
+
+def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
+    """Make a new run folder with its resolved configuration, the stage's name and the versions in use.
+
+    Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
+    """
+    refuse_taken(folder, stage)
     folder.mkdir(parents=True, exist_ok=True)
     write_versions(folder, plugin_versions, stage)
     # Last and in one piece: a folder with a configuration is a run, and a kill leaves no half of one.

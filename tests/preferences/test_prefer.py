@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from datasets import load_dataset
@@ -158,6 +160,16 @@ class Taste:
         return [Judgement(tuple(liked[text.strip()] for text in one.completions)) for one in comparisons]
 
 
+class Scorer:
+    """Says by a number what Taste says by ranks."""
+
+    name = "scorer"
+
+    def judge(self, comparisons):
+        found = Taste().judge(comparisons)
+        return [Judgement(one.ranks, tuple(-float(rank) for rank in one.ranks)) for one in found]
+
+
 def test_completions_that_are_there_are_ranked_and_measured_by_gold(tmp_path):
     source = write_lines(tmp_path / "answers.jsonl", ANSWERS)
     config = config_of(tmp_path / "run", f"completions_from.path={source}", "output.pairs=best_worst")
@@ -306,6 +318,13 @@ def test_bad_settings_leave_nothing_behind(tmp_path, overrides, message):
         (b'{"prompt": "p", "completions": "a"}', "not a list"),
         (b'{"prompt": "p", "completions": ["a", " a"]}', "no prompt has two different completions"),
         (b'{"prompt": "p", "completions": ["a", "b"], "gold_ranks": [1]}', "not as many gold_ranks"),
+        (b'{"prompt": "p", "completions": ["a", "b"], "gold_scores": ["x", 1]}', "gold_scores: not finite numbers"),
+        (b'{"prompt": "p", "completions": ["a", "\\ud83d"]}', "half a character"),
+        (
+            b'{"prompt": "p", "completions": ["a", "b"]}\n'
+            b'{"prompt": [{"role": "user", "content": "p"}], "completions": ["a", "b"]}',
+            r"1 prompts are text and 1 are messages; expected one kind: completions_from\.chat",
+        ),
         (b'{"question": "p", "answers": ["a"]}', "no known shape"),
     ],
 )
@@ -327,5 +346,49 @@ def test_columns_that_no_table_holds_become_text(tmp_path):
     rows = [{"a": 1, "b": {}, "c": [1]}, {"a": "x", "b": {}, "c": ["y"]}, {"c": None}]
     assert write_rows(tmp_path / "r.parquet", rows, "parquet") == ["a", "b", "c"]
     assert load_dataset("parquet", data_files=str(tmp_path / "r.parquet"), split="train")["a"] == ["1", '"x"', None]
+    write_rows(tmp_path / "late.parquet", [{"a": 1}, {"a": 2, "b": "x"}], "parquet")
+    assert load_dataset("parquet", data_files=str(tmp_path / "late.parquet"), split="train")["b"] == [None, "x"]
     write_rows(tmp_path / "r.jsonl", [{"a": math.nan, "b": "\ud800"}, {"a": math.pi, "b": "x"}], "jsonl")
     assert lines(tmp_path / "r.jsonl") == [{"a": None, "b": "?"}, {"a": math.pi, "b": "x"}]
+
+
+def test_scores_of_the_second_annotator_stay_in_a_parquet_file(tmp_path):
+    """A table takes its columns from all rows: a person's, which come first, have no scores."""
+    source = write_lines(tmp_path / "answers.jsonl", ANSWERS)
+    overrides = (f"completions_from.path={source}", "output.format=parquet", "output.annotators=['taste', 'gold_like']")
+    annotators = {"taste": Taste(), "gold_like": Scorer()}
+    result = prefer(config_of(tmp_path / "run", *overrides), annotators=annotators, progress=False)
+    rows = load_dataset("parquet", data_files=str(result.rankings), split="train")
+    assert [row["scores"] is not None for row in rows] == [row["annotator"] == "gold_like" for row in rows]
+    pairs = load_dataset("parquet", data_files=str(result.pairs), split="train")
+    assert {margin is None for margin in pairs["margin"]} == {True, False}
+
+
+def test_a_column_that_became_text_is_told(tmp_path, caplog):
+    source = write_lines(tmp_path / "answers.jsonl", ANSWERS)
+    prefer(
+        config_of(tmp_path / "run", f"completions_from.path={source}"), annotators={"taste": Taste()}, progress=False
+    )
+    assert "the column 'topic' holds values of kinds that no table takes" in caplog.text
+
+
+def test_a_folder_at_which_another_process_works_is_refused(tmp_path):
+    source = write_lines(tmp_path / "answers.jsonl", ANSWERS)
+    config = config_of(tmp_path / "run", f"completions_from.path={source}")
+    holder = [
+        "import sys, pathlib, lmrl.locks",
+        "with lmrl.locks.folder_lock(pathlib.Path(sys.argv[1]), print):",
+        "    print('held', flush=True)",
+        "    sys.stdin.read()",
+    ]
+    command = [sys.executable, "-c", "\n".join(holder), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ResumeError, match=rf"process {other.pid} on .* is at work on .*run; wait until"):
+            prefer(config, annotators={"taste": Taste()}, progress=False)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+        other.kill()  # a dead process holds nothing
+        other.wait()
+    prefer(config, annotators={"taste": Taste()}, progress=False)
+    result = prefer(config, annotators={"taste": Taste()}, resume=True, progress=False)
+    assert not result.interrupted and result.rankings.exists()
