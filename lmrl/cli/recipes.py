@@ -35,7 +35,7 @@ def recipe_command(
 
     ``config``, ``stage`` and ``report`` are named as "module:attribute" and imported when the command runs: the
     configuration's dataclass, the function ``stage(config, plugins=, resume=, progress=)`` and ``report(result)``,
-    which prints. The exit code is 130 if the result says that it was ``interrupted``.
+    which prints, on the main process alone. The exit code is 130 if the result says that it was ``interrupted``.
     """
 
     STAGE_CONFIGS[name] = config
@@ -48,6 +48,8 @@ def recipe_command(
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
     def run(arguments: argparse.Namespace) -> int:
+        from lmrl.stages.run import is_main_process
+
         cls = imported(config)
         read = read_config(arguments, cls, (*FREE_ON_RESUME, *free_on_resume))
         result = imported(stage)(
@@ -56,7 +58,8 @@ def recipe_command(
             resume=bool(getattr(arguments, "resume", None)),
             progress=not arguments.quiet,
         )
-        imported(report)(result)
+        if is_main_process():
+            imported(report)(result)
         return 130 if getattr(result, "interrupted", False) else 0
 
     return CommandSpec(name=name, add_arguments=add_arguments, run=run, summary=summary, example=example)

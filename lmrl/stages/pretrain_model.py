@@ -13,14 +13,14 @@ import torch
 from lmrl.data.text import DocumentEncoder, TokenizerSettings, bring_tokenizer
 from lmrl.data.text.tokenizer import load_tokenizer
 from lmrl.errors import ModelError, SettingsError, nearest, unknown
-from lmrl.models import load
+from lmrl.models import load, load_card
 from lmrl.models.card import CONTEXT_KEYS
 from lmrl.models.loading import no_transformers_bars
 from lmrl.seeds import derive_seed
 from lmrl.stages.pretrain_config import PretrainModelSettings
 
 OURS = {
-    "context_length": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+    "context_length": CONTEXT_KEYS,
     "tie_embeddings": ("tie_word_embeddings",),
     "vocabulary": ("vocab_size",),
 }
@@ -142,11 +142,21 @@ def require_model(settings: PretrainModelSettings, vocabulary_size: int) -> None
         )
 
 
+def require_context(settings: PretrainModelSettings) -> None:
+    """Raise ``ModelError`` if there is no model to continue from, or if a block is longer than its context."""
+    context = load_card(settings.continue_from).context_length
+    if settings.context_length > context:
+        raise ModelError(
+            f"model.context_length is {settings.context_length}, and {settings.continue_from} was made for {context}; "
+            f"lower it to {context} or less."
+        )
+
+
 def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, device: Any) -> Any:
     """Return the model to continue from.
 
-    Raises ``ModelError`` when the corpus is encoded by another tokenizer, when the tokenizer has ids that the model has
-    not, or when a block is longer than its context.
+    Raises ``ModelError`` when the corpus is encoded by another tokenizer, or when the tokenizer has ids that the model
+    has not.
     """
     _require_same_tokenizer(settings.continue_from, encoder)
     language_model = load(settings.continue_from, device=device, dtype=torch.float32)
@@ -155,12 +165,6 @@ def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, d
         raise ModelError(
             f"the tokenizer has {encoder.vocabulary_size} ids and {settings.continue_from} {rows} rows of embeddings; "
             "they do not belong together. Leave [tokenizer] out to use the checkpoint's own."
-        )
-    context = language_model.card.context_length
-    if settings.context_length > context:
-        raise ModelError(
-            f"model.context_length is {settings.context_length}, and {settings.continue_from} was made for {context}; "
-            f"lower it to {context} or less."
         )
     return language_model.model
 

@@ -249,6 +249,21 @@ def test_a_folder_that_holds_a_run_is_refused_before_any_preparation(config, tmp
     assert not (tmp_path / "corpus").exists()
 
 
+def test_a_model_or_tokenizer_that_is_not_there_is_refused_before_any_preparation(config, shared, tmp_path):
+    corpus = changed(config, "corpus", folder=str(tmp_path / "corpus"))
+    source = str(shared / "data" / "models" / "stories260K-llama")
+    (tmp_path / "empty").mkdir()
+    for refused, message in (
+        (changed(corpus, "model", continue_from="no/such/run"), "there is no model folder no/such/run"),
+        (changed(corpus, "model", continue_from=source, context_length=1024), "context_length is 1024.*made for 512"),
+        (changed(corpus, "tokenizer", path=str(tmp_path / "empty")), "holds no tokenizer"),
+        (changed(corpus, "tokenizer", path=source, eos_token="<end>"), "names no eos_token in its vocabulary"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            pretrain(refused, progress=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
 @pytest.fixture
 def fresh_accelerate():
     """Precision is fixed for a process when accelerate is first used; let this test choose another."""
