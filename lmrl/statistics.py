@@ -1,8 +1,9 @@
 """Intervals for means, shares, ratios and paired differences.
 
-Which one for what: ``mean_interval`` for means of many values without bounds (the training log), ``bounded_interval``
-for means of values between known bounds and for shares, also over clusters, ``bootstrap_interval`` for skewed values
-and ratios. The unit that is counted is always the prompt or the text, never one of several samples of it.
+Which one for what: ``bounded_interval`` for means of values between known bounds and for shares, also over clusters,
+``bootstrap_interval`` for skewed values and ratios, ``RewardScale`` for rewards, which are one or the other, and
+``mean_interval`` for a few runs that differ by their seed. The unit that is counted is always the prompt or the text,
+never one of several samples of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ Values = Sequence[float] | NDArray[np.float64]
 RESAMPLES = 4999
 ROUNDING = 1e-9
 """Share of the bounds' distance by which a mean of values within them may lie outside."""
+FEW_VALUES = 5
+"""A reward with at most so many different values is taken to lie between the least and the greatest one seen."""
 BATCH_VALUES = 2_000_000
 """Resampled values held at once, which bounds the memory of a bootstrap."""
 
@@ -36,7 +39,12 @@ class Interval:
     def __str__(self) -> str:
         # Adding 0 turns a rounded -0.000 into 0.000.
         mean, low, high = (round(value, 3) + 0.0 for value in (self.mean, self.low, self.high))
-        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if self.is_finite else f"{mean:.3f}"
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is an interval: one value alone, or values all alike without bounds, have none."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
@@ -166,6 +174,44 @@ def paired_difference(
         span = bounds[1] - bounds[0]
         return bounded_interval(differences, -span, span, confidence)
     return bootstrap_interval(differences, confidence=confidence, seed=seed)
+
+
+class RewardScale:
+    """What is known of a reward's range: what the user says, or what the reward says and what was seen of it.
+
+    ``given`` are bounds that every value must keep, ``declared`` ones that the reward says of itself; they are widened
+    to what was ``seen``, such as the 0 of an answer whose score was withheld.
+    """
+
+    def __init__(
+        self,
+        seen: Sequence[float],
+        given: Sequence[float] | None = None,
+        declared: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.seed = seed
+        known = [*seen, *(declared or ())]
+        self.low, self.high = (given[0], given[1]) if given else (min(known), max(known))
+        self.known = bool(given or declared) or len(set(seen)) <= FEW_VALUES
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The range that values are taken to lie in; None where nothing is known."""
+        return (self.low, self.high) if self.known and self.low < self.high else None
+
+    def interval(self, units: Values) -> Interval:
+        """Return the mean over prompts with its interval."""
+        if self.bounds is not None:
+            return bounded_interval(units, *self.bounds)
+        found = bootstrap_interval(units, seed=self.seed)
+        if not found.is_finite and found.count > 1 and self.low < self.high:  # all alike, but others were not
+            return bounded_interval(units, self.low, self.high)
+        return found
+
+    def difference(self, units: Values, baseline: Values) -> Interval:
+        """Return the mean difference over prompts with its interval."""
+        return paired_difference(units, baseline, self.bounds or (self.low, self.high), seed=self.seed)
 
 
 def group_means(values: Values, groups: Sequence[int]) -> NDArray[np.float64]:

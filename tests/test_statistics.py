@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lmrl.errors import SettingsError
 from lmrl.statistics import (
+    Interval,
+    RewardScale,
     bootstrap_interval,
     bounded_interval,
     group_means,
@@ -157,3 +159,28 @@ def test_equal_models_differ_by_nothing_with_an_interval_on_both_sides():
 
 def test_samples_of_one_prompt_become_one_unit():
     assert group_means([1, 3, 10], [7, 7, 9]).tolist() == [2, 10]
+
+
+def test_the_interval_of_a_reward_follows_what_is_known_of_its_range():
+    few = RewardScale([-1.0, 1.0, 0.0])
+    assert few.bounds == (-1, 1)
+    always = few.interval([1.0] * 20)
+    assert always.mean == always.high == 1 and 0.5 < always.low < 1, "a model that always wins has an interval, too"
+    many = RewardScale([float(value) for value in range(20)])
+    assert many.bounds is None and many.interval([5.0] * 8).low > 0
+    given = RewardScale([0.1 * value for value in range(9)], [0.0, 1.0])
+    assert given.bounds == (0, 1)
+    same = RewardScale([2.0, 2.0]).interval([2.0, 2.0])
+    assert same.mean == 2 and math.isinf(same.high), "nothing is known of other values"
+
+
+def test_what_a_reward_says_of_itself_is_widened_to_what_was_seen():
+    scale = RewardScale([1.0, 1.0], declared=(-1.0, 1.0))
+    assert scale.bounds == (-1, 1) and scale.interval([1.0] * 20).low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 20)))
+    withheld = RewardScale([0.0, 1.0, 1.2, 1.3, 1.4, 1.5], declared=(1.0, 2.0))
+    assert withheld.bounds == (0, 2), "the 0 of an answer whose score was withheld"
+
+
+def test_an_interval_that_is_none_is_not_shown():
+    assert str(Interval(0.5, 0.25, 0.75, 8)) == "0.500 [0.250, 0.750]"
+    assert str(mean_interval([1.0])) == "1.000" and str(bootstrap_interval([2.0, 2.0])) == "2.000"

@@ -27,6 +27,7 @@ _RECIPE = recipe_command(
     report="lmrl.cli.eval:print_result",
     summary="measure models on held-out prompts: reward, KL, win rate, perplexity, diversity",
     example="lmrl eval stories runs/rl-1 --names base,RLHF reference=stories prompts.stories.split=test",
+    free_on_resume=("bounds", "rewards", "reward_settings", "wins", "show"),
 )
 
 

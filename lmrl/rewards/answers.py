@@ -46,10 +46,17 @@ class ExactMatch:
 
     def __init__(self, settings: ExactMatchSettings) -> None:
         self.settings = settings
+        self.bounds = (min(settings.right, settings.wrong), max(settings.right, settings.wrong))
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """Return one score per response; needs the answers' column."""
         answers = column_of("exact_match", columns, self.settings.column)
+        for row, answer in enumerate(answers):
+            if answer is None:
+                raise RewardError(
+                    f"reward 'exact_match': the column {self.settings.column!r} holds nothing in row {row} of the "
+                    "batch; expected an answer"
+                )
         return [
             self.settings.right if self._right(response, answer) else self.settings.wrong
             for response, answer in zip(responses, answers, strict=True)
@@ -97,6 +104,8 @@ class NumericAnswer:
 
     def __init__(self, settings: NumericAnswerSettings) -> None:
         self.settings = settings
+        scores = (settings.right, settings.wrong, settings.missing)
+        self.bounds = (min(scores), max(scores))
         self.tolerance = Decimal(str(settings.tolerance))
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:

@@ -63,6 +63,18 @@ class RewardFunction:
             return {"name": self.members[0].name, "settings": settings[self.members[0].name]}
         return {"weights": {member.name: member.weight for member in self.members}, "settings": settings}
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest score, where every member says its own in an attribute ``bounds``, or None."""
+        least = greatest = 0.0
+        for member in self.members:
+            pair = getattr(member.function, "bounds", None)
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                return None
+            ends = [member.weight * float(end) for end in pair]
+            least, greatest = least + min(ends), greatest + max(ends)
+        return least, greatest
+
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
     ) -> RewardResult:

@@ -24,6 +24,8 @@ class GoodStory:
 
     def __init__(self, settings: GoodStorySettings) -> None:
         self.settings = settings
+        end, request = abs(settings.end), settings.request
+        self.bounds = (min(request, 0.0) - end, max(request, 0.0) + end)
 
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]

@@ -26,6 +26,7 @@ class HappyEnd:
 
     def __init__(self, settings: HappyEndSettings) -> None:
         self.scores = {True: settings.happy, False: settings.sad, None: settings.none}
+        self.bounds = (min(self.scores.values()), max(self.scores.values()))
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """Return one score per response."""

@@ -45,6 +45,8 @@ class LexiconSettings:
 class Lexicon:
     """Scores lie in (-1, 1); a response without a word of the lexicon scores 0."""
 
+    bounds = (-1.0, 1.0)
+
     def __init__(self, settings: LexiconSettings) -> None:
         if not settings.path:
             raise SettingsError(

@@ -51,6 +51,8 @@ class Pattern:
                 + (". In TOML, write it in single quotes: '\\d+'" if "\\" in settings.pattern else "")
             ) from error
         self.settings = settings
+        most = 1 if settings.mode != "count" else settings.limit
+        self.bounds = (0.0, float(most)) if most else None
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """Return one score per response; prompts are not read."""

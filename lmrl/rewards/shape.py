@@ -44,6 +44,7 @@ class Length:
         if settings.mode == "band" and not (settings.minimum or settings.maximum):
             raise SettingsError("the length reward needs a band: set its minimum, its maximum, or mode = 'linear'")
         self.settings = settings
+        self.bounds = (0.0, 1.0) if settings.mode == "band" else None
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """Return one score per response; prompts are not read."""
@@ -76,6 +77,8 @@ class RepetitionSettings:
 
 class Repetition:
     """Scores lie in (-1, 0]: minus the share of n-grams that the response has already used, 0 for a short one."""
+
+    bounds = (-1.0, 0.0)
 
     def __init__(self, settings: RepetitionSettings) -> None:
         self.n = settings.n

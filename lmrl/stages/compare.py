@@ -25,7 +25,7 @@ from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import Completion, sample_texts
 from lmrl.seeds import derive_seed
 from lmrl.stages.chat_prompts import Asked, answer_spec, as_messages, ask, chats, model_path, short_names
-from lmrl.stages.evaluate_scores import reads_alike, sequence_logprobs
+from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def compare(
         scorer = load(reference_path, device=torch_device(device))
         for place, card in enumerate(cards):
             sampled = [(q.ids, c.ids) for q, c in zip(asked[place], completions[place], strict=True)]
-            if reads_alike(card, reference_card, sampled):
-                others = sequence_logprobs(scorer, sampled, sampling.temperature)
-                kl[place] = [mine - other for mine, other in zip(own[place], others, strict=True)]
-            else:
-                notes.append(f"{columns[place].name} has another tokenizer than the reference, so it has no KL to it")
+            if reason := why_no_kl(card, reference_card, sampled):
+                notes.append(f"{columns[place].name} {reason}")
+                continue
+            others = sequence_logprobs(scorer, sampled, sampling.temperature)
+            kl[place] = [mine - other for mine, other in zip(own[place], others, strict=True)]
     rewards = [
         None if judge is None else _rewards(judge, rows, questions, answers, system, any(c.chatted for c in columns))
         for questions, answers in zip(asked, completions, strict=True)
@@ -175,10 +175,22 @@ def own_logprobs(
 
 
 def torch_device(device: str) -> torch.device:
-    """Return the device that a run's setting ("auto", "cpu", or a name of torch's) stands for."""
+    """Return the device that a setting ("auto", "cpu", or a name of torch's) stands for.
+
+    Raises ``SettingsError`` for a name that torch does not know and a GPU that is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        raise SettingsError(
+            f"the device is {device!r}, which cannot be used here; expected auto, cpu, or one of {gpus} GPUs"
+            + (" (cuda, cuda:1 and so on)" if gpus else "")
+        ) from error
+    return found
 
 
 def shown(prompt: Any) -> str:
@@ -206,6 +218,8 @@ def _columns(models: Sequence[str | Path], names: Sequence[str], complete: bool)
     if names and len(names) != len(models):
         raise SettingsError(f"{len(names)} names were given for {len(models)} models; expected one for each")
     paths = [model_path(model) for model in models]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}; set other names")
     found = list(names) or short_names([str(model) or "stories" for model in models])
     return [
         Column(name, path, chats(load_card(path)) and not complete) for name, path in zip(found, paths, strict=True)

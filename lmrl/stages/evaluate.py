@@ -27,18 +27,17 @@ from lmrl.stages.evaluate_answers import Answers, new_answers, restore, store, w
 from lmrl.stages.evaluate_config import EvaluateConfig
 from lmrl.stages.evaluate_measures import (
     Measure,
-    RewardScale,
     answer_measures,
     diversity_measures,
     measures_found,
     value,
 )
 from lmrl.stages.evaluate_plan import Plan, make_plan
-from lmrl.stages.evaluate_scores import reads_alike, sequence_logprobs
+from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate_texts import row_nats, text_measures
 from lmrl.stages.evaluate_wins import WinRate, win_rate
-from lmrl.stages.run import create_folder, next_free_folder
-from lmrl.statistics import Interval
+from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder
+from lmrl.statistics import Interval, RewardScale
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,10 @@ def evaluate(
     folder = _open_folder(plan, resume)
     columns, texts = _answer(plan, folder, resume, progress)
     result = _measure(plan, folder, columns, texts)
+    if resume:  # what only measures the answers may be another now
+        partial = folder / f"{CONFIG_FILE}.partial"
+        partial.write_text(to_toml(resolved(plan.config, plan.plugins)), encoding="utf-8")
+        partial.replace(folder / CONFIG_FILE)
     from lmrl.stages.evaluate_report import write_report
 
     write_report(result)
@@ -185,8 +188,8 @@ def _add_kl(plan: Plan, columns: Sequence[Answers]) -> None:
     temperature = plan.config.sampling.temperature
     for card, answers in zip(plan.cards, columns, strict=True):
         rows = answers.sampled()
-        if not reads_alike(card, reference.card, rows):
-            plan.notes.append(f"{answers.name} has another tokenizer than the reference, so it has no KL to it")
+        if reason := why_no_kl(card, reference.card, rows):
+            plan.notes.append(f"{answers.name} {reason}")
             continue
         others = sequence_logprobs(reference, rows, temperature)
         answers.kl = [mine - other for mine, other in zip(answers.logprobs, others, strict=True)]
@@ -234,20 +237,20 @@ def _measure(
     units = [
         {name: weighted_means(rewards, answers) for name, rewards in answers.rewards.items()} for answers in columns
     ]
-    for name in plan.rewards:
+    for name, reward in plan.rewards.items():
         seen = [score for answers in columns for score in answers.rewards[name]]
-        scale = RewardScale(seen, config.bounds.get(name), seed)
+        scale = RewardScale(seen, _bounds(config, name, seen), reward.bounds, seed)
         for place, mine in enumerate(values):
             mine[f"reward:{name}"] = scale.interval(units[place][name])
             if place != baseline:
                 mine[f"difference:{name}"] = scale.difference(units[place][name], units[baseline][name])
     wins: dict[str, WinRate] = {}
     if len(columns) > 1 and (plan.annotator or (config.wins.kind == "reward" and plan.rewards)):
-        reward = config.wins.reward or next(iter(plan.rewards), "")
+        judge = config.wins.reward or next(iter(plan.rewards), "")
         for place, answers in enumerate(columns):
             if place != baseline:
                 found_rate = win_rate(
-                    answers, columns[baseline], plan.questions, plan.annotator, reward, config.wins.tolerance
+                    answers, columns[baseline], plan.questions, plan.annotator, judge, config.wins.tolerance
                 )
                 wins[answers.name] = found_rate
                 values[place]["wins"] = found_rate.rate
@@ -264,6 +267,17 @@ def _measure(
         samples_per_prompt=config.held_out.samples_per_prompt,
         notes=plan.notes,
     )
+
+
+def _bounds(config: EvaluateConfig, name: str, seen: Sequence[float]) -> list[float] | None:
+    """Return the bounds that the settings give to a reward; raises ``SettingsError`` if a score lies outside."""
+    given = config.bounds.get(name)
+    if given and not (given[0] <= min(seen) and max(seen) <= given[1]):
+        raise SettingsError(
+            f"bounds.{name} is {given}, but scores from {min(seen):g} to {max(seen):g} were seen; expected bounds that "
+            f"hold them. The answers are kept: lmrl eval --resume {config.run.folder} 'bounds.{name}=[...]'"
+        )
+    return given
 
 
 def _samples(plan: Plan, columns: Sequence[Answers]) -> SideBySide:

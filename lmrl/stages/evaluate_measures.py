@@ -11,10 +11,7 @@ import numpy as np
 from lmrl.measures import compression_ratio, cut_to_words, distinct_n
 from lmrl.measures.diversity import words
 from lmrl.stages.evaluate_answers import Answers, weighted_means
-from lmrl.statistics import Interval, Values, bootstrap_interval, bounded_interval, paired_difference
-
-FEW_VALUES = 5
-"""A reward with at most so many different values is taken to lie between the least and the greatest one seen."""
+from lmrl.statistics import Interval, bootstrap_interval, bounded_interval
 
 
 @dataclass(frozen=True)
@@ -67,34 +64,6 @@ def _number(number: float, percent: bool) -> str:
         return f"{round(number, 3) + 0.0:.1%}"
     decimals = 3 if abs(number) < 100 else 1
     return f"{round(number, decimals) + 0.0:.{decimals}f}" if math.isfinite(number) else str(number)
-
-
-class RewardScale:
-    """What is known of a reward's range, from the settings or from all that was seen of it in this evaluation."""
-
-    def __init__(self, seen: Sequence[float], bounds: Sequence[float] | None, seed: int) -> None:
-        self.seed = seed
-        self.given = bounds is not None
-        self.low, self.high = (bounds[0], bounds[1]) if bounds else (min(seen), max(seen))
-        self.few = len(set(seen)) <= FEW_VALUES
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """The range that values are taken to lie in; None where nothing is known."""
-        return (self.low, self.high) if (self.given or self.few) and self.low < self.high else None
-
-    def interval(self, units: Values) -> Interval:
-        """Return the mean over prompts with its interval."""
-        if self.bounds is not None:
-            return bounded_interval(units, *self.bounds)
-        found = bootstrap_interval(units, seed=self.seed)
-        if math.isinf(found.high) and found.count > 1 and self.low < self.high:  # all alike, but others were not
-            return bounded_interval(units, self.low, self.high)
-        return found
-
-    def difference(self, units: Values, baseline: Values) -> Interval:
-        """Return the mean difference over prompts with its interval."""
-        return paired_difference(units, baseline, self.bounds or (self.low, self.high), seed=self.seed)
 
 
 def answer_measures(answers: Answers, seed: int) -> dict[str, Interval]:

@@ -34,12 +34,16 @@ def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0
     return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, spec, budget).double().sum(1)]
 
 
-def reads_alike(card: ModelCard, other: ModelCard, rows: Rows) -> bool:
-    """Say whether two models mean the same text by the same ids, so that one can score what the other sampled."""
+def why_no_kl(card: ModelCard, reference: ModelCard, rows: Rows) -> str:
+    """Return why a reference cannot score what a model sampled, in words behind the model's name; empty if it can."""
     ids = [[*prompt, *response] for prompt, response in rows]
-    if any(max(row) >= other.vocab_size for row in ids):
-        return False
-    return card.codec.decode_batch(ids) == other.codec.decode_batch(ids)
+    known = all(max(row) < reference.vocab_size for row in ids)
+    if not known or card.codec.decode_batch(ids) != reference.codec.decode_batch(ids):
+        return "has another tokenizer than the reference, so it has no KL to it"
+    longest = max(map(len, ids))
+    if longest > reference.context_length:
+        return f"has rows of {longest} tokens, beyond the reference's {reference.context_length}, so it has no KL to it"
+    return ""
 
 
 def token_budget(device: torch.device) -> int:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lmrl.sampling.finish import FinishReason
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.statistics import Interval, mean_interval
+from lmrl.statistics import Interval, RewardScale, Values, bootstrap_interval, group_means
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found; intervals are over prompts, each prompt's samples averaged first.
+    """What one evaluation found; intervals as in `lmrl eval`, over prompts, each prompt's samples averaged first.
 
     ``kl`` is log pi - log pi_ref summed over the response, in nats per sequence. ``texts`` are prompt and response of
     the first samples, always of the same prompts.
@@ -37,7 +37,7 @@ class Evaluation:
         named = {"reward": self.reward, "kl": self.kl, "length": self.length}
         numbers = {f"evaluation/{name}": interval.mean for name, interval in named.items()}
         for name, interval in named.items():
-            if interval.count > 1:  # one prompt has no interval, and JSON no infinity
+            if interval.is_finite:  # JSON knows no infinity
                 numbers |= {f"evaluation/{name}_low": interval.low, f"evaluation/{name}_high": interval.high}
         return numbers | {"evaluation/ended_share": self.ended_share}
 
@@ -51,20 +51,19 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     reasons = samples.finish_reasons.cpu()
     ended = (reasons == int(FinishReason.EOS)) | (reasons == int(FinishReason.STOP))
     lengths = samples.inputs.response_lengths
+    scale = RewardScale(scored.scores.tolist(), declared=maker.reward.bounds, seed=seed)
+
+    def over_prompts(column: Tensor) -> Values:
+        return group_means(column.double().cpu().numpy(), prompts.groups)
+
     shown = [int(np.flatnonzero(groups == group)[0]) for group in np.unique(groups)[:show]]
     return Evaluation(
-        reward=mean_interval(_group_means(scored.scores, groups)),
-        kl=mean_interval(_group_means(log_ratio.sum(1), groups)),
-        length=mean_interval(_group_means(lengths, groups)),
+        reward=scale.interval(over_prompts(scored.scores)),
+        kl=bootstrap_interval(over_prompts(log_ratio.sum(1)), seed=seed),
+        length=bootstrap_interval(over_prompts(lengths), seed=seed),
         ended_share=float(ended.float().mean()),
         texts=[f"{scored.prompts[row]}{scored.responses[row]}" for row in shown],
         shown_rewards=[float(scored.scores[row]) for row in shown],
         rewards=scored.scores.tolist(),
         lengths=lengths.tolist(),
     )
-
-
-def _group_means(column: Tensor, groups: np.ndarray) -> np.ndarray:
-    values = column.double().cpu().numpy()
-    sums = np.bincount(groups, weights=values)
-    return sums / np.bincount(groups)

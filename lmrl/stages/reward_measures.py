@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmrl.data.conversations import opening
 from lmrl.stages.reward_data import RankedRows
-from lmrl.statistics import Interval, mean_interval, wilson_interval
+from lmrl.statistics import Interval, bounded_interval, group_means, wilson_interval
 
 Numbers = NDArray[np.float64]
 BINS = 10
@@ -96,7 +96,7 @@ class RewardReport:
     """Share of them whose highest score is on a best answer."""
     top_1_chance: float
     kendall_tau: Interval
-    """Mean over them of Kendall's tau-b between scores and ranks."""
+    """Mean over their prompts of Kendall's tau-b between scores and ranks."""
     constant: float = 0.5
     members: list[Interval] = field(default_factory=list)
     """Of an ensemble: each member's accuracy."""
@@ -164,6 +164,7 @@ class HeldOut:
         wide = [place for place, item in enumerate(self.items) if len(item.ranks) > 2]
         n_way = [(self.items[place], self.scores[place]) for place in wide]
         tops = np.array([_top_1(item, row) for item, row in n_way])
+        taus = group_means([_kendall(item, row) for item, row in n_way], self.item_clusters[wide].tolist())
         known = np.isfinite(self.gold_gaps)
         differ = longer != 0
         return RewardReport(
@@ -184,7 +185,7 @@ class HeldOut:
             n_way=len(n_way),
             top_1=clustered_share(tops, self.item_clusters[wide]),
             top_1_chance=float(np.mean([item.ranks.count(0) / len(item.ranks) for item, _ in n_way] or [math.nan])),
-            kendall_tau=mean_interval([_kendall(item, row) for item, row in n_way]),
+            kendall_tau=bounded_interval(taus, -1, 1),
             members=list(members),
         )
 

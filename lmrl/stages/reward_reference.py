@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmrl.data import Prompt, RankingSet
-from lmrl.errors import NonFiniteError
+from lmrl.errors import DataError, NonFiniteError
 from lmrl.models.chat_template import prompt_ids
 from lmrl.models.reward_card import Normalisation
 from lmrl.models.reward_model import RewardModel
@@ -56,6 +56,11 @@ def _sampled(
         if len(ids) < reference.card.context_length:
             prompts.append(ranking.prompt)
             asked.append(ids)
+    if not asked:
+        raise DataError(
+            f"normalise.on is 'samples', but every prompt of the training data fills the context of {name}, "
+            f'{reference.card.context_length} tokens; set normalise.on = "data", or another normalise.reference'
+        )
     repeats = -(-settings.count // len(asked))
     prompts, asked = (prompts * repeats)[: settings.count], (asked * repeats)[: settings.count]
     answers = sample_texts(reference, asked, spec, derive_seed(config.run.seed, "reference samples"))

@@ -300,3 +300,16 @@ def test_the_sum_is_linear_in_its_weights(weights, values):
     np.testing.assert_allclose(result.scores, expected, rtol=1e-9, atol=1e-3)
     for index, row in enumerate(values):
         assert result.parts[str(index)].tolist() == row
+
+
+def test_bounds_are_the_weighted_sum_of_what_every_member_says():
+    class Bounded:
+        bounds = (-1.0, 3.0)
+
+        def __call__(self, prompts, responses):
+            return [0.0] * len(responses)
+
+    assert resolve(Bounded()).bounds == (-1, 3)
+    bounded = [Member("one", Bounded(), 2.0), Member("two", Bounded(), -1.0)]
+    assert RewardFunction(bounded, single=False).bounds == (-5, 7)
+    assert resolve(lengths).bounds is None and both(Bounded.__call__, lengths).bounds is None

@@ -36,6 +36,30 @@ def squashed(total):
     return total / math.sqrt(total * total + 15)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "bounds"),
+    [
+        ("happy_end", {"happy": 2.0, "none": 0.5}, (-1, 2)),
+        ("good_story", {"end": 1.0, "request": -0.5}, (-1.5, 1)),
+        ("pattern", {"pattern": "a"}, (0, 1)),
+        ("pattern", {"pattern": "a", "mode": "count", "limit": 3}, (0, 3)),
+        ("pattern", {"pattern": "a", "mode": "count"}, None),
+        ("length", {"maximum": 5}, (0, 1)),
+        ("length", {"mode": "linear"}, None),
+        ("repetition", {}, (-1, 0)),
+        ("exact_match", {"right": -1.0}, (-1, 0)),
+        ("numeric_answer", {"missing": -0.5}, (-0.5, 1)),
+    ],
+)
+def test_rewards_know_their_bounds(name, settings, bounds):
+    assert make(name, **settings).bounds == bounds
+
+
+def test_an_answer_that_is_missing_is_no_word():
+    with pytest.raises(RewardError, match="the column 'answer' holds nothing in row 1 of the batch"):
+        make("exact_match")(["a", "b"], ["x", "None"], answer=["x", None])
+
+
 def test_every_reward_has_settings_with_defaults_and_a_summary():
     names = ["happy_end", "good_story", "lexicon", "pattern", "length", "repetition", "exact_match", "numeric_answer"]
     assert [name for name in SPECS if name != "learned"] == names

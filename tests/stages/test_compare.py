@@ -112,6 +112,13 @@ def test_reward_and_kl_of_each_answer(tmp_path, base_folder):
     assert any("log-ratio" in note for note in greedy.notes)
 
 
+def test_rows_beyond_the_references_context_have_no_kl(base_folder, tmp_path):
+    short = write_tiny_model(tmp_path / "short", architecture="gpt2", context=6)
+    table = run([base_folder], ["the cat ran home"], reference=short, sampling=SamplingSettings(max_new_tokens=8))
+    assert table.answers[0][0].kl is None
+    assert any("beyond the reference's 6, so it has no KL" in note for note in table.notes)
+
+
 def test_a_reference_with_another_tokenizer_has_no_kl(base_folder):
     table = run([base_folder, ""], ["the cat"], reference=base_folder)
     assert table.columns[1].path == str(MODEL_PATH)

@@ -17,7 +17,6 @@ from lmrl.stages.chat_prompts import Asked
 from lmrl.stages.evaluate import evaluate
 from lmrl.stages.evaluate_answers import Answers
 from lmrl.stages.evaluate_config import EvaluateConfig, TextSettings
-from lmrl.stages.evaluate_measures import RewardScale
 from lmrl.stages.evaluate_prompts import Question, Questions
 from lmrl.stages.evaluate_report import to_dict
 from lmrl.stages.evaluate_texts import read_texts, row_nats, text_measures, text_rows
@@ -383,22 +382,6 @@ def test_plain_texts_need_their_column(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"body": "x"}\n')
     with pytest.raises(DataError, match="no column 'text', but body"):
         read_texts(build(TextSettings, {"rows": {"path": str(tmp_path / "t.jsonl")}, "kind": "plain"}))
-
-
-# Rewards
-
-
-def test_the_interval_of_a_reward_follows_what_is_known_of_its_range():
-    few = RewardScale([-1.0, 1.0, 0.0], None, 0)
-    assert few.bounds == (-1, 1)
-    always = few.interval([1.0] * 20)
-    assert always.mean == always.high == 1 and 0.5 < always.low < 1, "a model that always wins has an interval, too"
-    many = RewardScale([float(value) for value in range(20)], None, 0)
-    assert many.bounds is None and many.interval([5.0] * 8).low > 0
-    given = RewardScale([0.1 * value for value in range(9)], [0.0, 1.0], 0)
-    assert given.bounds == (0, 1)
-    same = RewardScale([2.0, 2.0], None, 0).interval([2.0, 2.0])
-    assert same.mean == 2 and math.isinf(same.high), "nothing is known of other values"
 
 
 # Mistakes

@@ -129,3 +129,9 @@ def test_intervals_have_a_width_at_the_bounds(value):
 
 def test_the_plot(tmp_path, held_out):
     assert plot_report(tmp_path, held_out.report(), held_out).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_kendalls_tau_has_an_interval_over_prompts_within_its_bounds():
+    answers = [item(prompt, (0, 1, 2), (1, 2, 3)) for prompt in ("a", "a", "b", "c", "d")]
+    tau = HeldOut.of(answers, [np.array([3.0, 2.0, 1.0])] * 5).report().kendall_tau
+    assert tau.mean == tau.high == 1 and -1 < tau.low < 1 and tau.count == 4

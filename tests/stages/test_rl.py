@@ -161,6 +161,28 @@ def test_training_raises_the_reward_and_a_larger_beta_keeps_the_kl_smaller(tiny_
     assert finals[1.0] < finals[0.01] / 2
 
 
+def test_a_reward_that_is_always_at_its_bound_has_an_interval_within_it(tiny_folder, tmp_path):
+    """Student's t would have no width here, and pass the bound where one answer differs."""
+
+    class Always:
+        bounds = (-1.0, 1.0)
+
+        def __call__(self, prompts, responses):
+            return [1.0] * len(responses)
+
+    config = config_of(tiny_folder, tmp_path / "run", train={"updates": 1}, evaluation={"prompts": 4})
+    found = rl(config, reward=Always(), prompts=PROMPTS * 2, progress=False).after
+    assert found.reward.mean == found.reward.high == 1 and found.reward.low == pytest.approx(1 - 2 * (1 - 0.025**0.25))
+    unknown = rl(
+        replace(config, run=replace(config.run, folder=str(tmp_path / "unknown"))),
+        reward=lambda prompts, responses: [1.0] * len(responses),
+        prompts=PROMPTS * 2,
+        progress=False,
+    ).after
+    assert "evaluation/reward" in unknown.metrics() and "evaluation/reward_low" not in unknown.metrics()
+    assert str(unknown.reward) == "1.000", "nothing is known of other values, and nothing is claimed"
+
+
 def test_evaluation_changes_no_training_state(tiny_folder, tmp_path):
     results = []
     for every in (1, 0):
