@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.stage not in STAGE_CONFIGS:
         raise SettingsError(unknown("stage", arguments.stage, STAGE_CONFIGS))
     page = find_page(imported(STAGE_CONFIGS[arguments.stage]), arguments.path, manager)
-    if not arguments.path and arguments.stage != "rl":
+    if arguments.stage != "rl":
         page = dataclasses.replace(
             page, title=page.title.replace("lmrl config", f"lmrl config --stage {arguments.stage}")
         )

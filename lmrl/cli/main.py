@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -22,13 +23,15 @@ LISTING = "plugins"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 USAGE = 2
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""What a file system says no with: nothing that a traceback would explain."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `lmrl` with these arguments (default: the process's) and return its exit code.
 
-    An error that lmrl raises on purpose is one paragraph on standard error and exit code 2; ``LMRL_DEBUG=1`` adds the
-    traceback. Ctrl-C is exit code 130.
+    An error that lmrl raises on purpose, or a file that cannot be written, is one paragraph on standard error and exit
+    code 2; ``LMRL_DEBUG=1`` adds the traceback. Ctrl-C is exit code 130.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(warnings.showwarning)
@@ -37,18 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()  # a reader that has gone away is noticed here, not while the interpreter ends
             return code
-        except LmrlError as error:
-            if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
-                traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
-            return USAGE
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
         except BrokenPipeError:
             # What is still buffered has no reader; without this the interpreter complains as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
+        except (LmrlError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in REFUSED:
+                raise
+            if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+                traceback.print_exc()
+            said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+            print(f"error: {said}", file=sys.stderr)
+            return USAGE
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
         except SystemExit as error:  # argparse, after it has printed help or a usage error
             return error.code if isinstance(error.code, int) else USAGE
 

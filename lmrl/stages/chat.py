@@ -20,7 +20,7 @@ from lmrl.models.loading import LanguageModel, load
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import answer_spec, as_messages, ask, chats, model_path
+from lmrl.stages.chat_prompts import answer_spec, as_messages, ask, chats, model_path, refuse_broken
 from lmrl.stages.chat_stream import Stream
 
 CHAT_SAMPLING = SamplingSettings(temperature=0.7, max_new_tokens=256)
@@ -89,12 +89,20 @@ class ChatSession:
             self._keep(text, goes_on, self.last)
 
     def again(self) -> Iterator[str]:
-        """Drop the last answer and yield another one to the same message; raises ``PromptError`` without any."""
+        """Drop the last answer and yield another one to the same message; raises ``PromptError`` without any.
+
+        Broken off before its first token, or failing, it leaves the last answer where it was.
+        """
         removed = self._last_exchange()
         if removed is None:
             raise PromptError("nothing has been said yet")
+        before = list(self.messages)
         del self.messages[-2:]
-        yield from self.say(removed)
+        try:
+            yield from self.say(removed)
+        finally:
+            if len(self.messages) < len(before):  # it did not come to an answer: the last one stays
+                self.messages = before
 
     def reset(self) -> None:
         """Forget the conversation; the system prompt and the settings stay."""
@@ -158,8 +166,13 @@ class ChatSession:
                 {"role": "assistant", "content": row["completion"]},
             ]
             return 2
-        found = next((row["messages"] for row in reversed(rows) if isinstance(row.get("messages"), list)), None)
-        messages = [{"role": str(m.get("role")), "content": str(m.get("content"))} for m in found or []]
+        found: list[Any] = next(
+            (row["messages"] for row in reversed(rows) if isinstance(row.get("messages"), list)), []
+        )
+        keys = ("role", "content")
+        if not all(isinstance(m, dict) and all(isinstance(m.get(key), str) for key in keys) for m in found):
+            found = []
+        messages = [{key: m[key] for key in keys} for m in found]
         system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
         if messages and messages[-1]["role"] == "user":
             messages.pop()  # a question without an answer: it would stand twice once it is asked again
@@ -207,6 +220,7 @@ class ChatSession:
         raise AssertionError("the last message alone is always tried")
 
     def _fit_text(self, text: str) -> tuple[list[int], int]:
+        refuse_broken(text)
         ids = self.model.card.codec.encode(text)
         if not ids:
             raise PromptError(f"the text {text!r} has no tokens; write something else")

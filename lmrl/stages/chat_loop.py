@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from lmrl.errors import LmrlError, nearest
+from lmrl.errors import LmrlError, SettingsError, nearest
 from lmrl.sampling.finish import FinishReason
 from lmrl.stages.chat import ChatSession
 
@@ -155,7 +155,7 @@ def _obey(session: ChatSession, line: str, notice: Callable[[str], None]) -> Ite
         _system(session, rest, notice)
     elif name == "settings":
         if rest:
-            session.configure(shlex.split(rest))
+            session.configure(_words(rest))
         settings = asdict(session.sampling) | {"seed": session.seed}
         notice(" ".join(f"{key}={value}" for key, value in settings.items() if key != "on_length"))
     elif name in ("save", "load"):
@@ -184,10 +184,24 @@ def _file(session: ChatSession, name: str, file: str, notice: Callable[[str], No
         notice(f"({session.load(file)} messages of {file})")
 
 
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"{text} cannot be read ({error}); quote as in a shell: /settings 'stop_strings=[\"User:\"]'"
+        ) from error
+
+
 def _whole_line(read: Callable[[], str]) -> str:
     parts: list[str] = []
     while True:
-        line = read()
+        try:
+            line = read()
+        except EOFError:
+            if not parts:
+                raise
+            return "\n".join(parts)
         if not line.endswith("\\"):
             return "\n".join([*parts, line])
         parts.append(line[:-1])

@@ -75,6 +75,8 @@ def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) 
     transcript; ``system`` is left out, because such a model knows no roles. Raises ``PromptError`` for a prompt that
     leaves no room in the model's context.
     """
+    for turn in as_messages(prompt, system):
+        refuse_broken(turn["content"])
     if chats(card) and not complete:
         asked = Asked(*prompt_ids(card.codec, as_messages(prompt, system)), chatted=True)
     else:
@@ -111,6 +113,17 @@ def transcript(messages: Sequence[Any]) -> str:
     if len(spoken) == 1 and spoken[0]["role"] == "user":
         return str(spoken[0]["content"])
     return "\n".join([f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages] + ["Assistant:"])
+
+
+def refuse_broken(text: str) -> None:
+    """Raise ``PromptError`` for a text with half a character, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{_excerpt(text)} holds half a character at place {error.start + 1}: a byte that is not UTF-8, or "
+            "an emoji that was cut; write it anew"
+        ) from error
 
 
 def _excerpt(text: str, width: int = 60) -> str:

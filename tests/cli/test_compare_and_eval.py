@@ -55,6 +55,10 @@ def test_compare_prints_the_table_and_writes_the_files(tmp_path):
         (["compare", "stories", "--prompts", "missing.txt"], "missing.txt"),
         (["compare", "stories", "--prompt", "x", "--reward", "hapy_end"], "did you mean 'happy_end'"),
         (["compare", "stories", "--prompt", "x", "--names", "a,b"], "2 names were given for 1 models"),
+        (["compare", "stories", "stories", "--prompt", "x", "--names", "a,a"], "two models are called 'a'"),
+        (["compare", "stories", "--prompt", "the \udcff"], "holds half a character at place 5"),
+        (["compare", "stories", "--prompt", "x", "--device", "gpu"], "the device is 'gpu', which cannot be used here"),
+        (["compare", "stories", "--prompt", "x", "--device", "cuda:99"], "the device is 'cuda:99', which cannot"),
         (["compare", "stories", "--prompt", "x", "--top-p", "2"], "sampling.top_p is 2.0"),
         (["eval", "a.toml", "b.toml"], "a.toml and b.toml are two recipes"),
         (["eval", "storis/model"], "storis/model"),
@@ -67,6 +71,13 @@ def test_mistakes_are_one_paragraph(tmp_path, monkeypatch, capsys, arguments, me
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line_below_the_table(tmp_path, capsys):
+    arguments = ["--prompt", "Mia found a red ball.", "--max-new-tokens", "2", "--quiet"]
+    assert main(["compare", "stories", *arguments, "--markdown", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "Mia found a red ball." in shown.out and f"error: {tmp_path}: Is a directory" in shown.err
 
 
 @pytest.mark.slow
@@ -93,3 +104,11 @@ def test_eval_takes_models_a_recipe_and_overrides_and_resumes(tmp_path, monkeypa
     assert (folder / "results.json").read_text() == first
     assert main(["eval", "--resume", "runs/eval-1", "sampling.temperature=0"]) == 2
     assert "cannot change in a resumed run" in capsys.readouterr().err
+    again = ["eval", "--resume", "runs/eval-1", "--quiet"]
+    assert main([*again, "bounds.happy_end=[0.5, 1]"]) == 2
+    message = capsys.readouterr().err
+    assert "bounds.happy_end is [0.5, 1.0], but scores from 0 to 0 were" in message
+    assert "eval --resume runs/eval-1" in message
+    assert main(again) == 0, "what was refused is not kept"
+    assert main([*again, "bounds.happy_end=[-2, 2]", 'rewards=["happy_end", "repetition"]']) == 0
+    assert "reward repetition" in capsys.readouterr().out and "repetition" in (folder / "config.toml").read_text()

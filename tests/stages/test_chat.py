@@ -113,6 +113,33 @@ def test_undo_and_reset(chatter):
         list(session.again())
 
 
+def test_another_answer_that_never_begins_leaves_the_last_one(chatter, monkeypatch):
+    session = session_of(chatter)
+    say(session, "the cat")
+    before = list(session.messages)
+
+    def broken(self):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Stream, "pieces", broken)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.again())
+    assert session.messages == before
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_half_a_character_is_refused(chatter, complete):
+    session = ChatSession(chatter, complete=complete)
+    with pytest.raises(PromptError, match=r"'the .*' holds half a character at place 5: a byte that is not UTF-8"):
+        say(session, "the \udcff")
+    session.system = "\ud83d"
+    if not complete:
+        with pytest.raises(PromptError, match="half a character"):
+            say(session, "the")
+    assert not session.messages
+
+
 def test_the_oldest_turns_leave_a_full_context(chatter):
     session = session_of(chatter, max_new_tokens=8)
     dropped = []
@@ -210,6 +237,8 @@ def test_saved_completions_are_training_data(stories, tmp_path):
         [{"messages": [{"role": "assistant", "content": "x"}]}],
         [{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}],
         [{"messages": []}],
+        [{"messages": ["the cat", "ran"]}],
+        [{"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "x"}]}],
     ],
 )
 def test_a_file_without_a_conversation_changes_nothing(chatter, tmp_path, rows):
@@ -286,6 +315,19 @@ def test_a_doubled_slash_and_a_backslash_are_text(chatter):
     session = session_of(chatter)
     converse_with(session, "//quit the", "home\\", "far")
     assert [message["content"] for message in session.messages[::2]] == ["/quit the", "home\nfar"]
+
+
+def test_a_line_that_would_go_on_is_said_at_the_end_of_the_input(chatter):
+    session = session_of(chatter)
+    converse_with(session, "home\\", "far\\")
+    assert session.messages[0]["content"] == "home\nfar"
+
+
+def test_a_quote_that_is_not_closed_is_a_notice(chatter):
+    session = session_of(chatter)
+    _, notices = converse_with(session, "the cat", "/settings stop_strings='[", "ran")
+    assert any("No closing quotation" in line and "quote as in a shell" in line for line in notices)
+    assert len(session.messages) == 4, "the conversation goes on"
 
 
 def test_what_a_person_should_know_of_an_answer_is_said(chatter, stories):
