@@ -41,11 +41,11 @@ class Sizes:
 def recipes(folder: Path, sizes: Sizes, seed: int) -> dict[str, dict[str, Any]]:
     """Return every stage's recipe by its name; a stage reads what the ones before it wrote below ``folder``."""
     paths = {name: str(folder / name) for name in STAGES}
-    asked = {"kind": "requests", "split": "train", "seed": seed}
+    gold, learned = {"kind": "reward", "reward": GOLD}, paths["reward"]
     sampling = {"max_new_tokens": 80}
 
-    def run(stage: str) -> dict[str, Any]:
-        return {"folder": paths[stage], "seed": seed}
+    def requests(count: int, split: str = "train", seed: int = seed) -> dict[str, Any]:
+        return {"name": "stories", "stories": {"kind": "requests", "split": split, "seed": seed, "count": count}}
 
     def steps(count: int, rate: float, evaluations: int = 3) -> dict[str, Any]:
         every = max(1, count // evaluations)
@@ -54,9 +54,8 @@ def recipes(folder: Path, sizes: Sizes, seed: int) -> dict[str, dict[str, Any]]:
     def saved(count: int, times: int = 4) -> dict[str, Any]:
         return {"every": max(1, count // times), "keep": 1}
 
-    return {
+    tables: dict[str, dict[str, Any]] = {
         "pretrain": {
-            "run": run("pretrain"),
             "corpus": {
                 "paths": [str(folder / "data" / "stories.jsonl")],
                 "folder": str(folder / "corpus"),
@@ -76,32 +75,28 @@ def recipes(folder: Path, sizes: Sizes, seed: int) -> dict[str, dict[str, Any]]:
         },
         "sft": {
             "model": paths["pretrain"],
-            "run": run("sft"),
             "data": {"path": str(folder / "data" / "conversations.jsonl")},
             "train": steps(sizes.sft_steps, 2e-3),
             "checkpoint": saved(sizes.sft_steps),
         },
         "prefer": {
             "model": paths["sft"],
-            "run": run("prefer"),
-            "prompts": {"name": "stories", "stories": {**asked, "count": sizes.preference_prompts}},
+            "prompts": requests(sizes.preference_prompts),
             "sampling": sampling,
             "samples": {"per_prompt": sizes.responses},
-            "annotators": {"reader": {"kind": "reward", "reward": GOLD}},
+            "annotators": {"reader": gold},
         },
         "reward": {
             "model": paths["sft"],
-            "run": run("reward"),
             "data": {"path": str(folder / "prefer" / "rankings.jsonl")},
             "train": steps(sizes.reward_steps, 1e-3),
             "checkpoint": saved(sizes.reward_steps),
         },
         "rl": {
             "model": paths["sft"],
-            "run": run("rl"),
-            "prompts": {"name": "stories", "stories": {**asked, "seed": seed + 1, "count": 2048}},
+            "prompts": requests(2048, seed=seed + 1),
             "sampling": sampling,
-            "reward": {"name": "learned", "learned": {"path": paths["reward"]}},
+            "reward": {"name": "learned", "learned": {"path": learned}},
             "kl": {"beta": 0.1},
             "optimizer": {"name": "ppo"},
             "train": {
@@ -116,16 +111,16 @@ def recipes(folder: Path, sizes: Sizes, seed: int) -> dict[str, dict[str, Any]]:
             "models": [paths["pretrain"], paths["sft"], paths["rl"]],
             "names": ["base", "SFT", "RLHF"],
             "reference": paths["sft"],
-            "rewards": [GOLD, paths["reward"]],
-            "run": run("eval"),
-            "prompts": {"name": "stories", "stories": {**asked, "split": "test", "count": sizes.held_out}},
+            "rewards": [GOLD, learned],
+            "prompts": requests(sizes.held_out, "test"),
             "held_out": {"prompts": 0},
             "sampling": sampling,
-            "wins": {"kind": "reward", "reward": GOLD, "baseline": "SFT"},
-            "best_of": {"n": BEST_OF, "model": "SFT", "reward": paths["reward"]},
+            "wins": {**gold, "baseline": "SFT"},
+            "best_of": {"n": BEST_OF, "model": "SFT", "reward": learned},
             "show": 6,
         },
     }
+    return {name: {**table, "run": {"folder": paths[name], "seed": seed}} for name, table in tables.items()}
 
 
 def chat_commands(folder: Path) -> list[str]:

@@ -16,11 +16,12 @@ RECIPES = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 
 
 CONFIGS = {
-    "rl": "RLConfig",
-    "sft": "SFTConfig",
-    "reward": "RewardConfig",
-    "prefer": "PreferConfig",
-    "pretrain": "PretrainConfig",
+    "rl": "rl_config:RLConfig",
+    "sft": "sft_config:SFTConfig",
+    "reward": "reward_config:RewardConfig",
+    "prefer": "prefer_config:PreferConfig",
+    "pretrain": "pretrain_config:PretrainConfig",
+    "eval": "evaluate_config:EvaluateConfig",
 }
 
 
@@ -35,9 +36,8 @@ def test_a_recipe_is_understood(name):
     from lmrl.config import PluginChoice, build, read_toml
     from lmrl.plugins import PluginManager
 
-    command = command_of(name)
-    cls = getattr(import_module(f"lmrl.stages.{command}_config"), CONFIGS[command])
-    config = build(cls, read_toml(EXAMPLES / name))
+    module, _, cls = CONFIGS[command_of(name)].partition(":")
+    config = build(getattr(import_module(f"lmrl.stages.{module}"), cls), read_toml(EXAMPLES / name))
     plugins = PluginManager()
     for field in dataclasses.fields(config):
         choice = getattr(config, field.name)
