@@ -187,10 +187,7 @@ def _examples(
     try:
         return found.split(data.held_out, config.run.seed)
     except SettingsError as error:
-        raise SettingsError(
-            f"data.held_out is {data.held_out:g}, of {len(found)} examples: {error} Set data.held_out=0 to evaluate on "
-            "none, or bring more examples."
-        ) from error
+        raise SettingsError(f"data.{error} Set data.held_out=0 to evaluate on none, or bring more examples.") from error
 
 
 def _with_setup(start: LanguageModel, setup: ChatSetup) -> LanguageModel:

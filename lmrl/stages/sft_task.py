@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.data.order import PromptOrder
-from lmrl.models.adapters import load_adapter, merged_copy, save_adapter
+from lmrl.models.adapters import ADAPTER_FOLDER, load_adapter, merged_copy, save_adapter
 from lmrl.models.loading import LanguageModel, no_transformers_bars
 from lmrl.models.policy import copy_tokenizer
 from lmrl.sampling.spec import SamplingSpec
@@ -133,6 +133,8 @@ class SFTTask:
             model.save_pretrained(folder)
             if self.adapted is not None:
                 save_adapter(self.adapted, folder)
+                # With its tokenizer, so that PEFT's own loader makes room for new tokens in the base model.
+                copy_tokenizer(self.tokenizer_folder, folder / ADAPTER_FOLDER)
         copy_tokenizer(self.tokenizer_folder, folder)
 
     def load(self, folder: Path) -> None:

@@ -109,6 +109,8 @@ def test_transformers_and_peft_read_what_is_saved(tiny, tmp_path, method):
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         adapted = peft.PeftModel.from_pretrained(base, result.checkpoint / "adapter").eval()
         torch.testing.assert_close(adapted(ids).logits, ours, rtol=0, atol=1e-5)
+        alone = peft.AutoPeftModelForCausalLM.from_pretrained(result.checkpoint / "adapter").eval()
+        torch.testing.assert_close(alone(ids).logits, ours, rtol=0, atol=1e-5)
         start = load(tiny).model
         assert torch.equal(adapted.get_base_model().model.norm.weight, start.model.norm.weight)
         assert result.trained_parameters < result.parameters
@@ -305,7 +307,7 @@ def test_a_tokenizer_of_another_model(tiny, tmp_path):
         ({"template": {"name": "file", "file": "missing.jinja"}}, DataError, r"missing\.jinja cannot be read"),
         ({"template": {"name": "file"}}, SettingsError, "template.file"),
         ({"template": {"tokens": ["<x>"]}}, SettingsError, "template.tokens"),
-        ({"data": {"held_out": 99}}, SettingsError, "data.held_out is 99"),
+        ({"data": {"held_out": 99}}, SettingsError, r"^data\.held_out=99 keeps 99 of 16 examples"),
         ({"data": {"max_length": -1}}, SettingsError, "data.max_length"),
         ({"train": {"examples_per_step": 0}}, SettingsError, "train.examples_per_step"),
         ({"train": {"epochs": -1.0}}, SettingsError, "train.epochs"),
