@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmrl.errors import SettingsError
+
 LOCK_FILE = ".lock"
 
 
@@ -16,10 +18,15 @@ def folder_lock(folder: Path, when_taken: Callable[[str], None]) -> Iterator[Non
     """Hold a folder, which is made, for this process alone.
 
     Where another process holds it, ``when_taken`` is told which one ("process 123 on this-machine"); if that does not
-    raise, the lock is waited for. On systems and file systems without such locks nothing is held.
+    raise, the lock is waited for. On systems and file systems without such locks nothing is held. Raises
+    ``SettingsError`` for a folder that cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be made or written to ({error.strerror}); choose another one.") from error
+    with opened as file:
         try:
             import fcntl
         except ImportError:

@@ -29,6 +29,11 @@ def print_result(result: PretrainResult, console: Console | None = None) -> None
         console.print(f"Stopped after {result.steps} steps; {advice}", soft_wrap=True)
     if result.evaluation:
         console.print(held_out_table(result))
+    console.print(
+        f"{result.parameters:,} parameters, {result.tokens:,} tokens seen, {result.tokens_per_second:,.0f} per second, "
+        f"MFU {result.mfu:.1%} (peak: {result.peak})",
+        soft_wrap=True,
+    )
     for sample in result.samples:
         console.print(Text.assemble("\n", ("Sample ", "bold"), sample), soft_wrap=True)
     console.print(f"\nRun folder    {result.folder}", soft_wrap=True)
@@ -63,8 +68,6 @@ def held_out_table(result: PretrainResult) -> Table:
         if name in result.evaluation:
             before = result.first_evaluation.get(name)
             table.add_row(label, "" if before is None else f"{before:.4f}", f"{result.evaluation[name]:.4f}")
-    table.caption = f"{result.parameters:,} parameters, {result.tokens:,} tokens seen"
-    table.caption_justify = "left"
     return table
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tqdm import tqdm
@@ -23,7 +26,7 @@ from lmrl.stages.pretrain_model import (
     require_model,
 )
 from lmrl.stages.pretrain_task import PretrainTask
-from lmrl.stages.run import refuse_taken
+from lmrl.stages.run import read_metrics, refuse_taken
 from lmrl.stages.supervised import FitResult, fit
 
 STAGE = "pretrain"
@@ -36,7 +39,8 @@ class PretrainResult:
     documents, and whether it was interrupted.
 
     ``evaluation`` holds ``loss`` (nats per token) and, where the tokenizer gives text back as it was,
-    ``bits_per_byte``. ``tokens`` is what training has seen; ``peak`` says what ``time/mfu`` is relative to.
+    ``bits_per_byte``. ``tokens`` is what training has seen; ``tokens_per_second`` and ``mfu`` are medians over the
+    steps, and ``peak`` says what the latter is relative to.
     """
 
     folder: Path
@@ -49,6 +53,8 @@ class PretrainResult:
     corpus: PreparedCorpus
     parameters: int
     tokens: int
+    tokens_per_second: float
+    mfu: float
     peak: str
     samples: list[str]
 
@@ -102,6 +108,7 @@ def pretrain(
 def _result(
     done: FitResult, task: PretrainTask, corpus: PreparedCorpus, parameters: int, config: PretrainConfig
 ) -> PretrainResult:
+    records = read_metrics(done.folder)
     return PretrainResult(
         folder=done.folder,
         checkpoint=done.checkpoint,
@@ -113,9 +120,15 @@ def _result(
         corpus=corpus,
         parameters=parameters,
         tokens=done.steps * config.train.rows * config.model.context_length,
+        tokens_per_second=_median(records, "time/tokens_per_second"),
+        mfu=_median(records, "time/mfu"),
         peak=task.peak_source,
         samples=task.texts() if task.accelerator.is_main_process else [],
     )
+
+
+def _median(records: Sequence[Mapping[str, float]], name: str) -> float:
+    return median([record[name] for record in records if name in record] or [math.nan])
 
 
 def _check(config: PretrainConfig, plugins: PluginManager, resume: bool) -> None:

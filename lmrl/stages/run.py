@@ -85,7 +85,9 @@ def next_free_folder(parent: Path, stem: str) -> Path:
 
 
 def refuse_taken(folder: Path, stage: str) -> None:
-    """Raise ``SettingsError`` if the folder already holds a run."""
+    """Raise ``SettingsError`` if the folder already holds a run, or cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"run.folder is {folder}, which is a file; expected a folder, or the name of a new one.")
     if (folder / CONFIG_FILE).exists():
         raise SettingsError(
             f"{folder} already holds a run. Continue it with `lmrl {stage_of(folder) or stage} --resume {folder}`, or "
@@ -99,8 +101,11 @@ def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, 
     Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
     """
     refuse_taken(folder, stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_versions(folder, plugin_versions, stage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_versions(folder, plugin_versions, stage)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be made or written to ({error.strerror}); choose another one.") from error
     # Last and in one piece: a folder with a configuration is a run, and a kill leaves no half of one.
     partial = folder / f"{CONFIG_FILE}.partial"
     partial.write_text(config_text, encoding="utf-8")

@@ -75,6 +75,8 @@ def test_a_run_learns_and_its_checkpoint_loads_everywhere(config):
     assert result.first_evaluation["loss"] == pytest.approx(math.log(400), rel=0.05)
     assert result.evaluation["bits_per_byte"] < result.first_evaluation["bits_per_byte"]
     assert result.tokens == 30 * 4 * 32 and not result.interrupted
+    speeds = [record["time/tokens_per_second"] for record in read_metrics(result.folder)[1:]]
+    assert min(speeds) <= result.tokens_per_second <= max(speeds) and result.mfu > 0
     records = read_metrics(result.folder)
     assert [record["step"] for record in records] == list(range(31))
     assert {"train/loss", "time/tokens_per_second", "time/mfu", "train/learning_rate"} <= records[1].keys()
@@ -246,6 +248,13 @@ def test_a_folder_that_holds_a_run_is_refused_before_any_preparation(config, tmp
     (tmp_path / "run" / "config.toml").touch()
     with pytest.raises(SettingsError, match="already holds a run"):
         pretrain(changed(config, "corpus", folder=str(tmp_path / "corpus")), progress=False)
+    (tmp_path / "a_file").touch()
+    for name, message in (("a_file", "which is a file"), ("a_file/run", r"cannot be made or written to \(Not a dir")):
+        with pytest.raises(SettingsError, match=message):
+            pretrain(changed(config, "run", folder=str(tmp_path / name)), progress=False)
+    (tmp_path / "run" / "config.toml").unlink()
+    with pytest.raises(SettingsError, match=r"a_file/corpus cannot be made or written to \(Not a directory\)"):
+        pretrain(changed(config, "corpus", folder=str(tmp_path / "a_file" / "corpus")), progress=False)
     assert not (tmp_path / "corpus").exists()
 
 
@@ -351,6 +360,7 @@ def test_the_command_runs_is_stopped_and_goes_on(tmp_path, stories):
     process = command("--resume", "run", "--quiet", cwd=tmp_path)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "Sample" in out and not errors.strip(), errors
+    assert " per second, MFU " in out and "(peak: measured on this cpu" in out
     assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(STEPS + 1))
 
 
