@@ -7,13 +7,15 @@ number of ranks can change its gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.experience import PairBatch
+from lmrl.rollout import Advantages, Rollout
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
@@ -36,6 +38,7 @@ class Evaluation(Protocol):
 
     ``logprobs`` (B, T) of the sampled actions, ``entropy`` (B, T) of the full distributions, ``values`` (B, T) if the
     optimizer declared ``Needs(values=True)``. All are 0 outside the action mask. ``entropy`` is computed when read.
+    ``log_distributions`` (N, V) are the full distributions, a row for each true entry of the mask in row-major order.
     """
 
     @property
@@ -53,12 +56,44 @@ class Evaluation(Protocol):
         """Value estimates before each action, (B, T)."""
         ...
 
+    @property
+    def log_distributions(self) -> Tensor:
+        """Log-probabilities of every action in each state, (N, V)."""
+        ...
+
 
 class Policy(Protocol):
     """What ``loss`` receives to recompute the batch's actions under the current parameters."""
 
-    def evaluate(self, batch: Batch) -> Evaluation:
-        """Return the current policy's log-probabilities, entropies and values of the batch's actions."""
+    def evaluate(self, batch: Any) -> Evaluation:
+        """Return the current policy's log-probabilities, entropies and values of the batch's actions.
+
+        ``batch`` is a ``Batch``, or the ``Responses`` of a pair or of labelled answers.
+        """
+        ...
+
+
+class Minibatch(Protocol):
+    """What ``step`` receives: the whole minibatch over all ranks, however it is cut for memory.
+
+    Vectors (N,) are flat over the policy's trained parameters, without those of a value function.
+    """
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
+        ...
+
+    def mean(self, losses: Callable[[Policy, Any], Tensor]) -> float:
+        """Return the aggregate of ``losses(policy, batch)``, per token or row, at the current parameters."""
+        ...
+
+    def hessian_product(self, losses: Callable[[Policy, Any], Tensor], vector: Tensor) -> Tensor:
+        """Return the Hessian of that aggregate times ``vector``, (N,)."""
+        ...
+
+    def move(self, vector: Tensor) -> None:
+        """Add ``vector`` to the policy's parameters."""
         ...
 
 
@@ -76,6 +111,9 @@ class Loss:
 class PolicyOptimizer:
     """Base class of policy optimizers: write ``advantages`` and ``loss``, and register an ``OptimizerSpec``.
 
+    The other methods are there for algorithms that need more, and cost nothing where they are not written. An
+    optimizer of preference pairs or labelled answers (``Needs.experience``) writes ``loss`` alone.
+
     ``Settings`` is the dataclass of the optimizer's own configuration section; its field docstrings are the help.
     """
 
@@ -88,9 +126,42 @@ class PolicyOptimizer:
         """Assign credit to every action of a rollout (once per rollout, without gradients)."""
         raise TypeError(f"{type(self).__name__} does not define advantages(rollout)")
 
-    def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Return the loss of every token or row of a batch (once per microbatch, with gradients)."""
+    def loss(self, policy: Policy, batch: Any) -> Loss:
+        """Return the loss of every token or row of a batch (once per microbatch, with gradients).
+
+        ``batch`` is a ``Batch``, a ``PairBatch`` or a ``LabelledBatch``, by what the optimizer learns from.
+        """
         raise TypeError(f"{type(self).__name__} does not define loss(policy, batch)")
+
+    def pairs(self, rollout: Rollout) -> PairBatch:
+        """Make preference pairs of a rollout; an optimizer that writes this learns from them, without advantages.
+
+        Called once per rollout and rank. Every group must give as many pairs on every rank; those that say nothing
+        are marked as not kept (``PairBatch.from_rollout``).
+        """
+        raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
+
+    def informative(self, scores: Tensor, group: Tensor) -> Tensor:
+        """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).
+
+        ``train.resamples`` says how often at the most; what still says nothing then is kept, so that batches stay as
+        large as they were asked for. Called once per round and rank.
+        """
+        return torch.ones_like(group, dtype=torch.bool)
+
+    def statistics(self, policy: Policy, batch: Any) -> Mapping[str, Tensor]:
+        """Return columns, (B, T) or (B,), whose means over the whole minibatch ``loss`` reads as ``batch.means``.
+
+        Called without gradients on every microbatch before the first is differentiated.
+        """
+        return {}
+
+    def step(self, minibatch: Minibatch) -> Mapping[str, float]:
+        """Move the policy's parameters in a way of the optimizer's own, and return numbers to log.
+
+        Called in place of AdamW's step, which still moves a value function.
+        """
+        raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
 
     def should_stop(self, metrics: Mapping[str, float]) -> bool:
         """Say whether to leave out this minibatch's step and the rest of this rollout's epochs (a target KL, say).
@@ -102,6 +173,10 @@ class PolicyOptimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a resume (a running baseline, say): JSON-like values and tensors."""
         return {}
+
+    def defines(self, method: str) -> bool:
+        """Say whether the optimizer writes this optional method itself."""
+        return getattr(type(self), method) is not getattr(PolicyOptimizer, method)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""

@@ -11,7 +11,7 @@ alone, so the same optimizer trains a language model or a CartPole controller.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
 
@@ -54,7 +54,7 @@ class TextInputs:
 
     def select(self, rows: Tensor) -> TextInputs:
         """Return the rows with these indices."""
-        return _select(self, rows)
+        return select_record(self, rows)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Samples:
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
-        return _select(self, rows)
+        return select_record(self, rows)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,10 @@ class Scored:
     scores: Tensor
     score_parts: Mapping[str, Tensor]
 
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
 
 class UndeclaredNeed(AttributeError):
     """An optimizer read a field that its spec does not declare a need for."""
@@ -106,7 +110,8 @@ class Rollout:
     when it is placed in the reward, ``scores`` (B,) the unshaped return of each episode, ``terminated`` and
     ``truncated`` (B,) bool, ``group`` (B,) int64. ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state
     after the last action, used for truncated rows) and ``reference_logprobs`` (B, T) exist when the optimizer's spec
-    declares the need; reading them otherwise raises ``UndeclaredNeed``.
+    declares the need; reading them otherwise raises ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score
+    of the greedy answer to each row's prompt.
     """
 
     inputs: Any
@@ -134,9 +139,14 @@ class Rollout:
         """The frozen reference's log-probabilities of the sampled actions, (B, T)."""
         return self._declared("reference_logprobs")
 
+    @property
+    def greedy_scores(self) -> Tensor:
+        """The score of the greedy answer to each row's prompt, (B,)."""
+        return self._declared("greedy_scores")
+
     def _declared(self, name: str) -> Tensor:
         if name not in self.declared:
-            need = "reference" if name == "reference_logprobs" else "values"
+            need = {"reference_logprobs": "reference", "greedy_scores": "greedy_scores"}.get(name, "values")
             raise UndeclaredNeed(
                 f"rollout.{name} was read, but the optimizer's spec does not declare it; "
                 f"register it with Needs({need}=True)"
@@ -148,7 +158,7 @@ class Rollout:
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
-        return _select(self, rows)
+        return select_record(self, rows)
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,7 @@ class Batch:
     rollout: Rollout
     advantages: Tensor
     extra: Mapping[str, Tensor]
+    means: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_rollout(cls, rollout: Rollout, advantages: Advantages) -> Batch:
@@ -196,6 +207,17 @@ class Batch:
         """Log-probabilities under the distribution that was sampled from, (B, T)."""
         return self.rollout.behavior_logprobs
 
+    @property
+    def group(self) -> Tensor:
+        """Which rows share a prompt, (B,)."""
+        return self.rollout.group
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions that the policy computes for each row, (B,)."""
+        lengths: Tensor = self.rollout.inputs.row_lengths
+        return lengths
+
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.extra:
             raise KeyError(f"no column {name!r}; this optimizer's advantages() returned {sorted(self.extra)}")
@@ -206,15 +228,17 @@ class Batch:
 
     def select(self, rows: Tensor) -> Batch:
         """Return the rows with these indices."""
-        return _select(self, rows)
+        return select_record(self, rows)
 
 
-def _select(record: Record, rows: Tensor) -> Record:
-    """Index every tensor of a dataclass (and of its nested records and mappings) by row."""
+def select_record(record: Record, rows: Tensor) -> Record:
+    """Index every tensor and list of a dataclass (and of its nested records and mappings) by row."""
 
     def pick(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.index_select(0, rows)
+        if isinstance(value, list):
+            return [value[row] for row in rows.tolist()]
         if isinstance(value, Mapping):
             return {key: pick(item) for key, item in value.items()}
         if hasattr(value, "select"):
@@ -223,6 +247,33 @@ def _select(record: Record, rows: Tensor) -> Record:
 
     values = {f.name: pick(getattr(record, f.name)) for f in dataclasses.fields(record)}  # type: ignore[arg-type]
     return type(record)(**values)
+
+
+def join_records(records: Sequence[Record]) -> Record:
+    """Return the rows of several records of one type below each other; narrower (B, T) columns are padded with 0."""
+
+    def join(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor) and first.ndim == 2:
+            width = max(value.shape[1] for value in values)
+            return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[1])) for value in values])
+        if isinstance(first, Tensor):
+            return torch.cat(values)
+        if isinstance(first, list):
+            return [item for value in values for item in value]
+        if isinstance(first, Mapping):
+            return {key: join([value[key] for value in values]) for key in first}
+        if dataclasses.is_dataclass(first):
+            return join_records(values)
+        return first
+
+    names = [f.name for f in dataclasses.fields(records[0])]  # type: ignore[arg-type]
+    return type(records[0])(**{name: join([getattr(record, name) for record in records]) for name in names})
+
+
+def with_group(scored: Scored, group: Tensor) -> Scored:
+    """Return the same rows with other group numbers, (B,)."""
+    return dataclasses.replace(scored, samples=dataclasses.replace(scored.samples, group=group))
 
 
 def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:

@@ -27,6 +27,10 @@ class Needs:
     """Samples per prompt at the least: 2 for methods that compare the answers to one prompt."""
     experience: Experience = "rollouts"
     """What it learns from."""
+    separate_critic: bool = False
+    """The value function has a trunk of its own: its loss must not reach the policy's parameters."""
+    greedy_scores: bool = False
+    """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Hidden states are computed for all positions, the LM head only where a response 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.errors import ModelError
+from lmrl.experience import Responses
 from lmrl.models.loading import no_transformers_bars
 from lmrl.ops import entropy, scatter_rows, token_logprobs
 from lmrl.rollout import Batch, TextInputs, lengths_to_mask
 from lmrl.sampling.spec import SamplingSpec
 
 VALUE_HEAD_FILE = "value_head.safetensors"
+CRITIC_FILE = "critic.safetensors"
 
 
 def join_rows(inputs: TextInputs) -> Tensor:
@@ -61,14 +64,16 @@ class StateOutputs:
 class PolicyModel(nn.Module):
     """A causal language model and, if ``with_values``, a linear value head on its last hidden state.
 
-    The head starts at zero, so the first value of every state is 0. Dropout stays off: the policy is always in
-    evaluation mode, because a ratio between two dropout masks measures the masks.
+    The head starts at zero, so the first value of every state is 0. With ``separate_critic`` it reads a trunk of its
+    own, which starts as a copy of the model's. Dropout stays off: the policy is always in evaluation mode, because a
+    ratio between two dropout masks measures the masks.
     """
 
-    def __init__(self, model: Any, with_values: bool = False) -> None:
+    def __init__(self, model: Any, with_values: bool = False, separate_critic: bool = False) -> None:
         super().__init__()
         self.model = model
         self.value_head: nn.Linear | None = None
+        self.critic: nn.Module | None = None
         if with_values:
             # What the LM head reads, which is not hidden_size where a family projects its last hidden state (OPT-350m).
             width = model.get_output_embeddings().weight.shape[1]
@@ -76,6 +81,9 @@ class PolicyModel(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self._head_is_linear = _head_is_linear(model)
+        if with_values and separate_critic:
+            self.critic = copy.deepcopy(model).requires_grad_(False)
+            self.critic.base_model.requires_grad_(True)  # its LM head is never used
         self.eval()
 
     def train(self, mode: bool = True) -> PolicyModel:
@@ -88,19 +96,36 @@ class PolicyModel(nn.Module):
         """Evaluate the states before each response token (and after the last one, with ``include_last``)."""
         rows = join_rows(inputs)
         chosen = state_positions(inputs, rows.shape[1], include_last)
-        if self._head_is_linear:
-            hidden = self.model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
-            logits = self.model.get_output_embeddings()(hidden) if need_logits else None
-        else:
-            output = self.model(input_ids=rows, use_cache=False, output_hidden_states=need_values)
-            logits = output.logits[chosen] if need_logits else None
-            hidden = output.hidden_states[-1][chosen] if need_values else None
+        if need_values and self.value_head is None:
+            raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
+        shared = need_values and self.critic is None
+        hidden = logits = None
+        if need_logits or shared:
+            hidden, logits = self._states(self.model, rows, chosen, need_logits, shared)
+        if need_values and self.critic is not None:
+            hidden, _ = self._states(self.critic, rows, chosen, need_logits=False, need_hidden=True)
         values = None
         if need_values:
-            if self.value_head is None:
-                raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
+            assert self.value_head is not None and hidden is not None
             values = self.value_head(hidden.float()).squeeze(-1)
         return StateOutputs(logits, values)
+
+    def _states(
+        self, model: Any, rows: Tensor, chosen: Tensor, need_logits: bool, need_hidden: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the chosen states' last hidden states and logits, (N, width) and (N, V)."""
+        if self._head_is_linear:
+            hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
+            return hidden, model.get_output_embeddings()(hidden) if need_logits else None
+        output = model(input_ids=rows, use_cache=False, output_hidden_states=need_hidden)
+        hidden = output.hidden_states[-1][chosen] if need_hidden else None
+        return hidden, output.logits[chosen] if need_logits else None
+
+    def value_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters of the value head, and those of a separate critic's trunk."""
+        head = list(self.value_head.parameters()) if self.value_head is not None else []
+        trunk = list(self.critic.base_model.parameters()) if self.critic is not None else []  # type: ignore[union-attr]
+        return head, trunk
 
     def save(self, folder: Path, tokenizer_from: str) -> None:
         """Write the model, its tokenizer and the value head in the transformers layout (safetensors)."""
@@ -109,19 +134,28 @@ class PolicyModel(nn.Module):
         with no_transformers_bars():
             self.model.save_pretrained(folder)
         copy_tokenizer(tokenizer_from, folder)
-        if self.value_head is not None:
-            state = {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()}
-            save_file(state, folder / VALUE_HEAD_FILE)
+        for module, name in ((self.value_head, VALUE_HEAD_FILE), (self._critic_trunk(), CRITIC_FILE)):
+            if module is not None:
+                # Cloned, because safetensors refuses tensors that share memory.
+                save_file(
+                    {key: value.clone().contiguous() for key, value in module.state_dict().items()}, folder / name
+                )
 
     def load_value_head(self, folder: Path) -> bool:
-        """Load the value head that ``save`` wrote, if there is one; say whether there was."""
+        """Load the value function that ``save`` wrote, if there is one of this kind; say whether there was."""
         from safetensors.torch import load_file
 
-        file = folder / VALUE_HEAD_FILE
-        if self.value_head is None or not file.exists():
+        trunk = self._critic_trunk()
+        files = [folder / VALUE_HEAD_FILE] + [folder / CRITIC_FILE] * (trunk is not None)
+        if self.value_head is None or not all(file.exists() for file in files):
             return False
-        self.value_head.load_state_dict(load_file(file))
+        self.value_head.load_state_dict(load_file(files[0]))
+        if trunk is not None:
+            trunk.load_state_dict(load_file(files[1]))
         return True
+
+    def _critic_trunk(self) -> nn.Module | None:
+        return None if self.critic is None else self.critic.base_model  # type: ignore[return-value]
 
 
 @dataclass
@@ -157,10 +191,14 @@ class TextEvaluation:
         return scatter_rows(flat, self.mask)
 
     @cached_property
+    def log_distributions(self) -> Tensor:
+        """The full distributions, (N, V)."""
+        return self._flat_logprobs if self._flat_logprobs is not None else self._flat_logits.log_softmax(-1)
+
+    @cached_property
     def entropy(self) -> Tensor:
         """Entropies of the full distributions."""
-        full = self._flat_logprobs if self._flat_logprobs is not None else self._flat_logits.log_softmax(-1)
-        return scatter_rows(entropy(full), self.mask)
+        return scatter_rows(entropy(self.log_distributions), self.mask)
 
     @cached_property
     def values(self) -> Tensor:
@@ -180,22 +218,23 @@ class TextPolicy:
         self.module = module
         self.spec = spec
         self.with_values = with_values
-        self._last: tuple[Batch, TextEvaluation] | None = None
+        self._known: list[tuple[Any, TextEvaluation]] = []
 
-    def evaluate(self, batch: Batch) -> TextEvaluation:
+    def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
         """Return the current policy on ``batch``."""
-        if self._last is not None and self._last[0] is batch:
-            return self._last[1]
+        for known, evaluation in self._known:
+            if known is batch:
+                return evaluation
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
         outputs = self.module(inputs, need_logits=True, need_values=self.with_values)
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
-        self._last = (batch, evaluation)
+        self._known.append((batch, evaluation))
         return evaluation
 
     def forget(self) -> None:
-        """Drop the last evaluation and its graph, before the parameters change."""
-        self._last = None
+        """Drop all evaluations and their graphs, before the parameters change."""
+        self._known.clear()
 
 
 def copy_tokenizer(source: str, folder: Path) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 from tqdm import tqdm
 
 from lmrl.errors import NonFiniteError, RewardError
+from lmrl.rollout import Scored
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import any_rank
 from lmrl.stages.evaluation import Evaluation, evaluate_policy
+from lmrl.stages.resampling import resample
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_setup import Session, open_session
+from lmrl.stages.rollouts import PromptBatch
 from lmrl.stages.run import require_finite
 from lmrl.stages.stopping import stop_requests
 
@@ -37,6 +40,7 @@ def rl(
     *,
     reward: Any = None,
     prompts: Sequence[Any] | None = None,
+    data: Any = None,
     plugins: Any = None,
     resume: bool = False,
     progress: bool = True,
@@ -44,11 +48,12 @@ def rl(
     """Train a policy with reinforcement learning and write a run folder.
 
     ``reward`` (a callable) and ``prompts`` (texts, or rows with a ``prompt`` and further columns) take the place of
-    the configuration's; ``plugins`` is a ``PluginManager``. With ``resume`` the run in ``config.run.folder``
+    the configuration's, ``data`` (a path or rows) that of ``config.data.path`` for optimizers that learn from data
+    instead of prompts; ``plugins`` is a ``PluginManager``. With ``resume`` the run in ``config.run.folder``
     continues from its newest checkpoint, bit for bit on a CPU. Ctrl-C finishes the update, saves and returns;
     a second one stops at once.
     """
-    session = open_session(config, reward=reward, prompts=prompts, plugins=plugins, resume=resume)
+    session = open_session(config, reward=reward, prompts=prompts, data=data, plugins=plugins, resume=resume)
     error: BaseException | None = None
     try:
         session.plugins.observe("lmrl_run_start", run=session.run)
@@ -91,10 +96,7 @@ def _train(session: Session, progress: bool) -> RLResult:
             done = update
             if _due(update, config.checkpoint.every) or last or stop:
                 session.save(update)
-            bar.set_postfix_str(
-                f"reward {metrics['rollout/reward']:.3f}, KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}, "
-                f"{metrics['time/tokens_per_second']:.0f} tokens/s"
-            )
+            bar.set_postfix_str(_postfix(metrics))
             bar.update()
             if stop:
                 break
@@ -106,16 +108,17 @@ def _update(session: Session, update: int) -> dict[str, float]:
     config, maker, seed = session.config, session.maker, session.config.run.seed
     run, accelerator = session.run, session.accelerator
     run.update = update
+    if session.offline is not None:
+        return _update_offline(session, update)
     start = time.perf_counter()
     with accelerator.autocast():
         with _errors_named(f"update {update}"):
-            scored = maker.sample(
-                session.training_batch(update), derive_seed(seed, "sample", update, accelerator.process_index)
-            )
+            scored, prompts, sampling = _sample(session, update)
+            greedy_scores = maker.greedy_scores(prompts) if maker.needs.greedy_scores else None
         sampled = time.perf_counter()
         reference_logprobs = maker.reference_logprobs(scored.samples)
         beta = session.controller.beta
-        rollout = maker.complete(scored, reference_logprobs, beta)
+        rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
     ready = time.perf_counter()
     kl_rows = (scored.samples.behavior_logprobs - reference_logprobs).sum(1)
@@ -128,12 +131,54 @@ def _update(session: Session, update: int) -> dict[str, float]:
     tokens = means["rollout/tokens"]
     run.log_histogram(update, "rollout/reward", scored.scores.cpu().numpy())
     run.log_histogram(update, "rollout/length", scored.samples.inputs.response_lengths.cpu().numpy())
+    return (
+        means
+        | sampling
+        | {
+            "rollout/beta": beta,
+            "rollout/objective": means["rollout/reward"] - beta * means["rollout/kl"],
+            "time/sample_seconds": sampled - start,
+            "time/score_seconds": ready - sampled,
+            "time/update_seconds": end - ready,
+            "time/tokens_per_second": tokens / (end - start),
+        }
+    )
+
+
+def _sample(session: Session, update: int) -> tuple[Scored, PromptBatch, dict[str, float]]:
+    """Sample this update's prompts, and others for groups from which the optimizer can learn nothing."""
+    seed, rank = session.config.run.seed, session.accelerator.process_index
+    prompts = session.training_batch(update)
+    scored = session.maker.sample(prompts, derive_seed(seed, "sample", update, rank))
+    optimizer = session.updater.optimizer
+    if not optimizer.defines("informative"):
+        return scored, prompts, {}
+    scored, prompts, lacking = resample(
+        session.maker,
+        optimizer,
+        scored,
+        prompts,
+        lambda number, count: session.further_batch(update, number, count),
+        lambda number: derive_seed(seed, "resample", update, rank, number),
+        session.config.train.resamples,
+        session.accelerator,
+    )
+    return scored, prompts, {"rollout/uninformative_groups": float(lacking)}
+
+
+def _update_offline(session: Session, update: int) -> dict[str, float]:
+    """Learn once from data that were there before."""
+    start = time.perf_counter()
+    with session.accelerator.autocast():
+        batch = session.offline_batch(update)
+    loaded = time.perf_counter()
+    seed = derive_seed(session.config.run.seed, "minibatches", update)
+    means = session.updater.learn(batch, 0.0, update, seed)
+    end = time.perf_counter()
+    tokens = float(batch.row_lengths.sum()) * session.accelerator.num_processes
     return means | {
-        "rollout/beta": beta,
-        "rollout/objective": means["rollout/reward"] - beta * means["rollout/kl"],
-        "time/sample_seconds": sampled - start,
-        "time/score_seconds": ready - sampled,
-        "time/update_seconds": end - ready,
+        "time/score_seconds": loaded - start,
+        "time/update_seconds": end - loaded,
         "time/tokens_per_second": tokens / (end - start),
     }
 
@@ -150,6 +195,14 @@ def _evaluate(session: Session, update: int) -> Evaluation | None:
         )
     session.run.log_texts(update, "evaluation", result.texts)
     return result
+
+
+def _postfix(metrics: dict[str, float]) -> str:
+    if "rollout/reward" in metrics:
+        learned = f"reward {metrics['rollout/reward']:.3f}, KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}"
+    else:
+        learned = f"loss {metrics['optimizer/loss']:.3f}"
+    return f"{learned}, {metrics['time/tokens_per_second']:.0f} tokens/s"
 
 
 def _due(update: int, every: int) -> bool:

@@ -14,15 +14,36 @@ from lmrl.stages.rl_config import RLConfig
 
 logger = logging.getLogger(__name__)
 
+LEARNS_FROM = {
+    "preferences": "pairs or rankings of answers",
+    "labelled": "answers that are labelled good or bad",
+    "trajectories": "logged answers with their rewards",
+}
+EXAMPLES = {
+    "preferences": "the rankings.jsonl that `lmrl prefer` writes",
+    "labelled": "a file with the columns prompt, completion and label (true or false)",
+    "trajectories": "a file with the columns prompt, completion and reward",
+}
 
-def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any) -> None:
-    """Refuse what cannot be trained, saying what is needed and how to give it."""
+
+def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, with_data: bool = False) -> None:
+    """Refuse what cannot be trained, saying what is needed and how to give it.
+
+    ``with_data``: data to learn from come from the caller instead of the configuration.
+    """
     needs = optimizer.needs
     if needs.experience != "rollouts":
+        if not (config.data.path or with_data):
+            raise SettingsError(
+                f"optimizer {optimizer.name!r} learns from {LEARNS_FROM[needs.experience]}, not from prompts; name "
+                f"them with data.path=..., such as {EXAMPLES[needs.experience]}"
+            )
+    elif config.data.path or with_data:
         raise SettingsError(
-            f"optimizer {optimizer.name!r} learns from {needs.experience}, but this stage samples rollouts from prompts"
+            f"optimizer {optimizer.name!r} learns from what it samples, but data.path is {config.data.path!r}; leave "
+            "data out and give prompts, or choose an optimizer that learns from such data"
         )
-    if config.train.group_size < needs.minimum_group_size:
+    elif config.train.group_size < needs.minimum_group_size:
         raise SettingsError(
             f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
             f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"

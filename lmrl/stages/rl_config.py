@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmrl.config import PluginChoice, choice
+from lmrl.data.rows import RowSettings
 from lmrl.kl import KLSettings
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.stages.settings import CheckpointSettings, RunSettings, require_at_least
@@ -28,6 +29,10 @@ class TrainSettings:
     """Peak learning rate of the policy."""
     value_learning_rate: float = 1e-3
     """Peak learning rate of the value head, which starts at zero."""
+    separate_critic: bool = False
+    """Give the value function a trunk of its own, a copy of the starting policy's, instead of the policy's."""
+    resamples: int = 3
+    """For optimizers that sample uninformative groups anew: how often at the most in one update."""
     warmup_updates: int = 0
     """Updates over which the learning rate rises from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -43,7 +48,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require_at_least("train", self, {"updates": 1, "prompts_per_update": 1, "group_size": 1})
-        optional = ("microbatch_tokens", "warmup_updates", "max_gradient_norm", "weight_decay")
+        optional = ("microbatch_tokens", "resamples", "warmup_updates", "max_gradient_norm", "weight_decay")
         require_at_least("train", self, dict.fromkeys(("learning_rate", "value_learning_rate", *optional), 0))
 
 
@@ -62,6 +67,14 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         require_at_least("evaluation", self, {"every": 0, "prompts": 0, "samples_per_prompt": 1, "show": 0})
+
+
+@dataclass
+class LearningData(RowSettings):
+    """What optimizers that do not sample learn from; see docs/datasets.md for the shapes."""
+
+    pairs: Literal["all", "best_worst"] = "all"
+    """Of each ranking: every pair of answers of different rank, or the best and the worst one."""
 
 
 @dataclass
@@ -84,5 +97,6 @@ class RLConfig:
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    data: LearningData = field(default_factory=LearningData)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from lmrl.config import resolved, to_toml
 from lmrl.data import PromptOrder, PromptSet, load_prompts
+from lmrl.data.splitting import digest_of
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
+from lmrl.experience import Experience
 from lmrl.kl import KLController
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.policy import TextPolicy
+from lmrl.models.scoring import reference_spec, score_logprobs
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
@@ -27,6 +31,7 @@ from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import free_folder, make_accelerator
 from lmrl.stages.rl_checks import check_settings, encode_prompts, note_plain_prompts, usable_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
+from lmrl.stages.rl_offline import OfflineData, load_offline
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import CONFIG_FILE, Run, create_folder, truncate_metrics, write_versions
 from lmrl.stages.update import MetricMeans, Updater, microbatch_budget
@@ -49,15 +54,31 @@ class Session:
     order: PromptOrder
     fingerprint: str
     start_update: int = 0
+    offline: OfflineData | None = None
+    """What an optimizer that does not sample learns from."""
+
+    def offline_batch(self, update: int) -> Experience:
+        """Return this rank's share of the data of an update (counted from 1)."""
+        assert self.offline is not None
+        return self.offline.batch(self._share(self.order.indices(update - 1)))
+
+    def further_batch(self, update: int, number: int, count: int) -> PromptBatch:
+        """Return ``count`` other prompts for this rank in a further round of sampling."""
+        chooser = random.Random(
+            derive_seed(self.config.run.seed, "further prompts", update, self.accelerator.process_index, number)
+        )
+        indices = [chooser.randrange(len(self.training)) for _ in range(count)]
+        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
+
+    def _share(self, indices: Sequence[int]) -> Sequence[int]:
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = len(indices) // ranks
+        return indices[rank * size : (rank + 1) * size]
 
     def training_batch(self, update: int) -> PromptBatch:
         """Return this rank's share of the prompts of an update (counted from 1)."""
-        indices = self.order.indices(update - 1)
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        share = len(indices) // ranks
-        return prompt_batch(
-            self.training, self.training_ids, indices[rank * share : (rank + 1) * share], self.config.train.group_size
-        )
+        indices = self._share(self.order.indices(update - 1))
+        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
 
     def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
         """Return the rollout's numbers, averaged over the rows of all ranks."""
@@ -109,12 +130,18 @@ class Session:
 
 
 def open_session(
-    config: RLConfig, *, reward: Any, prompts: Sequence[Any] | None, plugins: PluginManager | None, resume: bool
+    config: RLConfig,
+    *,
+    reward: Any,
+    prompts: Sequence[Any] | None,
+    data: Any,
+    plugins: PluginManager | None,
+    resume: bool,
 ) -> Session:
     """Build a session; every setting is checked here, so that a refused run has sampled nothing."""
     plugins = plugins or PluginManager()
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
-    check_settings(config, optimizer_spec, optimizer_settings)
+    check_settings(config, optimizer_spec, optimizer_settings, data is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     reward_function = _reward(config, reward, plugins)
     accelerator = make_accelerator(config.run)
@@ -135,10 +162,22 @@ def open_session(
     needs: Needs = optimizer_spec.needs
     reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model
     reference = PolicyModel(freeze_copy(reference_model))
-    checkpoint, state = _newest_checkpoint(config, rows.fingerprint()) if resume else (None, None)
+    offline = None
+    if needs.experience != "rollouts":
+        budget = microbatch_budget(config.train, accelerator.device)
+        offline = load_offline(
+            config.data,
+            data,
+            start.card,
+            needs,
+            lambda inputs: score_logprobs(reference, inputs, reference_spec(spec), budget),
+            accelerator.device,
+        )
+    fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
+    checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
     base = load(checkpoint, device=accelerator.device, dtype=torch.float32) if checkpoint else start
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    policy = PolicyModel(base.model, with_values=needs.values)
+    policy = PolicyModel(base.model, needs.values, config.train.separate_critic or needs.separate_critic)
     policy.load_value_head(Path(checkpoint or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
@@ -176,9 +215,14 @@ def open_session(
         training=training,
         training_ids=training_ids,
         evaluation_batch=_evaluation_batch(held_out, held_out_ids, config),
-        order=PromptOrder(len(training), config.train.prompts_per_update, derive_seed(config.run.seed, "prompts")),
-        fingerprint=rows.fingerprint(),
+        order=PromptOrder(
+            len(training if offline is None else offline),
+            config.train.prompts_per_update,
+            derive_seed(config.run.seed, "prompts"),
+        ),
+        fingerprint=fingerprint,
         start_update=int(state["update"]) if state else 0,
+        offline=offline,
     )
 
 
@@ -194,12 +238,17 @@ def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence
 
 
 def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return AdamW over the policy, with a learning rate of its own for the value head."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in policy.model.parameters() if p.requires_grad], "lr": settings.learning_rate}
-    ]
-    if policy.value_head is not None:
-        groups.append({"params": list(policy.value_head.parameters()), "lr": settings.value_learning_rate})
+    """Return AdamW over the policy, with a learning rate of its own for the value head.
+
+    A group's ``role`` says whether it is the policy's or the value function's.
+    """
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained, "lr": settings.learning_rate, "role": "policy"}]
+    head, trunk = policy.value_parameters()
+    if head:
+        groups.append({"params": head, "lr": settings.value_learning_rate, "role": "value"})
+    if trunk:
+        groups.append({"params": trunk, "lr": settings.learning_rate, "role": "value"})
     betas = (settings.adam_beta1, settings.adam_beta2)
     return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, foreach=True)
 

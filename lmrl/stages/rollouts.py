@@ -28,6 +28,16 @@ class PromptBatch:
     columns: Mapping[str, Sequence[Any]]
     groups: list[int]
 
+    def select(self, rows: Sequence[int]) -> PromptBatch:
+        """Return the rows with these indices."""
+        columns = {name: [column[row] for row in rows] for name, column in self.columns.items()}
+        return PromptBatch(
+            [self.ids[row] for row in rows],
+            [self.texts[row] for row in rows],
+            columns,
+            [self.groups[row] for row in rows],
+        )
+
 
 @dataclass
 class RolloutMaker:
@@ -68,11 +78,21 @@ class RolloutMaker:
         device = samples.action_mask.device
         return Scored(samples, prompts.texts, responses, scores.to(device, torch.float32), parts)
 
+    def greedy_scores(self, prompts: PromptBatch) -> Tensor:
+        """Return the score of the greedy answer to each row's prompt, (B,): one answer is decoded per group."""
+        first = {group: row for row, group in reversed(list(enumerate(prompts.groups)))}
+        chosen = prompts.select([first[group] for group in sorted(first)])
+        maker = replace(self, spec=replace(self.spec, temperature=0.0))
+        places = {group: place for place, group in enumerate(chosen.groups)}
+        return maker.sample(chosen, seed=0).scores[[places[group] for group in prompts.groups]]
+
     def reference_logprobs(self, samples: Samples) -> Tensor:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
         return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
 
-    def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
+    def complete(
+        self, scored: Scored, reference_logprobs: Tensor, beta: float, greedy_scores: Tensor | None = None
+    ) -> Rollout:
         """Add values and per-token rewards; ``beta`` is the KL coefficient of this batch."""
         samples = scored.samples
         declared: dict[str, Tensor] = {}
@@ -81,6 +101,8 @@ class RolloutMaker:
         if self.needs.values:
             values, bootstrap = score_values(self.policy, samples.inputs, self.token_budget)
             declared |= {"values": values, "bootstrap_values": bootstrap}
+        if greedy_scores is not None:
+            declared["greedy_scores"] = greedy_scores
         rewards = shape_rewards(
             scored.scores, samples.behavior_logprobs, reference_logprobs, samples.action_mask, self.kl, beta
         )

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmrl.experience import Experience
 from lmrl.kl import KLSettings, kl_losses
 from lmrl.ops import aggregate_losses, masked_sum
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout, split_by_length
+from lmrl.stages.minibatch import WholeMinibatch
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.run import require_finite
 from lmrl.stages.schedule import schedule_factor
@@ -94,23 +96,31 @@ class Updater:
         self.kl = kl
         self.token_budget = microbatch_budget(settings, accelerator.device)
         self._peaks = [group["lr"] for group in torch_optimizer.param_groups]
-        self._may_stop = type(optimizer).should_stop is not PolicyOptimizer.should_stop
 
     def update(self, rollout: Rollout, beta: float, update: int, seed: int) -> dict[str, float]:
         """Learn from one rollout; return the metrics' means. ``seed`` shuffles rows and is the same on every rank."""
-        factor = learning_rate_factor(update, self.settings)
-        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
+        if self.optimizer.defines("pairs"):
+            return self.learn(self.optimizer.pairs(rollout), beta, update, seed)
         advantages = global_advantages(self.optimizer, rollout, self.accelerator)
         batch = Batch.from_rollout(rollout, advantages)
         total = MetricMeans()
         for name, column in advantages.metrics.items():
             total.add(name, column, batch.action_mask)
         total.add("advantage", batch.advantages, batch.action_mask)
+        return self.learn(batch, beta, update, seed, total)
+
+    def learn(
+        self, batch: Experience, beta: float, update: int, seed: int, total: MetricMeans | None = None
+    ) -> dict[str, float]:
+        """Take the optimizer's epochs of minibatches over anything it learns from; return the metrics' means."""
+        factor = learning_rate_factor(update, self.settings)
+        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        total = total or MetricMeans()
         generator = torch.Generator().manual_seed(seed)
         steps, stopped = 0, False
         for epoch in range(self.optimizer.settings.epochs):
-            for number, rows in enumerate(minibatch_rows(rollout, self.optimizer.settings.minibatches, generator)):
+            for number, rows in enumerate(minibatch_rows(batch, self.optimizer.settings.minibatches, generator)):
                 where = f"update {update}, epoch {epoch + 1}, minibatch {number + 1}"
                 stopped = self._step(batch.select(rows), beta, where, total)
                 if stopped:
@@ -121,7 +131,7 @@ class Updater:
         metrics = {f"optimizer/{name}": value for name, value in total.means(self.accelerator).items()}
         return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
 
-    def _step(self, minibatch: Batch, beta: float, where: str, total: MetricMeans) -> bool:
+    def _step(self, minibatch: Experience, beta: float, where: str, total: MetricMeans) -> bool:
         """Take one gradient step; return True if the optimizer asked to stop before it."""
         accelerator = self.accelerator
         mask = minibatch.action_mask
@@ -130,40 +140,58 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
-        microbatches = split_by_length(minibatch.inputs.row_lengths, self.token_budget)
+        microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
+        if self.optimizer.defines("statistics"):
+            minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
-            with _synchronise_gradients(accelerator, self.policy, last):
+            with synchronise_gradients(accelerator, self.policy, last):
                 share = self._loss(minibatch.select(rows), beta, token_count, row_count, means)
                 # Data-parallel wrappers average gradients over ranks; the counts are global, so undo the division.
                 accelerator.backward(share * accelerator.num_processes)
             self.policy.forget()
             loss_sum += share.detach()
-        if self._may_stop and self.optimizer.should_stop(means.means(accelerator)):
+        if self.optimizer.defines("should_stop") and self.optimizer.should_stop(means.means(accelerator)):
             self.torch_optimizer.zero_grad(set_to_none=True)
             return True
         parameters = [p for group in self.torch_optimizer.param_groups for p in group["params"]]
+        one = torch.ones((), device=mask.device)
         limit = self.settings.max_gradient_norm or math.inf
         norm = accelerator.clip_grad_norm_(parameters, limit)
         loss_sum = accelerator.reduce(loss_sum, reduction="sum")
         loss, norm_value = torch.stack([loss_sum, norm.detach().to(loss_sum)]).tolist()
         require_finite("the loss", loss, where)
         require_finite("the gradient's norm", norm_value, where)
+        if self.optimizer.defines("step"):
+            whole = WholeMinibatch(self, minibatch, microbatches, token_count, row_count)
+            for name, number in self.optimizer.step(whole).items():
+                means.add_sum(name, torch.full_like(one, number), one)
+            whole.drop_gradient()
         self.torch_optimizer.step()
-        one = torch.ones((), device=mask.device)
         means.add_sum("loss", loss_sum, one)
         means.add_sum("gradient_norm", norm.detach().to(loss_sum), one)
         total.merge(means)
         return False
 
-    def _loss(self, part: Batch, beta: float, token_count: Tensor, row_count: Tensor, means: MetricMeans) -> Tensor:
+    @torch.no_grad()
+    def _with_means(self, minibatch: Any, microbatches: list[Tensor]) -> Any:
+        """Return the minibatch with the means of the optimizer's statistics over all ranks."""
+        means = MetricMeans()
+        for rows in microbatches:
+            part = minibatch.select(rows)
+            for name, column in self.optimizer.statistics(self.policy, part).items():
+                means.add(name, column, part.action_mask)
+            self.policy.forget()
+        return replace(minibatch, means=means.means(self.accelerator))
+
+    def _loss(self, part: Any, beta: float, token_count: Tensor, row_count: Tensor, means: MetricMeans) -> Tensor:
         """Return this microbatch's share of the minibatch's loss."""
         loss = self.optimizer.loss(self.policy, part)
         aggregation = self.optimizer.settings.loss_aggregation
         share = aggregate_losses(loss.losses, part.action_mask, aggregation, token_count, row_count)
         for name, column in loss.metrics.items():
             means.add(name, column, part.action_mask)
-        if self.kl.placement == "loss" and beta > 0:
+        if isinstance(part, Batch) and self.kl.placement == "loss" and beta > 0:
             now = self.policy.evaluate(part).logprobs
             reference = part.rollout.reference_logprobs
             penalty = kl_losses(now, part.behavior_logprobs, reference, part.action_mask, self.kl)
@@ -172,12 +200,12 @@ class Updater:
         return share
 
 
-def minibatch_rows(rollout: Rollout, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
+def minibatch_rows(batch: Rollout | Experience, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the rows of each minibatch of one pass: shuffled by group, so that samples of one prompt stay together."""
-    groups = rollout.group.unique()
+    groups = batch.group.unique()
     order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
     for chosen in order.tensor_split(min(minibatches, len(groups))):
-        yield torch.isin(rollout.group, chosen).nonzero().squeeze(1)
+        yield torch.isin(batch.group, chosen).nonzero().squeeze(1)
 
 
 def global_advantages(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:
@@ -225,7 +253,7 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
     )
 
 
-def _synchronise_gradients(accelerator: Any, policy: Any, last: bool) -> Any:
+def synchronise_gradients(accelerator: Any, policy: Any, last: bool) -> Any:
     """Exchange gradients between ranks on a minibatch's last microbatch only."""
     from contextlib import nullcontext
 

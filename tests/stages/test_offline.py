@@ -1,0 +1,151 @@
+"""Optimizers that do not sample: what they learn from is read, encoded, cut and averaged as the others' data are."""
+
+import pytest
+import torch
+
+from lmrl import Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
+from lmrl.config import build
+from lmrl.errors import DataError, ResumeError, SettingsError
+from lmrl.plugins import PluginManager
+from lmrl.specs import Needs
+from lmrl.stages.rl import rl
+from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.run import read_metrics
+
+PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran"]
+PAIRS = [
+    {"prompt": prompt, "chosen": " happy home .", "rejected": " sad far ."}
+    for prompt in ("the cat", "a dog", "the dog", "a cat")
+]
+LABELLED = [
+    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+    for row in PAIRS
+    for side in ("chosen", "rejected")
+]
+
+
+def margin(policy, batch):
+    chosen, rejected = policy.evaluate(batch.chosen), policy.evaluate(batch.rejected)
+    now = (chosen.logprobs - batch.chosen.reference_logprobs).sum(1)
+    return now - (rejected.logprobs - batch.rejected.reference_logprobs).sum(1)
+
+
+class Pairwise(PolicyOptimizer):
+    def loss(self, policy, batch):
+        gap = margin(policy, batch)
+        return Loss(-torch.nn.functional.logsigmoid(gap), {"margin": gap})
+
+
+class Labels(PolicyOptimizer):
+    def statistics(self, policy, batch):
+        return {"reference_point": policy.evaluate(batch.mismatched).logprobs.sum(1)}
+
+    def loss(self, policy, batch):
+        assert set(batch.means) == {"reference_point"}
+        sign = torch.where(batch.desirable, -1.0, 0.1)
+        column = torch.full_like(sign, batch.means["reference_point"])
+        return Loss(sign * policy.evaluate(batch.responses).logprobs.sum(1), {"reference_point": column})
+
+
+@hookimpl
+def lmrl_optimizers():
+    needs = Needs(experience="preferences", reference=True)
+    yield OptimizerSpec("pairwise", Pairwise, OptimizerSettings, needs)
+    yield OptimizerSpec("labels", Labels, OptimizerSettings, Needs(experience="labelled"))
+
+
+@pytest.fixture
+def plugins():
+    return PluginManager(files=[__file__])
+
+
+def config_of(model, folder, name, **train):
+    return build(
+        RLConfig,
+        {
+            "model": str(model),
+            "run": {"folder": str(folder), "device": "cpu"},
+            "sampling": {"max_new_tokens": 4},
+            "train": {"updates": 4, "prompts_per_update": 4, "learning_rate": 0.01, **train},
+            "optimizer": {"name": name},
+            "evaluation": {"every": 2, "prompts": 2},
+        },
+    )
+
+
+def run(config, plugins, data, **kwargs):
+    reward = lambda prompts, responses: [0.0] * len(prompts)  # noqa: E731
+    return rl(config, reward=reward, prompts=PROMPTS, data=data, plugins=plugins, progress=False, **kwargs)
+
+
+@pytest.mark.parametrize(("name", "data"), [("pairwise", PAIRS), ("labels", LABELLED)])
+def test_it_learns_and_leaves_a_run(tiny_folder, tmp_path, plugins, name, data):
+    result = run(config_of(tiny_folder, tmp_path / "run", name), plugins, data)
+    records = read_metrics(tmp_path / "run")
+    assert result.updates == 4 and result.after is not None
+    losses = [record["optimizer/loss"] for record in records[1:]]
+    assert losses[-1] < losses[0]
+    if name == "pairwise":
+        assert records[1]["optimizer/margin"] == pytest.approx(0, abs=1e-4), "the policy starts as its reference"
+        assert records[-1]["optimizer/margin"] > 0.5
+
+
+@pytest.mark.parametrize(("name", "data"), [("pairwise", PAIRS), ("labels", LABELLED)])
+def test_microbatches_change_nothing(tiny_folder, tmp_path, plugins, name, data):
+    logged = []
+    for number, tokens in enumerate((8, 4096)):
+        run(config_of(tiny_folder, tmp_path / str(number), name, microbatch_tokens=tokens), plugins, data)
+        logged.append([record["optimizer/loss"] for record in read_metrics(tmp_path / str(number))[1:]])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+
+
+def test_rankings_give_all_their_pairs_or_the_extreme_one(tiny_folder, tmp_path, plugins):
+    from lmrl.models import load
+    from lmrl.stages.rl_config import LearningData
+    from lmrl.stages.rl_offline import load_offline
+
+    card = load(str(tiny_folder)).card
+    rows = [{"prompt": "the", "completions": [" cat", " dog", " home"], "ranks": [0, 1, 2]}]
+    for pairs, count in (("all", 3), ("best_worst", 1)):
+        needs = Needs(experience="preferences")
+        data = load_offline(LearningData(pairs=pairs), rows, card, needs, None, torch.device("cpu"))
+        assert len(data) == count
+    batch = data.batch([0])
+    assert batch.chosen.inputs.response_ids[0].tolist() == [*card.codec.encode("cat"), 1], "EOS is an action"
+
+
+def test_the_reference_is_scored_once_per_row():
+    from lmrl.stages.rl_offline import Item, OfflineData
+
+    calls = []
+
+    def scorer(inputs):
+        calls.append(inputs.response_ids.shape[0])
+        return -inputs.response_ids.float()
+
+    items = [Item((((3,), (4, 1)), ((3,), (5, 6, 1)))), Item((((3,), (4, 1)), ((7,), (8, 1))))]
+    data = OfflineData(items, Needs(experience="preferences", reference=True), scorer, torch.device("cpu"))
+    first, again = data.batch([0, 1]), data.batch([1, 0])
+    assert sum(calls) <= 4, "kept from the first time on"
+    assert first.chosen.reference_logprobs.tolist() == [[-4, -1], [-4, -1]]
+    assert again.rejected.reference_logprobs.tolist() == [[-8, -1, 0], [-5, -6, -1]]
+
+
+def test_bad_input_is_refused_before_a_folder_exists(tiny_folder, tmp_path, plugins):
+    folder = tmp_path / "run"
+    with pytest.raises(SettingsError, match="data.path"):
+        run(config_of(tiny_folder, folder, "pairwise"), plugins, None)
+    with pytest.raises(SettingsError, match="learns from what it samples"):
+        run(config_of(tiny_folder, folder, "reinforce"), plugins, PAIRS)
+    with pytest.raises(DataError, match="label"):
+        run(config_of(tiny_folder, folder, "labels"), plugins, [{"prompt": "the", "completion": " cat"}])
+    with pytest.raises(DataError, match=r"one label|rankings"):
+        run(config_of(tiny_folder, folder, "pairwise"), plugins, LABELLED[:1])
+    assert not folder.exists()
+
+
+def test_a_resume_with_other_data_is_refused(tiny_folder, tmp_path, plugins):
+    config = config_of(tiny_folder, tmp_path / "run", "pairwise")
+    run(config, plugins, PAIRS)
+    with pytest.raises(ResumeError, match="changed"):
+        run(config, plugins, PAIRS[:3], resume=True)
