@@ -133,7 +133,7 @@ def test_the_reference_is_scored_once_per_row():
 
 def test_bad_input_is_refused_before_a_folder_exists(tiny_folder, tmp_path, plugins):
     folder = tmp_path / "run"
-    with pytest.raises(SettingsError, match="data.path"):
+    with pytest.raises(SettingsError, match=r"data\.path"):
         run(config_of(tiny_folder, folder, "pairwise"), plugins, None)
     with pytest.raises(SettingsError, match="learns from what it samples"):
         run(config_of(tiny_folder, folder, "reinforce"), plugins, PAIRS)
