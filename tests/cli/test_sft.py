@@ -44,7 +44,7 @@ def test_a_recipe_runs_and_reports(tmp_path):
         assert expected in done.stdout, done.stdout
     assert "taken for the shape alpaca" in done.stderr and "new tokens <|system|>" in done.stderr
     assert "step/s" not in done.stderr
-    resumed = lmrl("sft", "--resume", "runs/a", cwd=tmp_path)
+    resumed = lmrl("sft", "--resume", "runs/a", "train.microbatch_tokens=64", cwd=tmp_path)
     assert resumed.returncode == 0 and "loss (nats per token)" in resumed.stdout
     wrong = lmrl("sft", "sft.toml", "adaptor.method=lora", cwd=tmp_path)
     assert wrong.returncode == 2 and "did you mean 'adapter'" in wrong.stderr

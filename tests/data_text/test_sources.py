@@ -236,3 +236,14 @@ def test_a_zstandard_frame_with_a_long_window(tmp_path, read):
     writer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
     (tmp_path / "a.jsonl.zst").write_bytes(writer.compress(b'"one"\n') + writer.flush())
     assert [document.text for document in read(tmp_path / "a.jsonl.zst")[0]] == ["one"]
+
+
+@pytest.mark.parametrize("separator", ["\n\n", "\n", "<|end|>", "aab"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
+def test_separators_are_found_wherever_a_chunk_ends(tmp_path, read, monkeypatch, separator, chunk):
+    monkeypatch.setattr("lmrl.data.text.plain.CHUNK", chunk)
+    text = "one\r\n\r\ntwo\nthree\n\n\nfour<|end|>five<|en<|end|>aaab\r\n"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    expected = [piece for piece in text.replace("\r\n", "\n").split(separator) if piece.strip()]
+    documents, _ = read(tmp_path / "a.txt", separator=separator)
+    assert [document.text for document in documents] == expected

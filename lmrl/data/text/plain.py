@@ -36,13 +36,19 @@ def text_documents(path: Path, settings: CorpusSettings, report: CorpusReport) -
 def _separated(path: Path, separator: str) -> Iterator[str]:
     mark = separator.encode()
     line, rest = 1, b""
+    searched: list[bytes] = []  # the beginning of the piece at hand, in which no separator begins
     with open_bytes(path) as stream:
         while chunk := stream.read(CHUNK):
             *whole, rest = (rest + chunk).replace(b"\r\n", b"\n").split(mark)
-            for piece in whole:
+            for end in whole:
+                piece = b"".join([*searched, end])
+                searched.clear()
                 yield decode(piece, path, line)
                 line += piece.count(b"\n") + mark.count(b"\n")
-    yield decode(rest, path, line)
+            cut = max(0, len(rest) - len(mark))  # the chunk may end within a separator, or between \r and \n
+            searched.append(rest[:cut])
+            rest = rest[cut:]
+    yield decode(b"".join([*searched, rest]), path, line)
 
 
 def _pieces(texts: Iterable[str], path: Path) -> Iterator[Document]:
