@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.stages.compare import compare
     from lmrl.stages.compare_pages import to_markdown, to_page
 
+    if arguments.reward_setting and not arguments.reward:
+        raise SettingsError(f"--reward-setting {arguments.reward_setting[0]} stands without --reward NAME")
     table = compare(
         arguments.models,
         read_prompts(arguments),
@@ -90,6 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
 def read_prompts(arguments: argparse.Namespace) -> list[Any]:
     """Return the prompts of the command line, then those of the file as rows."""
     prompts: list[Any] = list(arguments.prompt)
+    if arguments.limit and not arguments.prompts:
+        raise SettingsError(
+            f"--limit is {arguments.limit}, but there is no file to limit; it belongs to --prompts FILE"
+        )
     if arguments.prompts:
         from lmrl.data.prompts import PromptSettings, load_rows
 

@@ -26,6 +26,7 @@ from lmrl.models.reward_card import (
     Normalisation,
     has_reward_head,
     load_reward_card,
+    member_folders,
 )
 from lmrl.rollout import lengths_to_mask, split_by_length
 from lmrl.seeds import derive_seed
@@ -156,6 +157,10 @@ def start_reward_model(
     Stiennon et al. (2020): scores begin near 0, and members of an ensemble begin apart, as from zeros they would not.
     """
     path = model_folder(name_or_path)
+    if path.is_dir() and not (path / "config.json").exists() and member_folders(path):
+        raise ModelError(
+            f"{path} holds an ensemble; name one of its members to train it further: {member_folders(path)[0]}"
+        )
     if path.is_dir() and has_reward_head(read_json(path / "config.json")):
         found = load_reward_card(path)
         model, missing = _from_pretrained(found.card.path, dtype, None, trust_remote_code)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmrl.errors import PromptError
+from lmrl.errors import PromptError, SettingsError
 from lmrl.models.chat_template import prompt_ids, template_end_id
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.spec import SamplingSpec
@@ -49,6 +49,13 @@ def short_names(paths: Sequence[str]) -> list[str]:
         inside = bool(parts) and parts[-1].startswith("checkpoint")
         short.append("/".join(parts[-2:]) if inside else parts[-1] if parts else path)
     return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+
+
+def require_different(names: Sequence[str]) -> None:
+    """Raise ``SettingsError`` if two models have one name."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SettingsError(f"two models are called {twice!r}; give them other names, as in --names base,RLHF")
 
 
 def chats(card: ModelCard) -> bool:

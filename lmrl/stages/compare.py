@@ -24,7 +24,16 @@ from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import Completion, sample_texts
 from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import Asked, answer_spec, as_messages, ask, chats, model_path, short_names
+from lmrl.stages.chat_prompts import (
+    Asked,
+    answer_spec,
+    as_messages,
+    ask,
+    chats,
+    model_path,
+    require_different,
+    short_names,
+)
 from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 
 
@@ -218,8 +227,7 @@ def _columns(models: Sequence[str | Path], names: Sequence[str], complete: bool)
     if names and len(names) != len(models):
         raise SettingsError(f"{len(names)} names were given for {len(models)} models; expected one for each")
     paths = [model_path(model) for model in models]
-    if len(set(names)) < len(names):
-        raise SettingsError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}; set other names")
+    require_different(names)
     found = list(names) or short_names([str(model) or "stories" for model in models])
     return [
         Column(name, path, chats(load_card(path)) and not complete) for name, path in zip(found, paths, strict=True)

@@ -15,10 +15,10 @@ from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
-from lmrl.stages.chat_prompts import Asked, model_path, short_names
+from lmrl.stages.chat_prompts import Asked, model_path, require_different, short_names
 from lmrl.stages.compare import Column
 from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.evaluate_prompts import Questions, ask_all, held_out_questions
+from lmrl.stages.evaluate_prompts import Questions, ask_one, held_out_questions
 from lmrl.stages.evaluate_texts import ReferenceTexts, TextRow, read_texts, text_rows, why_not
 
 
@@ -61,8 +61,7 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
         raise SettingsError(f"{len(config.names)} names were given for {len(models)} models; expected one for each")
     paths = [model_path(model) for model in models]
     names = list(config.names) or short_names([model or "stories" for model in models])
-    if len(set(names)) < len(names):
-        raise SettingsError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}; set other names")
+    require_different(names)
     cards = [load_card(path) for path in paths]
     rewards = {name: resolve_reward(name, config.reward_settings.get(name), plugins) for name in config.rewards}
     _check_rewards(config, rewards)
@@ -70,7 +69,7 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     if reference:
         load_card(reference)
     questions = held_out_questions(config, cards, plugins, prompts)
-    asked = [ask_all(config, card, questions) for card in cards]
+    asked = [[ask_one(config, card, question) for question in questions.items] for card in cards]
     for card in cards:
         sampling_spec(config.sampling, card)
     texts = read_texts(config.texts)

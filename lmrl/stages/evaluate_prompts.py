@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.data import load_prompts
+from lmrl.data import PromptSet, load_prompts
 from lmrl.data.records import Prompt
-from lmrl.errors import DataError, SettingsError
+from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models.card import ModelCard
 from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, transcript
 from lmrl.stages.evaluate_config import EvaluateConfig
@@ -49,7 +49,8 @@ def held_out_questions(
     """Return the prompts to answer.
 
     The split is ``PromptSet.split`` with ``held_out.prompts`` and ``held_out.seed``, the codec that of the first model
-    with a chat template: the same as in an RL run of that model.
+    with a chat template: the same as in an RL run of that model. As there, prompts that leave some model no room to
+    answer are left out before and counted.
     """
     rows = [dict(row) if isinstance(row, Mapping) else {"prompt": row} for row in _rows(config, plugins, prompts)]
     templated = next((card for card in cards if chats(card)), None)
@@ -59,6 +60,11 @@ def held_out_questions(
             if templated is None or config.chat == "off":
                 row["prompt"] = transcript(row["prompt"])
     loaded = load_prompts(rows, codec=(templated or cards[0]).codec)
+    notes = list(loaded.notes[1:])  # the first says what shape these rows are of
+    kept = _with_room(config, cards, _questions(config, loaded))
+    if len(kept) < len(loaded):
+        notes.append(f"{len(loaded) - len(kept)} of {len(loaded)} prompts leave no room to answer and were left out")
+        loaded = loaded.select(kept)
     if config.held_out.prompts:
         try:
             _, loaded = loaded.split(config.held_out.prompts, config.held_out.seed)
@@ -67,6 +73,10 @@ def held_out_questions(
                 f"held_out.prompts is {config.held_out.prompts}, of {len(loaded)} prompts in all: {error} Lower it, or "
                 "set it to 0 to take all of them."
             ) from error
+    return Questions(_questions(config, loaded), tuple(notes), loaded.fingerprint())
+
+
+def _questions(config: EvaluateConfig, loaded: PromptSet) -> list[Question]:
     conversations = loaded.columns.get(MESSAGES, [None] * len(loaded))
     items = []
     for index, text in enumerate(loaded.prompts):
@@ -78,24 +88,38 @@ def held_out_questions(
             items.append(Question(as_messages(text, config.system), columns))
         else:
             items.append(Question(text, columns, None if loaded.prompt_ids is None else loaded.prompt_ids[index]))
-    return Questions(items, loaded.notes[1:], loaded.fingerprint())  # the first says what shape these rows are of
+    return items
 
 
-def ask_all(config: EvaluateConfig, card: ModelCard, questions: Questions) -> list[Asked]:
-    """Return every question as one model reads it; raises ``PromptError`` for one that leaves no room to answer."""
-    asked = []
-    for question in questions.items:
-        if question.ids is not None:
-            if max(question.ids) >= card.vocab_size:
-                raise DataError(
-                    f"a prompt holds the token id {max(question.ids)}, but {card.path} has {card.vocab_size} ids; give "
-                    "prompts as text, which every model can read"
-                )
-            asked.append(Asked(str(question.prompt), question.ids, chatted=False))
-        else:
-            plain = config.chat == "off" or isinstance(question.prompt, str)
-            asked.append(ask(card, question.prompt, complete=plain))
-    return asked
+def _with_room(config: EvaluateConfig, cards: Sequence[ModelCard], questions: Sequence[Question]) -> list[int]:
+    """Return the places of the prompts that every model can answer; raises ``PromptError`` where there is none."""
+    refused: dict[int, PromptError] = {}
+    for card in cards:
+        for place, question in enumerate(questions):
+            try:
+                ask_one(config, card, question)
+            except PromptError as error:
+                refused.setdefault(place, error)
+    if len(refused) == len(questions):
+        raise next(iter(refused.values()))
+    return [place for place in range(len(questions)) if place not in refused]
+
+
+def ask_one(config: EvaluateConfig, card: ModelCard, question: Question) -> Asked:
+    """Return a question as one model reads it; raises ``PromptError`` if it leaves no room to answer."""
+    if question.ids is None:
+        plain = config.chat == "off" or isinstance(question.prompt, str)
+        return ask(card, question.prompt, complete=plain)
+    if max(question.ids) >= card.vocab_size:
+        raise DataError(
+            f"a prompt holds the token id {max(question.ids)}, but {card.path} has {card.vocab_size} ids; give prompts "
+            "as text, which every model can read"
+        )
+    if len(question.ids) >= card.context_length:
+        raise PromptError(
+            f"{card.path}: a prompt of {len(question.ids)} ids fills its context of {card.context_length}"
+        )
+    return Asked(str(question.prompt), question.ids, chatted=False)
 
 
 def _rows(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | None) -> list[Any]:

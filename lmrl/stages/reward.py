@@ -15,7 +15,7 @@ import numpy as np
 from lmrl.config import resolved, to_toml
 from lmrl.data import RankingSet, load_rankings
 from lmrl.data.splitting import digest_of
-from lmrl.errors import SettingsError
+from lmrl.errors import DataError, SettingsError
 from lmrl.models.reward_card import MEMBER, write_normalisation
 from lmrl.models.reward_model import RewardModel, start_reward_model
 from lmrl.models.reward_rows import with_template
@@ -71,10 +71,12 @@ def reward(
             f"train.rankings_per_step is {config.train.rankings_per_step}; expected at least one for each of the "
             f"{accelerator.num_processes} processes"
         )
+    if rankings is None and not config.data.path:
+        raise DataError("no rankings were named; set data.path: lmrl reward data.path=preferences.jsonl")
     found = rankings if rankings is not None else load_rankings(None, config.data)
     _check_scores(found, config)
     model = _started(config, config.run.seed, accelerator.device)
-    training, held_out = found.split(config.data.held_out, config.run.seed) if config.data.held_out else (found, None)
+    training, held_out = _split(found, config)
     limits = (config.data.too_long, config.data.max_tokens)
     sides = [
         encode_rankings(side.rankings, model.card, *limits) if side else EncodedRankings([])
@@ -130,6 +132,18 @@ def _started(config: RewardConfig, seed: int, device: Any) -> RewardModel:
     if config.data.template == "plain":
         model.card = with_template(model.card)
     return model
+
+
+def _split(found: RankingSet, config: RewardConfig) -> tuple[RankingSet, RankingSet | None]:
+    """Return (training, held-out) rankings."""
+    if not config.data.held_out:
+        return found, None
+    try:
+        return found.split(config.data.held_out, config.run.seed)
+    except SettingsError as error:
+        raise SettingsError(
+            f"data.{error} Set data.held_out = 0 to report nothing, or bring more. {'; '.join(found.notes)}"
+        ) from error
 
 
 def _check_scores(found: RankingSet, config: RewardConfig) -> None:

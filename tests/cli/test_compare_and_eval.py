@@ -56,6 +56,8 @@ def test_compare_prints_the_table_and_writes_the_files(tmp_path):
         (["compare", "stories", "--prompt", "x", "--reward", "hapy_end"], "did you mean 'happy_end'"),
         (["compare", "stories", "--prompt", "x", "--names", "a,b"], "2 names were given for 1 models"),
         (["compare", "stories", "stories", "--prompt", "x", "--names", "a,a"], "two models are called 'a'"),
+        (["compare", "stories", "--prompt", "x", "--limit", "3"], "it belongs to --prompts FILE"),
+        (["compare", "stories", "--prompt", "x", "--reward-setting", "happy=3"], "stands without --reward NAME"),
         (["compare", "stories", "--prompt", "the \udcff"], "holds half a character at place 5"),
         (["compare", "stories", "--prompt", "x", "--device", "gpu"], "the device is 'gpu', which cannot be used here"),
         (["compare", "stories", "--prompt", "x", "--device", "cuda:99"], "the device is 'cuda:99', which cannot"),

@@ -143,6 +143,8 @@ def test_configuration_pages(capsys):
         assert main(["config", path] if path else ["config"]) == 0
         out = capsys.readouterr().out
         assert all(part in out for part in parts), out
+    assert main(["config", "--stage", "eval", "prompts"]) == 0
+    assert "settings: lmrl config --stage eval prompts.<name>" in capsys.readouterr().out
 
 
 def test_the_listing_works_when_plugins_are_broken(tmp_path, capsys, monkeypatch):

@@ -176,6 +176,16 @@ def test_a_resume_samples_only_what_is_missing(evaluation, tmp_path):
 # Prompts
 
 
+def test_prompts_without_room_are_left_out_before_the_split_and_counted(tmp_path, plain_folder, uniform_folder):
+    words = [f"{one} {other}" for one in ("the cat", "a dog", "home", "far") for other in ("ran", "sat", ".")]
+    wanted = {"models": [plain_folder, uniform_folder], "held_out": {"prompts": 4}, "show": 4, "rewards": []}
+    clean = run(tmp_path / "clean", prompts=words, **wanted)
+    long = ["the cat " * 40, "the " * 33]  # beyond both contexts, and beyond that of 32 alone
+    found = run(tmp_path / "long", prompts=[*words, *long], **wanted)
+    assert found.samples.prompts == clean.samples.prompts
+    assert "2 of 14 prompts leave no room to answer and were left out" in found.notes
+
+
 def test_conversations_are_held_out_as_in_rl_and_asked_model_by_model(tmp_path, chat_folder, plain_folder):
     from lmrl.data import load_prompts
 

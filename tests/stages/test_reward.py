@@ -17,7 +17,7 @@ import torch
 from lmrl.cli.main import main
 from lmrl.config import build
 from lmrl.data import Ranking, load_rankings
-from lmrl.errors import DataError, NonFiniteError, ResumeError, SettingsError
+from lmrl.errors import DataError, ModelError, NonFiniteError, ResumeError, SettingsError
 from lmrl.models.reward_card import load_reward_card
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.rewards import resolve
@@ -190,6 +190,8 @@ class TestRuns:
         assert len(result.report.members) == 2
         first, second = (load_reward_model(result.folder / f"member-{i}").model.score.weight for i in (1, 2))
         assert not torch.equal(first, second)
+        with pytest.raises(ModelError, match=r"holds an ensemble; name one of its members .*member-1"):
+            start_reward_model(result.folder, seed=0)
         assert set(resolve(str(result.folder))(["the"], ["cat"]).parts) == {"member_1", "member_2", "std", "cut"}
 
     def test_normalised_on_samples_of_the_policy(self, base, data, tmp_path):
@@ -314,8 +316,12 @@ class TestBadInput:
             ({"objective": {"loss": "plackett_lucy"}}, SettingsError, 'did you mean "plackett_luce"'),
             ({"train": {"rankings_per_step": 0}}, SettingsError, "train.rankings_per_step is 0"),
             ({"ensemble": {"members": 0}}, SettingsError, "ensemble.members is 0"),
-            ({"data": {"held_out": 1000}}, SettingsError, "held_out=1000"),
-            ({"data": {"path": ""}}, DataError, "no rankings were named"),
+            (
+                {"data": {"held_out": 1000}},
+                SettingsError,
+                r"data.held_out=1000 .*Set data.held_out = 0 .*111 rankings of",
+            ),
+            ({"data": {"path": ""}}, DataError, "no rankings were named; set data.path: lmrl reward data.path="),
         ],
     )
     def test_settings(self, base, data, tmp_path, sections, error, message):
