@@ -51,6 +51,22 @@ def test_plain_transformers_gives_the_same_raw_scores(model, saved):
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_plain_transformers_scores_padded_batches_alike_or_refuses_them(model, saved):
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
+    pad = plain.config.pad_token_id
+    ids, lengths = pad_rows(ROWS)
+    real = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+    if pad is None:
+        with pytest.raises(ValueError, match="padding token"):
+            plain(ids, attention_mask=real.long())
+        return
+    with torch.no_grad():
+        scores = plain(ids.masked_fill(~real, pad), attention_mask=real.long()).logits[:, 0]
+    torch.testing.assert_close(scores, model.score_rows(ROWS, normalised=False), rtol=1e-4, atol=1e-5)
+
+
 def test_the_normalisation_is_stored_and_applied(model, saved):
     loaded = load_reward_model(saved)
     assert loaded.normalisation == Normalisation(0.25, 2.0, 100, "test")
