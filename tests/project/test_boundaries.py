@@ -13,8 +13,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
-PUBLIC = {"lmrl", "lmrl.ops", "lmrl.optimizer", "lmrl.plugins", "lmrl.rollout", "lmrl.specs", "lmrl.testing"}
-ABOVE = {"cli": {"cli"}, "stages": {"cli"}}
+PUBLIC = {
+    "lmrl",
+    "lmrl.errors",
+    "lmrl.experience",
+    "lmrl.ops",
+    "lmrl.optimizer",
+    "lmrl.plugins",
+    "lmrl.rollout",
+    "lmrl.specs",
+    "lmrl.testing",
+}
+ABOVE = {"cli": {"cli"}} | {name: {"cli"} for name in ("stages", "control", "testing", "bench")}
 """Packages that the upper layers may not import; every other part of lmrl may import neither of the two."""
 OUTSIDE = {"__init__.py", "builtin.py"}
 """Modules outside the layers: the package's face, and what registers the core's own offers, commands included."""
