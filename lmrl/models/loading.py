@@ -16,6 +16,8 @@ import torch
 
 from lmrl.errors import ModelError
 from lmrl.models.card import ModelCard, load_card
+from lmrl.models.codec import read_json
+from lmrl.models.reward_card import has_reward_head
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ def load(
     """Load any causal LM that ``AutoModelForCausalLM`` loads, with its tokenizer and every EOS id.
 
     ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError`` for a
-    missing folder, an encoder-decoder, a pickled-only checkpoint, or a tokenizer with ids beyond the embedding table.
+    missing folder, a reward model, an encoder-decoder, a pickled-only checkpoint, or a tokenizer with ids beyond the embedding table.
     """
     card = load_card(name_or_path, revision)
+    # Without this, transformers would draw a language model's head at random and only remark on it.
+    if has_reward_head(read_json(Path(card.path) / "config.json", required=False)):
+        raise ModelError(
+            f"{card.path} is a reward model, which scores texts and writes none; expected a causal language model, such "
+            "as the one that it was trained from"
+        )
     import transformers
 
     if dtype is None:

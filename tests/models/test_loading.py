@@ -118,3 +118,11 @@ def test_pickled_weights_are_refused(folder):
     weights.unlink()
     with pytest.raises(ModelError, match="could not be loaded"):
         load(folder)
+
+
+def test_a_reward_model_is_no_language_model(folder, tmp_path):
+    from lmrl.models.reward_model import start_reward_model
+
+    start_reward_model(folder, seed=0).save(tmp_path / "scores")
+    with pytest.raises(ModelError, match="is a reward model"):
+        load(tmp_path / "scores")
