@@ -20,6 +20,7 @@ PUBLIC = {
     "lmrl.ops",
     "lmrl.optimizer",
     "lmrl.plugins",
+    "lmrl.preference_losses",
     "lmrl.rollout",
     "lmrl.specs",
     "lmrl.testing",
