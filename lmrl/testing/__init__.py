@@ -1,5 +1,46 @@
-"""For the tests of lmrl and of its plugins: toy models and problems."""
+"""For the tests of lmrl and of its plugins: toy models, and problems that can be solved exactly.
 
-from lmrl.testing.toys import write_tiny_model
+Importing it loads neither torch nor transformers; every name is imported when it is first used.
+"""
 
-__all__ = ["write_tiny_model"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable, policy_parameters
+    from lmrl.testing.exact_problems import counting_problem, random_problem, tiny_llama
+    from lmrl.testing.exact_training import ExactCurve, ExactTrainer, train_exactly
+    from lmrl.testing.exact_update import expected_update
+    from lmrl.testing.toys import write_tiny_model
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "lmrl.testing.exact": ("ExactMeasures", "ExactProblem", "PolicyTable", "policy_parameters"),
+    "lmrl.testing.exact_problems": ("counting_problem", "random_problem", "tiny_llama"),
+    "lmrl.testing.exact_training": ("ExactCurve", "ExactTrainer", "train_exactly"),
+    "lmrl.testing.exact_update": ("expected_update",),
+    "lmrl.testing.toys": ("write_tiny_model",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ExactCurve",
+    "ExactMeasures",
+    "ExactProblem",
+    "ExactTrainer",
+    "PolicyTable",
+    "counting_problem",
+    "expected_update",
+    "policy_parameters",
+    "random_problem",
+    "tiny_llama",
+    "train_exactly",
+    "write_tiny_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

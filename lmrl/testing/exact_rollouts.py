@@ -1,0 +1,68 @@
+"""Rollouts and preference pairs of enumerated responses: what an engine and the RL stage would have made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lmrl.experience import PairBatch, Responses
+from lmrl.kl import KLSettings, shape_rewards
+from lmrl.rollout import Rollout
+from lmrl.specs import Needs
+from lmrl.testing.exact import ExactProblem, PolicyTable
+
+
+def make_rollout(
+    problem: ExactProblem, table: PolicyTable, rows: Tensor, group: Tensor, kl: KLSettings, needs: Needs
+) -> Rollout:
+    """Return the rollout of the responses at these places of the enumeration, (B,), as sampled by ``table``'s policy.
+
+    ``group`` (B,) numbers the groups. What ``needs`` declares is in it, as the RL stage puts it there; the
+    KL coefficient is ``kl.beta``.
+    """
+    mask = problem.action_mask[rows]
+    logprobs = table.logprobs.detach()[rows]
+    reference_logprobs = problem.reference_table.logprobs[rows]
+    scores = problem.rewards[rows].float()
+    declared: dict[str, Tensor] = {}
+    if needs.reference or (kl.placement == "loss" and kl.beta > 0):
+        declared["reference_logprobs"] = reference_logprobs
+    if needs.values:
+        assert table.values is not None and table.bootstrap_values is not None
+        declared["values"] = table.values.detach()[rows]
+        declared["bootstrap_values"] = table.bootstrap_values.detach()[rows]
+    if needs.greedy_scores:
+        greedy = problem.rewards[problem.greedy(table)].float()
+        declared["greedy_scores"] = greedy[problem.prompt_index[rows]]
+    return Rollout(
+        inputs=problem.inputs.select(rows),
+        action_mask=mask,
+        behavior_logprobs=logprobs,
+        rewards=shape_rewards(scores, logprobs, reference_logprobs, mask, kl, kl.beta),
+        scores=scores,
+        terminated=torch.ones_like(group, dtype=torch.bool),
+        truncated=torch.zeros_like(group, dtype=torch.bool),
+        group=group,
+        declared=declared,
+    )
+
+
+def draw_pairs(problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs) -> PairBatch:
+    """Draw two answers of the reference to each of ``prompts`` (P,), and which one is preferred.
+
+    The first is preferred with probability sigmoid(r_1 - r_2) (Bradley and Terry 1952): the preferences for which
+    DPO's optimum is the problem's (Rafailov et al. 2023, eq. 1 and 4).
+    """
+    distribution = problem.reference_table.log_probabilities
+    first = problem.draw(distribution, prompts, generator)
+    second = problem.draw(distribution, prompts, generator)
+    uniform = torch.rand(len(prompts), generator=generator, dtype=torch.float64).to(first.device)
+    wins = uniform < torch.sigmoid(problem.rewards[first] - problem.rewards[second])
+    chosen, rejected = torch.where(wins, first, second), torch.where(wins, second, first)
+    return PairBatch(responses_at(problem, chosen, needs), responses_at(problem, rejected, needs))
+
+
+def responses_at(problem: ExactProblem, rows: Tensor, needs: Needs) -> Responses:
+    """Return the responses at these places of the enumeration, (B,), with the reference if it is needed."""
+    declared = {"reference_logprobs": problem.reference_table.logprobs[rows]} if needs.reference else {}
+    return Responses(problem.inputs.select(rows), problem.action_mask[rows], declared)

@@ -1,0 +1,168 @@
+"""Training on an exact problem with the trainer's own update: all that differs from a run is how responses are drawn.
+
+They come from the enumerated distribution instead of a decode engine, so that a whole study takes seconds and every
+point of its curves is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from lmrl.errors import SettingsError
+from lmrl.experience import Experience
+from lmrl.kl import KLSettings
+from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.rollout import Rollout
+from lmrl.seeds import derive_seed
+from lmrl.specs import OptimizerSpec
+from lmrl.stages.devices import make_accelerator
+from lmrl.stages.rl_config import TrainSettings
+from lmrl.stages.rl_setup import make_torch_optimizer
+from lmrl.stages.settings import RunSettings
+from lmrl.stages.update import Updater
+from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
+from lmrl.testing.exact_rollouts import draw_pairs, make_rollout
+
+
+@dataclass
+class ExactCurve:
+    """Exact measures after ``updates`` updates, the first of them 0; ``seconds`` is what training took."""
+
+    updates: list[int] = field(default_factory=list)
+    measures: list[ExactMeasures] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def last(self) -> ExactMeasures:
+        """Where training ended."""
+        return self.measures[-1]
+
+    def column(self, name: str) -> list[float]:
+        """Return one measure over the updates: objective, reward, kl, total_variation or gap_closed."""
+        return [getattr(measures, name) for measures in self.measures]
+
+
+class ExactTrainer:
+    """Trains a policy on an ``ExactProblem``; ``policy`` is the model as it stands.
+
+    ``train`` is the RL stage's own section: ``updates``, ``prompts_per_update`` (groups) times ``group_size`` rows for
+    each, learning rate, schedule, limit of the gradient's norm, and so on. ``kl`` says the coefficient and where it
+    goes. An optimizer's defaults apply where ``settings`` are not given. The same seed gives the same curve.
+
+    To let optimizers learn from something else, override ``experience``.
+
+    Raises ``SettingsError`` for an optimizer that this cannot serve.
+    """
+
+    def __init__(
+        self,
+        problem: ExactProblem,
+        spec: OptimizerSpec,
+        settings: OptimizerSettings | None = None,
+        *,
+        kl: KLSettings | None = None,
+        train: TrainSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.problem, self.spec, self.seed = problem, spec, seed
+        self.kl, self.train = kl or KLSettings(), train or TrainSettings()
+        needs = spec.needs
+        if self.kl.controller != "fixed":
+            raise SettingsError("kl.controller is adaptive; expected fixed: a moving beta has no one optimum")
+        if self.train.group_size < needs.minimum_group_size:
+            raise SettingsError(
+                f"train.group_size is {self.train.group_size}; {spec.name} needs at least {needs.minimum_group_size}"
+            )
+        self.policy = problem.policy(needs.values, self.train.separate_critic or needs.separate_critic)
+        self.optimizer: PolicyOptimizer = spec.build(settings or spec.settings())
+        accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
+        module, torch_optimizer = accelerator.prepare(self.policy, make_torch_optimizer(self.policy, self.train))
+        face = problem.text_policy(module)
+        self.updater = Updater(self.optimizer, face, torch_optimizer, accelerator, self.train, self.kl)
+        self.updates = 0
+        self._table: PolicyTable | None = None
+
+    @property
+    def table(self) -> PolicyTable:
+        """The policy as it stands on all responses."""
+        if self._table is None:
+            with torch.no_grad():
+                self._table = self.problem.table(self.policy)
+        return self._table
+
+    def measure(self) -> ExactMeasures:
+        """Return where the policy stands."""
+        return self.problem.measure(self.table, self.kl.beta)
+
+    def update(self) -> dict[str, float]:
+        """Make the next update's data, learn from it once, and return the optimizer's metrics."""
+        self.updates += 1
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "draws", self.updates))
+        data = self.experience(generator)
+        shuffle = derive_seed(self.seed, "minibatches", self.updates)
+        self._table = None
+        if isinstance(data, Rollout):
+            return self.updater.update(data, self.kl.beta, self.updates, shuffle)
+        return self.updater.learn(data, 0.0, self.updates, shuffle)
+
+    def experience(self, generator: torch.Generator) -> Rollout | Experience:
+        """Return what the optimizer learns from in this update, by ``spec.needs.experience``.
+
+        Rollouts are drawn from the policy, preference pairs from the reference. Raises ``SettingsError`` for others.
+        """
+        kind = self.spec.needs.experience
+        if kind == "rollouts":
+            return self.rollout(generator)
+        if kind == "preferences":
+            return draw_pairs(self.problem, self.prompts(), generator, self.spec.needs)
+        raise SettingsError(
+            f"{self.spec.name} learns from {kind}; expected rollouts or preferences, or an experience() of your own"
+        )
+
+    def prompts(self) -> torch.Tensor:
+        """Return the prompt of each group of this update, in turn over all updates, (prompts_per_update,)."""
+        count = self.train.prompts_per_update
+        return (torch.arange(count) + (self.updates - 1) * count) % len(self.problem.prompts)
+
+    def rollout(self, generator: torch.Generator) -> Rollout:
+        """Draw this update's groups from the policy; those that say nothing are drawn anew, as in the RL stage."""
+        size = self.train.group_size
+        distribution = self.table.log_probabilities
+        prompts = self.prompts().repeat_interleave(size)
+        group = torch.arange(self.train.prompts_per_update).repeat_interleave(size)
+        rows = self.problem.draw(distribution, prompts, generator)
+        for _ in range(self.train.resamples if self.optimizer.defines("informative") else 0):
+            useful = self.optimizer.informative(self.problem.rewards[rows].float(), group)
+            again = torch.isin(group, group[~useful])
+            if not again.any():
+                break
+            rows[again] = self.problem.draw(distribution, prompts[again], generator)
+        return make_rollout(self.problem, self.table, rows, group, self.kl, self.spec.needs)
+
+    def run(self, every: int = 1) -> ExactCurve:
+        """Take the updates that are left, measuring after each ``every``-th and the last."""
+        start, curve = time.perf_counter(), ExactCurve([self.updates], [self.measure()])
+        while self.updates < self.train.updates:
+            self.update()
+            if self.updates % every == 0 or self.updates == self.train.updates:
+                curve.updates.append(self.updates)
+                curve.measures.append(self.measure())
+        curve.seconds = time.perf_counter() - start
+        return curve
+
+
+def train_exactly(
+    problem: ExactProblem,
+    spec: OptimizerSpec,
+    settings: OptimizerSettings | None = None,
+    *,
+    kl: KLSettings | None = None,
+    train: TrainSettings | None = None,
+    seed: int = 0,
+    every: int = 1,
+) -> ExactCurve:
+    """Train a policy as ``ExactTrainer`` does and return its exact curve."""
+    return ExactTrainer(problem, spec, settings, kl=kl, train=train, seed=seed).run(every)
