@@ -60,6 +60,13 @@ class StateOutputs:
     logits: Tensor | None
     values: Tensor | None
 
+    def select(self, kept: Tensor) -> StateOutputs:
+        """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
+        if bool(kept.all()):
+            return self
+        logits, values = (None if column is None else column[kept] for column in (self.logits, self.values))
+        return StateOutputs(logits, values)
+
 
 class PolicyModel(nn.Module):
     """A causal language model and, if ``with_values``, a linear value head on its last hidden state.
@@ -228,6 +235,8 @@ class TextPolicy:
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
         outputs = self.module(inputs, need_logits=True, need_values=self.with_values)
+        # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
+        outputs = outputs.select(mask[lengths_to_mask(inputs.response_lengths, mask.shape[1])])
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation

@@ -9,7 +9,7 @@ from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
 from lmrl.sampling.spec import SamplingSpec
-from lmrl.specs import OptimizerSpec
+from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.rl_config import RLConfig
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,18 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         raise SettingsError(
             f"optimizer.{optimizer.name}.minibatches is {settings.minibatches}, more than the "
             f"{config.train.prompts_per_update} prompts per update"
+        )
+
+
+def check_ranks(config: RLConfig, needs: Needs, ranks: int) -> None:
+    """Refuse an update that cannot be shared out among the processes."""
+    total = config.train.prompts_per_update
+    if total % ranks:
+        raise SettingsError(f"train.prompts_per_update is {total}; expected a multiple of the {ranks} processes")
+    if needs.experience == "labelled" and total < 2 * ranks:
+        raise SettingsError(
+            f"train.prompts_per_update is {total}; expected at least {2 * ranks}, two answers per process: labelled "
+            "answers are measured against the other answers of their update"
         )
 
 

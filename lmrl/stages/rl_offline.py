@@ -46,11 +46,19 @@ class Item:
 class OfflineData:
     """Items of one kind of experience; ``batch(indices)`` makes of them what ``loss`` is given."""
 
-    def __init__(self, items: Sequence[Item], needs: Needs, scorer: Scorer | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        needs: Needs,
+        scorer: Scorer | None,
+        device: torch.device,
+        context_length: int | None = None,
+    ) -> None:
         self.items = list(items)
         self.needs = needs
         self.scorer = scorer if needs.reference else None
         self.device = device
+        self.context_length = context_length
         self._reference: dict[Row, Tensor] = {}
 
     def __len__(self) -> int:
@@ -68,10 +76,15 @@ class OfflineData:
                 self._responses([item.rows[0] for item in items]), self._responses([item.rows[1] for item in items])
             )
         rows = [item.rows[0] for item in items]
-        # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1).
-        mismatched = [(row[0], other[1]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
+        # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1), as far as it has room.
+        mismatched = [
+            (row[0], other[1][: self._room(row)]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+        ]
         desirable = torch.tensor([item.reward > 0 for item in items], device=self.device)
         return LabelledBatch(self._responses(rows), desirable, self._responses(mismatched))
+
+    def _room(self, row: Row) -> int | None:
+        return None if self.context_length is None else self.context_length - len(row[0])
 
     def _responses(self, rows: Sequence[Row]) -> Responses:
         inputs = text_inputs(rows, self.device)
@@ -136,14 +149,20 @@ def load_offline(
     if skipped:
         reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
         logger.warning("%d of %d rows were left out: %s", len(records) - len(items), len(records), reasons)
-    return OfflineData(items, needs, scorer, device)
+    return OfflineData(items, needs, scorer, device, card.context_length)
 
 
 Record = tuple[Prompt, tuple[Answer, ...], float]
 
 
 def _pairs(settings: LearningData, source: Any) -> list[Record]:
-    found = load_rankings(source, settings)
+    try:
+        found = load_rankings(source, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error} This optimizer learns from pairs or rankings of answers. Answers that are labelled one by one "
+            "make pairs only where a prompt has a good and a bad one; other optimizers learn from such labels."
+        ) from error
     for note in found.notes:
         logger.info(note)
     records: list[Record] = []
@@ -159,6 +178,12 @@ def _labelled(settings: LearningData, source: Any) -> list[Record]:
     found = load_logged("label", source, settings)
     for note in found.notes:
         logger.info(note)
+    good = sum(answer.reward > 0 for answer in found.answers)
+    if good in (0, len(found)):
+        raise DataError(
+            f"all {len(found)} answers are labelled {'good' if good else 'bad'}; expected both kinds, because the loss "
+            "sets one against the other. `lmrl sft` imitates good answers alone."
+        )
     return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
 
 

@@ -29,7 +29,7 @@ from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import free_folder, make_accelerator
-from lmrl.stages.rl_checks import check_settings, encode_prompts, note_plain_prompts, usable_prompts
+from lmrl.stages.rl_checks import check_ranks, check_settings, encode_prompts, note_plain_prompts, usable_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rl_offline import OfflineData, load_offline
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
@@ -145,11 +145,7 @@ def open_session(
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     reward_function = _reward(config, reward, plugins)
     accelerator = make_accelerator(config.run)
-    if config.train.prompts_per_update % accelerator.num_processes:
-        raise SettingsError(
-            f"train.prompts_per_update is {config.train.prompts_per_update}; expected a multiple of the "
-            f"{accelerator.num_processes} processes"
-        )
+    check_ranks(config, optimizer_spec.needs, accelerator.num_processes)
     start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
     spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmrl.errors import ModelError
+from lmrl.experience import Responses
 from lmrl.models import PolicyModel, load
 from lmrl.models.policy import TextPolicy, join_rows, state_positions
 from lmrl.models.scoring import score_logprobs, score_values
@@ -137,6 +138,23 @@ def test_evaluation_masks_everything_and_runs_the_model_once(policy):
         _ = batch.rollout.values
     with pytest.raises(KeyError, match="returns"):
         _ = batch["returns"]
+
+
+def test_tokens_that_are_no_actions_leave_the_others_as_they_are(policy):
+    """A mask with holes (a tool's text), and with rows that count for nothing (a tie's), moves no column."""
+    inputs = text_inputs(PROMPTS, RESPONSES)
+    whole = lengths_to_mask(inputs.response_lengths, 4)
+    holes = whole.clone()
+    holes[0], holes[1, 1] = False, False
+    full, part, none = (
+        TextPolicy(policy, SamplingSpec(), True).evaluate(Responses(inputs, mask))
+        for mask in (whole, holes, torch.zeros_like(whole))
+    )
+    for name in ("logprobs", "values", "entropy"):
+        assert torch.equal(getattr(part, name), getattr(full, name).masked_fill(~holes, 0))
+        assert not getattr(none, name).any()
+    assert len(part.log_distributions) == holes.sum()
+    none.logprobs.sum().backward()  # nothing to learn is a gradient of zero, not an error
 
 
 def test_dropout_stays_off(tmp_path):
