@@ -24,6 +24,10 @@ class PluginError(LmrlError):
     """A plugin could not be loaded, or two plugins conflict."""
 
 
+class ConformanceError(LmrlError, AssertionError):
+    """A plugin does not keep its contract; lists every check of ``lmrl.testing`` that fails."""
+
+
 class ModelError(LmrlError, ValueError):
     """A model or tokenizer cannot be loaded, or cannot do what is asked of it."""
 

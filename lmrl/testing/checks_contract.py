@@ -1,0 +1,180 @@
+"""Checks of the contract itself: types, shapes, needs, what may be changed, and what survives a resume.
+
+A check takes a ``Trial`` and returns one sentence (what was found, what was expected, what to do), or "".
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.rollout import Rollout, UndeclaredNeed
+from lmrl.testing.columns import clone, first_change
+from lmrl.testing.shapes import kind_of, wrong_advantages, wrong_columns, wrong_informative, wrong_loss, wrong_state
+from lmrl.testing.toy_experience import EVERYTHING
+from lmrl.testing.toy_policy import ToyPolicy
+from lmrl.testing.trial import Trial
+
+NEEDS = {
+    "values": "neither rollout.values, rollout.bootstrap_values nor the policy's values",
+    "reference": "no reference_logprobs",
+    "greedy_scores": "no rollout.greedy_scores",
+}
+
+
+def check_contract(trial: Trial) -> str:
+    """``build`` makes an optimizer of default settings, and what its methods return has the right types and shapes."""
+    if not isinstance(trial.full_settings, OptimizerSettings):
+        return (
+            f"the settings are {type(trial.full_settings).__name__}, which is no OptimizerSettings; let the dataclass "
+            "inherit from lmrl.OptimizerSettings, because the trainer reads epochs, minibatches and loss_aggregation"
+        )
+    optimizer = trial.build()
+    if not isinstance(optimizer, PolicyOptimizer):
+        return f"build(settings) returned {kind_of(optimizer)}; expected a lmrl.PolicyOptimizer, so inherit from it"
+    data = trial.experience()
+    if isinstance(data, Rollout):
+        wrong = wrong_informative(optimizer, data)
+        if not optimizer.defines("pairs"):
+            wrong = wrong or wrong_advantages(optimizer.advantages(data), data.action_mask)
+        if wrong:
+            return wrong
+    batch = trial.batch(optimizer, data)
+    policy = ToyPolicy(trial.policy)
+    wrong = wrong_columns("the columns of statistics()", optimizer.statistics(policy, batch), batch.action_mask)
+    if wrong:
+        return wrong
+    return wrong_loss(optimizer.loss(policy, _with_means(optimizer, policy, batch)), batch.action_mask)
+
+
+def check_gradient(trial: Trial) -> str:
+    """The loss is finite and its gradient reaches the policy."""
+    outcome = trial.update(trial.experience())
+    if not outcome.is_finite:
+        return (
+            "the gradient holds a NaN or an infinity; expected finite numbers: look for a division or a logarithm of 0"
+        )
+    if outcome.actor_norm == 0:
+        return (
+            "no gradient reaches the policy, though scores differ; expected one: compute the losses from "
+            "policy.evaluate(batch) without detach(), .data or torch.no_grad()"
+        )
+    return ""
+
+
+def check_needs(trial: Trial) -> str:
+    """What is read is declared, and what is declared is read."""
+    needs = trial.spec.needs
+    declared = frozenset(need for need in EVERYTHING if getattr(needs, need))
+    wrong = _undeclared(trial, declared)
+    if wrong:
+        return wrong
+    for need in sorted(declared):
+        if not _undeclared(trial, declared - {need}):
+            return (
+                f"the spec declares Needs({need}=True), but {NEEDS[need]} was read; expected it to be read, because "
+                "supplying it costs time in every update: take it out of Needs, or read it"
+            )
+    if needs.experience != "rollouts" and needs.minimum_group_size > 1:
+        return (
+            f"the spec declares Needs(minimum_group_size={needs.minimum_group_size}), but what it learns from "
+            f"({needs.experience}) has no groups; take it out of Needs"
+        )
+    smallest = trial.update(trial.experience(group_size=needs.minimum_group_size))
+    if not smallest.is_finite or smallest.actor_norm == 0:
+        found = "no gradient" if smallest.is_finite else "a NaN or an infinity"
+        return (
+            f"with {needs.minimum_group_size} answer(s) to each prompt there is {found}; expected a gradient, because "
+            "the spec allows groups of that size: declare Needs(minimum_group_size=...) with the smallest to learn from"
+        )
+    return ""
+
+
+def check_mutation(trial: Trial) -> str:
+    """Neither the rollout nor the batch is changed, bit for bit."""
+    optimizer = trial.build()
+    data = trial.experience()
+    before = clone(data)
+    batch = trial.batch(optimizer, data)
+    changed, method = first_change(before, data), "advantages() or pairs()"
+    if not changed and isinstance(data, Rollout):
+        optimizer.informative(data.scores, data.group)
+        changed, method = first_change(before, data), "informative()"
+    if not changed:
+        before = clone(batch)
+        policy = ToyPolicy(trial.policy)
+        optimizer.loss(policy, _with_means(optimizer, policy, batch))
+        changed, method = first_change(before, batch), "loss() or statistics()"
+    if not changed:
+        return ""
+    return (
+        f"{method} changed {changed} of what it was given; expected it untouched, because epochs and observers read "
+        "it again: write the result into a new tensor instead of using in-place operations"
+    )
+
+
+def check_state(trial: Trial) -> str:
+    """After ``state_dict``, a file and ``load_state_dict`` a new instance goes on exactly as the old one."""
+    old = trial.build()
+    for seed in (1, 2):
+        trial.update(trial.experience(seed), old)
+    state = old.state_dict()
+    odd = wrong_state(state, "state_dict()")
+    if odd:
+        return odd
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    new = trial.build()
+    new.load_state_dict(torch.load(file, weights_only=True))
+    for seed in (3, 4):
+        expected, found = trial.update(trial.experience(seed), old), trial.update(trial.experience(seed), new)
+        difference = trial.difference(expected, found)
+        if difference:
+            return (
+                f"after state_dict() and load_state_dict() the next gradient differs by {difference:.0%} from that of "
+                "the optimizer that went on; expected the same: put everything that changes from update to update "
+                "into state_dict() and take it back in load_state_dict()"
+            )
+    return ""
+
+
+def check_first_step(trial: Trial) -> str:
+    """On the first step from the sampling policy, a logged ratio is 1 and what measures a distance to it is 0."""
+    metrics = trial.update(trial.experience(), model=trial.sampling_policy).metrics
+    for name, expected in (("ratio", 1.0), ("clip_fraction", 0.0), ("approximate_kl", 0.0)):
+        found = metrics.get(name, expected)
+        if not math.isclose(found, expected, abs_tol=1e-4):
+            return (
+                f"before the first step the metric {name} is {found:.4g}; expected {expected:g}, because the policy "
+                "is still the one that sampled: compare policy.evaluate(batch).logprobs with batch.behavior_logprobs"
+            )
+    return ""
+
+
+@torch.no_grad()
+def _with_means(optimizer: PolicyOptimizer, policy: ToyPolicy, batch: Any) -> Any:
+    """Return the batch with the means of the optimizer's statistics, if it has any."""
+    if not optimizer.defines("statistics"):
+        return batch
+    statistics = optimizer.statistics(policy, batch)
+    return replace(batch, means={name: float(column.float().mean()) for name, column in statistics.items()})
+
+
+def _undeclared(trial: Trial, supplied: frozenset[str]) -> str:
+    """Return the sentence about what is read of what is not ``supplied``, or ""."""
+    try:
+        trial.update(trial.experience(supplied=supplied), supplied=supplied)
+    except UndeclaredNeed as error:
+        need = next((name for name in EVERYTHING if f"Needs({name}=True)" in str(error)), "...")
+        what = str(error).partition(" was read")[0]
+        return (
+            f"{what} was read, but the spec does not declare it; expected only what Needs names: register the "
+            f"optimizer with Needs({need}=True), or do not read it"
+        )
+    return ""

@@ -1,0 +1,136 @@
+"""What an optimizer learns from, made of toy answers: one function for each kind of experience.
+
+``EXPERIENCES`` is where a further kind is added: a function that takes a ``Request`` and returns what the updater is
+given. Everything else in the kit works on any frozen record of (B,) and (B, T) tensors that has ``select``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.experience import LabelledBatch, PairBatch, Responses
+from lmrl.kl import KLSettings, shape_rewards
+from lmrl.rollout import Rollout, lengths_to_mask
+from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
+
+EVERYTHING = frozenset({"values", "reference", "greedy_scores"})
+"""The needs that bring columns along."""
+DRAWS = 4
+"""Answers of which the best and the worst make a pair."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make: answers of ``model``, ``group_size`` to each of ``groups`` prompts.
+
+    ``supplied`` names the needs whose columns are there. ``score`` replaces every answer's score. With ``plain``,
+    rewards are the scores alone; otherwise there is a KL shaping, no two answers to a prompt score alike, and at most
+    one of them is cut off and not scored.
+    """
+
+    model: ToyModel
+    reference: ToyModel
+    seed: int
+    groups: int = 6
+    group_size: int = 4
+    supplied: frozenset[str] = EVERYTHING
+    score: float | None = None
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class _Answers:
+    inputs: ToyInputs
+    logprobs: Tensor
+    mask: Tensor
+    prompts: Tensor
+    group: Tensor
+    scores: Tensor
+
+
+def _answers(request: Request, seed: int) -> _Answers:
+    group = torch.arange(request.groups).repeat_interleave(request.group_size)
+    prompts = group % PROMPTS
+    inputs, logprobs = draw(request.model, prompts, seed)
+    scores = score(inputs, prompts) if request.score is None else torch.full(prompts.shape, request.score)
+    if request.score is None and not request.plain:
+        # Which one of two equal answers is picked may depend on their places, and is no defect.
+        scores = scores + 0.01 * (1 + torch.arange(len(prompts)) % request.group_size)
+    return _Answers(inputs, logprobs, lengths_to_mask(inputs.lengths, logprobs.shape[1]), prompts, group, scores)
+
+
+@torch.no_grad()
+def make_rollout(request: Request) -> Rollout:
+    """Return sampled answers with scores."""
+    made = _answers(request, request.seed)
+    reference = logprobs_of(request.reference, made.inputs, made.mask)
+    open_ended = made.inputs.actions.gather(1, (made.inputs.lengths - 1)[:, None]).squeeze(1) != 0
+    first = torch.arange(len(made.group)) % request.group_size == 0
+    truncated = open_ended & first & (not request.plain)
+    scores = made.scores.masked_fill(truncated, 0)
+    beta = 0.0 if request.plain or request.score is not None else 0.1
+    rewards = shape_rewards(scores, made.logprobs, reference, made.mask, KLSettings(beta=beta), beta)
+    columns: dict[str, Mapping[str, Tensor]] = {
+        "values": {
+            "values": request.model.values(made.inputs.states).masked_fill(~made.mask, 0),
+            "bootstrap_values": request.model.values(made.inputs.states[:, -1]),
+        },
+        "reference": {"reference_logprobs": reference},
+        "greedy_scores": {"greedy_scores": 0.1 + 0.2 * (made.group % 3) if request.score is None else made.scores},
+    }
+    return Rollout(
+        inputs=made.inputs,
+        action_mask=made.mask,
+        behavior_logprobs=made.logprobs,
+        rewards=rewards,
+        scores=scores,
+        terminated=~truncated,
+        truncated=truncated,
+        group=made.group,
+        declared={name: column for need in sorted(request.supplied) for name, column in columns[need].items()},
+    )
+
+
+def make_pairs(request: Request) -> PairBatch:
+    """Return the best and the worst of ``DRAWS`` answers to each prompt; with a fixed score, pairs of equal answers."""
+    draws = [_answers(request, request.seed + 1_000_003 * number) for number in range(DRAWS)]
+    if request.score is not None:
+        draws = draws[:1] * DRAWS
+    scores = torch.stack([draw.scores for draw in draws])
+    rows = torch.arange(scores.shape[1])
+    every = _responses(request, draws)
+    chosen, rejected = scores.argmax(0), scores.argmin(0)
+    return PairBatch(every.select(chosen * len(rows) + rows), every.select(rejected * len(rows) + rows))
+
+
+def make_labelled(request: Request) -> LabelledBatch:
+    """Return answers that are labelled by whether they score above the average; with a fixed score, all are good."""
+    made, elsewhere = _answers(request, request.seed), _answers(request, request.seed + 1_000_003)
+    desirable = made.scores >= made.scores.mean()
+    return LabelledBatch(_responses(request, [made]), desirable, _responses(request, [elsewhere]))
+
+
+def _responses(request: Request, parts: list[_Answers]) -> Responses:
+    def join(column: Callable[[_Answers], Tensor]) -> Tensor:
+        return torch.cat([column(part) for part in parts])
+
+    inputs = ToyInputs(
+        join(lambda part: part.inputs.states), join(lambda part: part.inputs.actions), join(lambda p: p.inputs.lengths)
+    )
+    mask = join(lambda part: part.mask)
+    reference = "reference" in request.supplied
+    declared = {"reference_logprobs": logprobs_of(request.reference, inputs, mask)} if reference else {}
+    return Responses(inputs, mask, declared)
+
+
+EXPERIENCES: dict[str, Callable[[Request], Any]] = {
+    "rollouts": make_rollout,
+    "preferences": make_pairs,
+    "labelled": make_labelled,
+}
+"""What the kit can make, by ``Needs.experience``. A ``Rollout`` goes to ``Updater.update``, all else to ``learn``."""

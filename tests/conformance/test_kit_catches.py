@@ -1,0 +1,328 @@
+"""The kit names planted defects: each class here is a small optimizer with one thing wrong."""
+
+import re
+
+import pytest
+import torch
+
+from lmrl import Advantages, Loss, Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer, ops
+from lmrl.errors import ConformanceError, LmrlError, SettingsError
+from lmrl.testing import CHECKS, check_optimizer, failures_of
+
+
+class Sound(PolicyOptimizer):
+    """REINFORCE with the batch's mean score as the baseline, and a logged ratio."""
+
+    def advantages(self, rollout):
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages((returns - rollout.scores.mean()).masked_fill(~rollout.action_mask, 0))
+
+    def loss(self, policy, batch):
+        now = policy.evaluate(batch)
+        return Loss(-batch.advantages * now.logprobs, {"ratio": (now.logprobs - batch.behavior_logprobs).exp()})
+
+
+def spec_of(cls, needs=None, settings=OptimizerSettings):
+    return OptimizerSpec("mine", cls, settings, needs or Needs())
+
+
+def test_a_sound_one_passes():
+    check_optimizer(spec_of(Sound))
+
+
+class Averages(Sound):
+    def loss(self, policy, batch):
+        return Loss(super().loss(policy, batch).losses.mean())
+
+
+class AveragesMetrics(Sound):
+    def loss(self, policy, batch):
+        loss = super().loss(policy, batch)
+        return Loss(loss.losses, {"mean": loss.losses.mean()})
+
+
+class OneAdvantagePerRow(Sound):
+    def advantages(self, rollout):
+        return Advantages(rollout.scores)
+
+
+class ReturnsATensor(Sound):
+    def loss(self, policy, batch):
+        return super().loss(policy, batch).losses
+
+
+class Detached(Sound):
+    def loss(self, policy, batch):
+        return Loss(-batch.advantages * policy.evaluate(batch).logprobs.detach())
+
+
+class ReachesTheCriticAlone(Sound):
+    def loss(self, policy, batch):
+        now = policy.evaluate(batch)
+        return Loss((now.values - batch.advantages) ** 2 - batch.advantages * now.logprobs.detach())
+
+
+class Raises(Sound):
+    def loss(self, policy, batch):
+        return Loss(-batch["returns"] * policy.evaluate(batch).logprobs)
+
+
+class WithoutLoss(PolicyOptimizer):
+    advantages = Sound.advantages
+
+
+class ReadsValues(Sound):
+    def advantages(self, rollout):
+        return Advantages(super().advantages(rollout).advantages - rollout.values)
+
+
+class ReadsThePolicysValues(Sound):
+    def loss(self, policy, batch):
+        loss = super().loss(policy, batch)
+        return Loss(loss.losses + policy.evaluate(batch).values ** 2)
+
+
+class ReadsTheReference(Sound):
+    def loss(self, policy, batch):
+        loss = super().loss(policy, batch)
+        return Loss(loss.losses + (policy.evaluate(batch).logprobs - batch.rollout.reference_logprobs) ** 2)
+
+
+class GroupMean(Sound):
+    def advantages(self, rollout):
+        same = (rollout.group[:, None] == rollout.group[None, :]).float()
+        centred = rollout.scores - same @ rollout.scores / same.sum(1)
+        return Advantages(centred[:, None] * rollout.action_mask)
+
+
+class AdjacentGroups(Sound):
+    def advantages(self, rollout):
+        pairs = rollout.scores.view(-1, 2)
+        centred = (pairs - pairs.mean(1, keepdim=True)).flatten()
+        return Advantages(centred[:, None] * rollout.action_mask)
+
+
+class MutatesTheRollout(Sound):
+    def advantages(self, rollout):
+        rollout.rewards.sub_(rollout.rewards.mean())
+        return super().advantages(rollout)
+
+
+class MutatesTheBatch(Sound):
+    def loss(self, policy, batch):
+        batch.advantages.mul_(0.5)
+        return super().loss(policy, batch)
+
+
+class RunningMean(Sound):
+    mean = 0.0
+
+    def advantages(self, rollout):
+        self.mean += 0.5 * (float(rollout.scores.mean()) - self.mean)
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages((returns - self.mean).masked_fill(~rollout.action_mask, 0))
+
+
+class SavesAnObject(RunningMean):
+    def state_dict(self):
+        return {"running": [{"mean": self}]}
+
+    def load_state_dict(self, state):
+        self.mean = state["running"][0]["mean"].mean
+
+
+class WrongRatio(Sound):
+    def loss(self, policy, batch):
+        loss = super().loss(policy, batch)
+        return Loss(loss.losses, {"clip_fraction": torch.ones_like(loss.losses)})
+
+
+class MeanOverPadding(Sound):
+    def advantages(self, rollout):
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages((returns - returns.mean()).masked_fill(~rollout.action_mask, 0))
+
+
+class RowMeanOverPadding(Sound):
+    def loss(self, policy, batch):
+        return Loss(super().loss(policy, batch).losses.mean(1))
+
+
+class LastColumn(Sound):
+    def advantages(self, rollout):
+        return Advantages(rollout.rewards[:, -1:] * rollout.action_mask)
+
+
+class FirstColumn(Sound):
+    def advantages(self, rollout):
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages(returns[:, :1] * rollout.action_mask)
+
+
+class BootstrapsTheTerminated(Sound):
+    def advantages(self, rollout):
+        advantages = super().advantages(rollout).advantages - rollout.values
+        return Advantages((advantages + rollout.bootstrap_values[:, None]) * rollout.action_mask)
+
+
+class NormalisesAMicrobatch(Sound):
+    def loss(self, policy, batch):
+        advantages = ops.masked_whiten(batch.advantages, batch.action_mask)
+        return Loss(-advantages * policy.evaluate(batch).logprobs)
+
+
+class DividesByItsTokens(Sound):
+    def loss(self, policy, batch):
+        return Loss(super().loss(policy, batch).losses / batch.action_mask.sum())
+
+
+class CountsEveryRow(Sound):
+    def loss(self, policy, batch):
+        return Loss(super().loss(policy, batch).losses / len(batch))
+
+
+class ReadsInputs(Sound):
+    def advantages(self, rollout):
+        return Advantages(super().advantages(rollout).advantages * rollout.inputs.row_lengths[:, None])
+
+
+class DividesBySpread(Sound):
+    def advantages(self, rollout):
+        scores = rollout.scores
+        return Advantages(((scores - scores.mean()) / scores.std())[:, None] * rollout.action_mask)
+
+
+class WrongSign(Sound):
+    def loss(self, policy, batch):
+        return Loss(-super().loss(policy, batch).losses)
+
+
+class Indifferent(Sound):
+    def advantages(self, rollout):
+        return Advantages(rollout.action_mask.float())
+
+
+DEFECTS = [
+    (Averages, {"contract"}, r"losses of a tensor of shape \(\).*do not average, the trainer does"),
+    (AveragesMetrics, {"contract"}, r"metrics of loss\(\) hold 'mean', a tensor of shape \(\).*not averaged"),
+    (OneAdvantagePerRow, {"contract"}, r"advantages of a tensor of shape \(24,\).*column\[:, None\] \* mask"),
+    (ReturnsATensor, {"contract"}, r"loss\(policy, batch\) returned a tensor.*return Loss\(losses\)"),
+    (Detached, {"contract"}, r"the losses carry no gradient.*without detach\(\)"),
+    (ReachesTheCriticAlone, {"needs", "gradient", "learning"}, r"gradient: no gradient reaches the policy"),
+    (Raises, {"contract"}, r"KeyError was raised \(.*\): .no column 'returns'"),
+    (WithoutLoss, {"contract"}, r"WithoutLoss does not define loss\(policy, batch\)"),
+    (ReadsValues, {"needs"}, r"rollout.values was read, but the spec.*Needs\(values=True\)"),
+    (ReadsThePolicysValues, {"needs"}, r"evaluation.values was read.*Needs\(values=True\)"),
+    (ReadsTheReference, {"needs"}, r"reference_logprobs was read.*Needs\(reference=True\)"),
+    (GroupMean, {"needs"}, r"with 1 answer\(s\) to each prompt there is no gradient.*minimum_group_size"),
+    (AdjacentGroups, {"order"}, r"order: the same rows in another order.*rollout.group, never by their"),
+    (MutatesTheRollout, {"mutation"}, r"advantages\(\) or pairs\(\) changed rewards of what it was given"),
+    (MutatesTheBatch, {"mutation"}, r"loss\(\) or statistics\(\) changed advantages of what it was given"),
+    (RunningMean, {"state"}, r"after state_dict\(\) and load_state_dict\(\) the next gradient differs by \d+%"),
+    (SavesAnObject, {"state"}, r"state_dict\(\)\['running'\]\[0\]\['mean'\] is SavesAnObject; expected numbers"),
+    (WrongRatio, {"first_step"}, r"before the first step the metric clip_fraction is 1; expected 0"),
+    (MeanOverPadding, {"padding"}, r"three more columns of padding change the gradient by \d+%.*ops.masked_mean"),
+    (RowMeanOverPadding, {"padding"}, r"three more columns of padding change the gradient by \d+%"),
+    (LastColumn, {"padding"}, r"three more columns of padding change the gradient"),
+    (FirstColumn, {"mask"}, r"a step outside the action mask before the first action changes.*never their place"),
+    (BootstrapsTheTerminated, {"needs", "bootstrap"}, None),
+    (NormalisesAMicrobatch, {"microbatches"}, r"cut into microbatches of one row, the gradient differs"),
+    (DividesByItsTokens, {"microbatches", "ranks"}, r"two ranks with half of the rows each take another step"),
+    (CountsEveryRow, {"microbatches", "ranks", "empty_rows"}, r"whose action mask is all false change the gradient"),
+    (ReadsInputs, {"ranks"}, r"AttributeError was raised.*'NoneType' object has no attribute 'row_lengths'"),
+    (DividesBySpread, {"constant_rewards"}, r"with the score 0 for every answer, .*the loss is nan; expected finite"),
+    (WrongSign, {"learning"}, r"the mean score falls from 0\.\d+ to 0\.\d+ in \d+ updates.*the loss's sign"),
+    (Indifferent, {"learning"}, r"on a toy problem the mean score (rises|falls)"),
+]
+
+
+@pytest.mark.parametrize(("cls", "checks", "message"), DEFECTS, ids=[cls.__name__ for cls, _, _ in DEFECTS])
+def test_a_defect_is_named(cls, checks, message):
+    with pytest.raises(ConformanceError) as caught:
+        check_optimizer(spec_of(cls))
+    named = set(re.findall(r"^  (\w+): ", str(caught.value), re.MULTILINE))
+    assert checks <= named, str(caught.value)
+    assert message is None or re.search(message, str(caught.value)), str(caught.value)
+    for line in str(caught.value).splitlines()[1:]:
+        assert line.endswith(".") and "expected" in line and ". " not in line.split(": ", 1)[1], line
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (Needs(values=True), r"declares Needs\(values=True\), but neither rollout.values.* was read"),
+        (Needs(reference=True), r"declares Needs\(reference=True\), but no reference_logprobs was read"),
+        (Needs(greedy_scores=True), r"declares Needs\(greedy_scores=True\), but no rollout.greedy_scores was read"),
+    ],
+)
+def test_a_need_that_is_not_read_is_named(needs, message):
+    assert re.search(message, failures_of(spec_of(Sound, needs))["needs"])
+
+
+def test_a_declared_need_is_none(capsys):
+    check_optimizer(spec_of(ReadsTheReference, Needs(reference=True)), checks=["needs"])
+    check_optimizer(spec_of(GroupMean, Needs(minimum_group_size=2)))
+
+
+def test_terminated_rows_are_not_bootstrapped():
+    found = failures_of(spec_of(BootstrapsTheTerminated, Needs(values=True)))
+    assert "only where rollout.truncated is true" in found["bootstrap"]
+
+
+def test_what_build_and_settings_should_be():
+    assert "expected a lmrl.PolicyOptimizer" in failures_of(spec_of(lambda settings: object()))["contract"]
+    assert "inherit from lmrl.OptimizerSettings" in failures_of(spec_of(Sound), settings=dict())["contract"]
+
+
+def test_checks_are_selected_by_name():
+    check_optimizer(spec_of(WrongSign), checks=["contract", "padding"])
+    with pytest.raises(SettingsError, match="unknown check 'paddin'; did you mean 'padding'"):
+        check_optimizer(spec_of(Sound), checks=["paddin"])
+
+
+def test_settings_are_given():
+    spec = spec_of(Sound)
+    check_optimizer(spec, OptimizerSettings(loss_aggregation="sequence_sum", epochs=2, minibatches=3))
+
+
+def test_another_object_or_kind_of_experience_is_refused():
+    with pytest.raises(SettingsError, match=r"given type; expected a lmrl.OptimizerSpec.*lmrl_optimizers\(\)"):
+        check_optimizer(Sound)
+    with pytest.raises(SettingsError, match="learns from dreams, of which the kit makes no toy examples"):
+        check_optimizer(spec_of(Sound, Needs(experience="dreams")))
+
+
+def test_the_error_is_an_assertion_and_lmrls_own():
+    with pytest.raises(AssertionError) as caught:
+        check_optimizer(spec_of(WrongSign))
+    assert isinstance(caught.value, LmrlError) and str(caught.value).startswith("optimizer 'mine' fails 1 check")
+
+
+def test_every_check_says_what_holds():
+    for name, check in CHECKS.items():
+        assert check.__name__ == f"check_{name}" and check.__doc__.splitlines()[0].endswith(".")
+
+
+class Pairwise(PolicyOptimizer):
+    """A preference loss that forgets the reference of the rejected answer, and averages over its pairs."""
+
+    def loss(self, policy, batch):
+        chosen, rejected = (policy.evaluate(side).logprobs.sum(1) for side in (batch.chosen, batch.rejected))
+        gap = chosen - rejected
+        return Loss(-torch.nn.functional.logsigmoid(gap - gap.mean()))
+
+
+class LabelMean(PolicyOptimizer):
+    """A loss of labelled answers that takes its reference point from the microbatch."""
+
+    def loss(self, policy, batch):
+        logprobs = policy.evaluate(batch.responses).logprobs.sum(1)
+        point = policy.evaluate(batch.mismatched).logprobs.sum(1).mean().detach()
+        return Loss(torch.where(batch.desirable, -1.0, 1.0) * torch.sigmoid(logprobs - point))
+
+
+@pytest.mark.parametrize(("cls", "kind"), [(Pairwise, "preferences"), (LabelMean, "labelled")])
+def test_other_kinds_of_experience_are_cut_too(cls, kind):
+    found = failures_of(spec_of(cls, Needs(experience=kind)))
+    assert {"microbatches", "ranks"} <= set(found)
+    assert not set(found) & {"contract", "needs", "padding", "mutation", "order"}
