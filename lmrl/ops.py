@@ -110,18 +110,30 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstim
 
 
 def clipped_surrogate(
-    logprobs: Tensor, behavior_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+    logprobs: Tensor,
+    behavior_logprobs: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return PPO's clipped loss and whether each entry was clipped (Schulman et al. 2017, eq. 7).
 
     loss = -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) with ratio = pi / pi_old. The gradient is 0 exactly
     where A > 0 and ratio > 1 + clip_high, or A < 0 and ratio < 1 - clip_low: there the second term is the smaller one.
+    ``dual_clip`` above 1 bounds the loss where A < 0 by -dual_clip A, however large the ratio (Ye et al. 2020, eq. 5);
+    0 switches it off.
     """
     ratio = torch.exp(logprobs - behavior_logprobs)
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
     unclipped_objective, clipped_objective = ratio * advantages, bounded * advantages
     clipped = clipped_objective < unclipped_objective
-    return -torch.minimum(unclipped_objective, clipped_objective), clipped
+    objective = torch.minimum(unclipped_objective, clipped_objective)
+    if dual_clip:
+        lowest = dual_clip * advantages
+        bounded_below = (advantages < 0) & (objective < lowest)
+        objective, clipped = torch.where(bounded_below, lowest, objective), clipped | bounded_below
+    return -objective, clipped
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
@@ -134,6 +146,92 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
         near = old_values + (values - old_values).clamp(-clip, clip)
         loss = torch.maximum(loss, (near - returns) ** 2)
     return 0.5 * loss
+
+
+def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each row the sum of ``x`` (B,) over its group and the group's size, (B,) each.
+
+    Group numbers are arbitrary labels; rows of a group need not be neighbours.
+    """
+    _, place, counts = group.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add(0, place, x)
+    return sums[place], counts[place]
+
+
+def group_means(x: Tensor, group: Tensor) -> Tensor:
+    """Return for each row the mean of ``x`` (B,) over its group."""
+    sums, counts = group_sums(x, group)
+    return sums / counts
+
+
+def leave_one_out_means(x: Tensor, group: Tensor) -> Tensor:
+    """Return for each row the mean of ``x`` (B,) over the *others* of its group (Kool et al. 2019, eq. 8).
+
+    Raises ``ValueError`` for a group of one, which has no others.
+    """
+    sums, counts = group_sums(x, group)
+    if bool((counts < 2).any()):
+        raise ValueError("a group of one row has no others to take a mean of; expected at least two samples per prompt")
+    return (sums - x) / (counts - 1)
+
+
+def group_spread(x: Tensor, group: Tensor) -> Tensor:
+    """Return for each row the largest minus the smallest ``x`` (B,) of its group: exactly 0 where all are equal."""
+    labels, place = group.unique(return_inverse=True)
+    empty = x.new_zeros(len(labels))
+    highest = empty.scatter_reduce(0, place, x, "amax", include_self=False)
+    lowest = empty.scatter_reduce(0, place, x, "amin", include_self=False)
+    spread: Tensor = (highest - lowest)[place]
+    return spread
+
+
+def group_normalise(x: Tensor, group: Tensor, divide: bool = True, epsilon: float = 1e-6) -> Tensor:
+    """Return ``x`` (B,) minus its group's mean, divided by its group's sample deviation (Shao et al. 2024, sec. 4.1.2).
+
+    Without ``divide`` it is only centred (Liu et al. 2025, Dr. GRPO). A group without spread gives exactly 0.
+    """
+    centred = x - group_means(x, group)
+    if divide:
+        squares, counts = group_sums(centred**2, group)
+        centred = centred / (torch.sqrt(squares / (counts - 1).clamp_min(1)) + epsilon)
+    return centred.masked_fill(group_spread(x, group) == 0, 0)
+
+
+def sequence_log_ratios(logprobs: Tensor, behavior_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Return each row's mean log-ratio over its actions, (B,): the log of GSPO's s_i (Zheng et al. 2025, eq. 7)."""
+    return (logprobs - behavior_logprobs).masked_fill(~mask, 0).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:
+    """Return the soft punishment of long answers, (B,) (Yu et al. 2025, DAPO, eq. 13).
+
+    0 up to ``longest - buffer`` tokens, falling to -1 at ``longest`` and staying there.
+    """
+    return ((longest - buffer - lengths) / buffer).clamp(-1.0, 0.0)
+
+
+def beta_normalise(x: Tensor, group: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Return binary ``x`` (B,) minus its group's mean p, divided by a beta density at p (Xiao et al. 2025, BNPO).
+
+    The batch's group means are taken for draws of Beta(a, b), fitted by moments, and the density is that of
+    Beta(1 + a/3, 1 + b/3), of which the paper shows that it gives the gradient its least variance. Groups without
+    spread give 0. Means that are all alike leave the density undefined, and 1 is taken. Raises ``ValueError`` for
+    numbers other than 0 and 1.
+    """
+    if not bool(((x == 0) | (x == 1)).all()):
+        raise ValueError("BNPO is defined for rewards that are 0 or 1; choose another normalisation")
+    means = group_means(x, group)
+    centred = x - means
+    labels, place = group.unique(return_inverse=True)
+    per_group = torch.zeros(len(labels), dtype=x.dtype, device=x.device).scatter(0, place, means)
+    mean, variance = per_group.mean(), per_group.var(correction=0)
+    if float(variance) <= epsilon:
+        return centred
+    concentration = (mean * (1 - mean) / variance - 1).clamp_min(0)
+    alpha, beta = 1 + concentration * mean / 3, 1 + concentration * (1 - mean) / 3
+    inside = means.clamp(epsilon, 1 - epsilon)
+    density = torch.distributions.Beta(alpha, beta).log_prob(inside).exp()
+    return centred / (density + epsilon)
 
 
 def aggregate_losses(

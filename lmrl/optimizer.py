@@ -92,8 +92,12 @@ class Minibatch(Protocol):
         """Return the Hessian of that aggregate times ``vector``, (N,)."""
         ...
 
-    def move(self, vector: Tensor) -> None:
-        """Add ``vector`` to the policy's parameters."""
+    def parameters(self) -> Tensor:
+        """Return a copy of the policy's parameters, (N,)."""
+        ...
+
+    def assign(self, vector: Tensor) -> None:
+        """Set the policy's parameters to ``vector``; assigning what ``parameters`` gave restores them bit for bit."""
         ...
 
 

@@ -43,14 +43,15 @@ def load(
     """Load any causal LM that ``AutoModelForCausalLM`` loads, with its tokenizer and every EOS id.
 
     ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError`` for a
-    missing folder, a reward model, an encoder-decoder, a pickled-only checkpoint, or a tokenizer with ids beyond the embedding table.
+    missing folder, a reward model, an encoder-decoder, a pickled-only checkpoint, or a tokenizer with ids beyond the
+    embedding table.
     """
     card = load_card(name_or_path, revision)
     # Without this, transformers would draw a language model's head at random and only remark on it.
     if has_reward_head(read_json(Path(card.path) / "config.json", required=False)):
         raise ModelError(
-            f"{card.path} is a reward model, which scores texts and writes none; expected a causal language model, such "
-            "as the one that it was trained from"
+            f"{card.path} is a reward model, which scores texts and writes none; expected a causal language model, "
+            "such as the one that it was trained from"
         )
     import transformers
 

@@ -34,7 +34,7 @@ class WholeMinibatch:
         self.microbatches = microbatches
         self.counts = token_count, row_count
         groups = trainer.torch_optimizer.param_groups
-        self.parameters: list[nn.Parameter] = [
+        self.trained: list[nn.Parameter] = [
             parameter
             for group in groups
             if group.get("role", "policy") == "policy"
@@ -45,7 +45,7 @@ class WholeMinibatch:
     @property
     def gradient(self) -> Tensor:
         """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
-        return _flat([parameter.grad for parameter in self.parameters])
+        return _flat([parameter.grad for parameter in self.trained])
 
     @torch.no_grad()
     def mean(self, losses: Losses) -> float:
@@ -61,24 +61,28 @@ class WholeMinibatch:
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             for share in self._shares(losses):
-                first = torch.autograd.grad(share, self.parameters, create_graph=True, materialize_grads=True)
-                second = torch.autograd.grad(_flat(first) @ vector, self.parameters, materialize_grads=True)
+                first = torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True)
+                second = torch.autograd.grad(_flat(first) @ vector, self.trained, materialize_grads=True)
                 total += _flat(second)
         reduced: Tensor = self.trainer.accelerator.reduce(total, reduction="sum")
         return reduced
 
+    def parameters(self) -> Tensor:
+        """Return a copy of the policy's parameters, (N,)."""
+        return _flat([parameter.detach() for parameter in self.trained])
+
     @torch.no_grad()
-    def move(self, vector: Tensor) -> None:
-        """Add ``vector`` to the policy's parameters."""
+    def assign(self, vector: Tensor) -> None:
+        """Set the policy's parameters to ``vector``."""
         start = 0
-        for parameter in self.parameters:
+        for parameter in self.trained:
             end = start + parameter.numel()
-            parameter.add_(vector[start:end].view_as(parameter))
+            parameter.copy_(vector[start:end].view_as(parameter))
             start = end
 
     def drop_gradient(self) -> None:
         """Leave the policy's parameters to what ``step`` did: the optimizer of torch skips what has no gradient."""
-        for parameter in self.parameters:
+        for parameter in self.trained:
             parameter.grad = None
 
     def _shares(self, losses: Losses) -> Iterator[Tensor]:

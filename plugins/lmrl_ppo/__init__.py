@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
 from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout
 from lmrl.specs import Needs, OptimizerSpec
@@ -25,6 +26,10 @@ class PPOSettings(OptimizerSettings):
     """Gradient steps per pass: each rollout is cut into this many minibatches."""
     clip_range: float = 0.2
     """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    clip_range_high: float = 0.0
+    """How far it may rise above 1; 0 takes clip_range."""
+    dual_clip: float = 0.0
+    """Above 1, bounds the loss of bad actions by this times the advantage, whatever the ratio; 0 switches it off."""
     value_clip_range: float = 0.2
     """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
     value_coefficient: float = 0.5
@@ -39,6 +44,15 @@ class PPOSettings(OptimizerSettings):
     """Scale advantages to zero mean and unit variance over the global batch."""
     target_kl: float = 0.0
     """Skip the rest of a rollout's epochs once the KL from the sampling policy per token exceeds this; 0: never."""
+
+    def __post_init__(self) -> None:
+        if self.clip_range <= 0 or self.clip_range_high < 0:
+            raise SettingsError(
+                f"clip_range is {self.clip_range} and clip_range_high {self.clip_range_high}; expected clip_range > 0 "
+                "and clip_range_high >= 0 (0 takes clip_range)"
+            )
+        if self.dual_clip and self.dual_clip <= 1:
+            raise SettingsError(f"dual_clip is {self.dual_clip}; expected a number above 1, or 0 to switch it off")
 
 
 class PPO(PolicyOptimizer):
@@ -66,8 +80,9 @@ class PPO(PolicyOptimizer):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return clipped surrogate + value loss - entropy bonus of every token."""
         now = policy.evaluate(batch)
+        low, high = self.settings.clip_range, self.settings.clip_range_high or self.settings.clip_range
         surrogate, clipped = ops.clipped_surrogate(
-            now.logprobs, batch.behavior_logprobs, batch.advantages, self.settings.clip_range, self.settings.clip_range
+            now.logprobs, batch.behavior_logprobs, batch.advantages, low, high, self.settings.dual_clip
         )
         value_loss = ops.clipped_value_loss(
             now.values, batch["old_values"], batch["returns"], self.settings.value_clip_range

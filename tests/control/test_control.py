@@ -72,5 +72,5 @@ def test_the_same_seed_gives_the_same_run():
 def test_bad_input_is_refused():
     with pytest.raises(SettingsError, match="Discrete"):
         train_control(config_of("ppo", environment="Pendulum-v1"), progress=False)
-    with pytest.raises(SettingsError, match="nearest|did you mean|expected|unknown"):
+    with pytest.raises(SettingsError, match="did you mean"):
         train_control(config_of("pppo"), progress=False)

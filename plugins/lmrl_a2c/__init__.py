@@ -1,0 +1,78 @@
+"""Advantage actor-critic (Mnih et al. 2016, the synchronous form), as a plugin of lmrl.
+
+One gradient step per rollout on -A log pi, a squared value error and an entropy bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
+from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.specs import Needs, OptimizerSpec
+
+
+@dataclass
+class A2CSettings(OptimizerSettings):
+    """Settings of A2C."""
+
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    gamma: float = 1.0
+    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
+    gae_lambda: float = 1.0
+    """Lambda of the generalized advantage estimate: 1 is the return minus the value, 0 is one-step TD."""
+    whiten_advantages: bool = False
+    """Scale advantages to zero mean and unit variance over the global batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"a2c.{name} is {getattr(self, name)}; expected a number from 0 to 1")
+
+
+class A2C(PolicyOptimizer):
+    """Policy gradient with a learned value function, one step per rollout."""
+
+    Settings = A2CSettings
+    settings: A2CSettings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Estimate advantages; the value targets are advantage plus old value."""
+        raw = ops.generalized_advantages(
+            rollout.rewards,
+            rollout.values,
+            rollout.bootstrap_values,
+            rollout.action_mask,
+            rollout.truncated,
+            self.settings.gamma,
+            self.settings.gae_lambda,
+        )
+        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
+        return Advantages(advantages, {"returns": raw + rollout.values})
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Return -A log pi + value loss - entropy bonus of every token."""
+        now = policy.evaluate(batch)
+        policy_loss, value_loss = -batch.advantages * now.logprobs, 0.5 * (now.values - batch["returns"]) ** 2
+        losses = policy_loss + self.settings.value_coefficient * value_loss
+        if self.settings.entropy_coefficient:
+            losses = losses - self.settings.entropy_coefficient * now.entropy
+        return Loss(losses, {"policy_loss": policy_loss, "value_loss": value_loss})
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register A2C."""
+    yield OptimizerSpec(
+        name="a2c",
+        build=A2C,
+        settings=A2CSettings,
+        needs=Needs(values=True),
+        summary="Advantage actor-critic: policy gradient and value function, one step per rollout",
+    )

@@ -1,0 +1,53 @@
+"""ReMax (Li et al. 2024), as a plugin of lmrl: REINFORCE with the score of the greedy answer as the baseline.
+
+The greedy answer is decoded beside the sampled ones and never trained on. Its score does not depend on the sampled
+answer, so it adds no bias; no value function and no group is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lmrl import hookimpl, ops
+from lmrl.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.specs import Needs, OptimizerSpec
+
+
+@dataclass
+class ReMaxSettings(OptimizerSettings):
+    """Settings of ReMax."""
+
+    loss_aggregation: LossAggregation = "sequence_sum"
+    """sequence_sum is the gradient of the expected return itself; the others rescale rows or tokens."""
+
+
+class ReMax(PolicyOptimizer):
+    """Score-function gradient with a greedy baseline."""
+
+    Settings = ReMaxSettings
+    settings: ReMaxSettings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Subtract the greedy answer's score from each token's return."""
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        centred = (returns - rollout.greedy_scores[:, None]).masked_fill(~rollout.action_mask, 0)
+        return Advantages(centred, metrics={"greedy_score": rollout.greedy_scores})
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Return -advantage * log pi of every token."""
+        losses = -batch.advantages * policy.evaluate(batch).logprobs
+        return Loss(losses, {"policy_loss": losses})
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register ReMax."""
+    yield OptimizerSpec(
+        name="remax",
+        build=ReMax,
+        settings=ReMaxSettings,
+        needs=Needs(greedy_scores=True),
+        summary="REINFORCE with the score of the greedy answer as the baseline",
+    )

@@ -1,0 +1,143 @@
+"""Trust region policy optimization (Schulman et al. 2015), as a plugin of lmrl.
+
+A natural gradient step by conjugate gradient on the exact Fisher product, as long as the mean KL from the sampling
+policy allows, shortened by a line search. The value function has a trunk of its own and learns by AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
+from lmrl.optimizer import Loss, Minibatch, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.specs import Needs, OptimizerSpec
+
+
+@dataclass
+class TRPOSettings(OptimizerSettings):
+    """Settings of TRPO."""
+
+    maximum_kl: float = 0.01
+    """The largest mean KL from the sampling policy, in nats per token, of one step."""
+    damping: float = 0.1
+    """Added to the Fisher matrix's diagonal, so that directions without curvature stay bounded."""
+    conjugate_gradient_steps: int = 10
+    """Iterations that solve for the natural gradient."""
+    line_search_steps: int = 10
+    """How often a step is halved at the most before it is given up."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    gamma: float = 1.0
+    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
+    gae_lambda: float = 0.95
+    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
+    whiten_advantages: bool = True
+    """Scale advantages to zero mean and unit variance over the global batch."""
+
+    def __post_init__(self) -> None:
+        if self.maximum_kl <= 0 or self.damping < 0:
+            raise SettingsError(
+                f"maximum_kl is {self.maximum_kl} and damping {self.damping}; expected maximum_kl > 0, damping >= 0"
+            )
+        if self.conjugate_gradient_steps < 1 or self.line_search_steps < 1:
+            raise SettingsError("conjugate_gradient_steps and line_search_steps are expected to be at least 1")
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
+    """Solve A x = target for a symmetric positive A that is known by its product (Hestenes and Stiefel 1952)."""
+    x, residual = torch.zeros_like(target), target.clone()
+    direction, size = residual.clone(), residual @ residual
+    for _ in range(steps):
+        if float(size) < 1e-10 * float(target @ target):
+            break
+        curved = product(direction)
+        stride = size / (direction @ curved)
+        x, residual = x + stride * direction, residual - stride * curved
+        size, old = residual @ residual, size
+        direction = residual + size / old * direction
+    return x
+
+
+class TRPO(PolicyOptimizer):
+    """Natural policy gradient within a trust region."""
+
+    Settings = TRPOSettings
+    settings: TRPOSettings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Estimate generalized advantages; the value targets are advantage plus old value."""
+        raw = ops.generalized_advantages(
+            rollout.rewards,
+            rollout.values,
+            rollout.bootstrap_values,
+            rollout.action_mask,
+            rollout.truncated,
+            self.settings.gamma,
+            self.settings.gae_lambda,
+        )
+        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
+        return Advantages(advantages, {"returns": raw + rollout.values})
+
+    def surrogate(self, policy: Policy, batch: Batch) -> Tensor:
+        """Return minus the importance-weighted advantage of every token (eq. 14)."""
+        ratio = (policy.evaluate(batch).logprobs - batch.behavior_logprobs).exp()
+        return -ratio * batch.advantages
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Return surrogate + value loss of every token."""
+        value_loss = 0.5 * (policy.evaluate(batch).values - batch["returns"]) ** 2
+        surrogate = self.surrogate(policy, batch)
+        losses = surrogate + self.settings.value_coefficient * value_loss
+        return Loss(losses, {"policy_loss": surrogate, "value_loss": value_loss})
+
+    def kl_here(self, policy: Policy, batch: Batch) -> Tensor:
+        """Return KL(stop_gradient(pi) || pi) per token: 0, with the Fisher matrix as its Hessian."""
+        logprobs = policy.evaluate(batch).log_distributions
+        fixed = logprobs.detach()
+        return ops.scatter_rows((fixed.exp() * (fixed - logprobs)).nan_to_num(0.0).sum(-1), batch.action_mask)
+
+    def kl_moved(self, policy: Policy, batch: Batch) -> Tensor:
+        """Estimate KL(pi_old || pi) per token from the actions that pi_old sampled (k3)."""
+        return ops.kl_estimate(batch.behavior_logprobs, policy.evaluate(batch).logprobs, "k3")
+
+    def step(self, minibatch: Minibatch) -> Mapping[str, float]:
+        """Move along the natural gradient as far as the trust region and the line search allow."""
+        gradient = minibatch.gradient
+        if float(gradient.norm()) == 0:
+            return {"step_fraction": 0.0, "kl_of_step": 0.0}
+        settings = self.settings
+
+        def product(vector: Tensor) -> Tensor:
+            return minibatch.hessian_product(self.kl_here, vector) + settings.damping * vector
+
+        natural = conjugate_gradient(product, gradient, settings.conjugate_gradient_steps)
+        curvature = float(natural @ product(natural))
+        full = -((2 * settings.maximum_kl / curvature) ** 0.5) * natural
+        before, fraction = minibatch.mean(self.surrogate), 1.0
+        start = minibatch.parameters()
+        for _ in range(settings.line_search_steps):
+            minibatch.assign(start + fraction * full)
+            kl, now = minibatch.mean(self.kl_moved), minibatch.mean(self.surrogate)
+            if kl <= 1.5 * settings.maximum_kl and now < before:
+                return {"step_fraction": fraction, "kl_of_step": kl, "surrogate_gain": before - now}
+            fraction /= 2
+        minibatch.assign(start)
+        return {"step_fraction": 0.0, "kl_of_step": 0.0, "surrogate_gain": 0.0}
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register TRPO."""
+    yield OptimizerSpec(
+        name="trpo",
+        build=TRPO,
+        settings=TRPOSettings,
+        needs=Needs(values=True, separate_critic=True),
+        summary="Trust region policy optimization: natural gradient, exact Fisher product, line search",
+    )

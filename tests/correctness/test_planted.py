@@ -1,0 +1,154 @@
+"""Defects that libraries have shipped, planted one at a time: the trap's own check has to notice each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import trap_checks as checks
+
+from lmrl import kl, ops
+from lmrl.kl import KLController
+from lmrl.models import policy as policies
+from lmrl.models import scoring
+from lmrl.sampling import SamplingSpec
+from lmrl.stages import rollouts
+from lmrl.stages import update as updates
+
+
+@pytest.fixture
+def caught(monkeypatch):
+    """Plant a defect, and expect the check, which passes without it, to fail."""
+
+    def run(check, module, name, defect):
+        check()
+        monkeypatch.setattr(module, name, defect)
+        with pytest.raises(AssertionError):
+            check()
+
+    return run
+
+
+def test_trap_03_planted_the_score_on_every_action(toy, caught):
+    shape = kl.shape_rewards
+
+    def everywhere(scores, logprobs, reference, mask, settings, beta):
+        return shape(torch.zeros_like(scores), logprobs, reference, mask, settings, beta) + scores[:, None] * mask
+
+    caught(lambda: checks.check_03(toy()), rollouts, "shape_rewards", everywhere)
+
+
+def test_trap_04_planted_the_logits_of_the_token_itself(table_model, caught):
+    positions = policies.state_positions
+
+    def one_late(inputs, width, include_last):
+        return positions(dataclasses.replace(inputs, prompt_lengths=inputs.prompt_lengths + 1), width, include_last)
+
+    caught(lambda: checks.check_04(table_model), policies, "state_positions", one_late)
+
+
+def test_trap_05_planted_rows_that_see_their_padding(toy, caught):
+    join = policies.join_rows
+
+    def left_padded(inputs):
+        rows = join(inputs)
+        lengths = inputs.prompt_lengths + inputs.response_lengths
+        return torch.stack([row.roll(int(len(row) - n)) for row, n in zip(rows, lengths, strict=True)])
+
+    caught(lambda: checks.check_05(toy(), 5), policies, "join_rows", left_padded)
+
+
+def test_trap_10_planted_a_scorer_at_temperature_one(toy, caught):
+    spec = SamplingSpec(temperature=0.7, max_new_tokens=8, eos_ids=(1,), context_length=48)
+    evaluation = scoring.TextEvaluation
+
+    def at_one(outputs, ids, mask, spec):
+        return evaluation(outputs, ids, mask, dataclasses.replace(spec, temperature=1.0))
+
+    caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "TextEvaluation", at_one)
+
+
+def test_trap_13_planted_the_other_sign(caught):
+    caught(checks.check_13, kl, "shaping_term", lambda logprob, reference, beta: beta * (logprob - reference))
+
+
+def test_trap_14_planted_a_mean_over_padding_too(toy, caught):
+    def unmasked(losses, mask, aggregation, tokens, rows):
+        return losses.sum() / mask.numel()
+
+    caught(lambda: checks.check_14(toy), updates, "aggregate_losses", unmasked)
+
+
+def test_trap_15_planted_a_clamped_estimator(caught):
+    estimate = ops.kl_estimate
+    caught(checks.check_15, ops, "kl_estimate", lambda p, q, name: estimate(p, q, name).clamp(-1, 1))
+
+
+def test_trap_16_planted_k1_as_it_stands(caught):
+    def naive(logprobs, behavior, reference, mask, settings):
+        return logprobs - reference
+
+    caught(checks.check_16, kl, "kl_losses", naive)
+
+
+def test_trap_18_planted_a_controller_without_bounds(caught):
+    def unbounded(self, kl_per_sequence, episodes):
+        self.beta *= 1 + (kl_per_sequence / self.settings.target - 1) * episodes / self.settings.horizon
+
+    caught(checks.check_18, KLController, "update", unbounded)
+
+
+def test_trap_20_planted_truncation_as_an_end(caught):
+    gae = ops.generalized_advantages
+
+    def blind(rewards, values, bootstrap, mask, truncated, gamma=1.0, lambda_=0.95):
+        return gae(rewards, values, bootstrap, mask, truncated & False, gamma, lambda_)
+
+    caught(checks.check_20, ops, "generalized_advantages", blind)
+
+
+def test_trap_24_planted_a_division_by_the_plain_deviation(caught):
+    def naive(x, mask, shift_mean=True, epsilon=1e-8):
+        mean = x[mask].mean()
+        return ((x - mean) / x[mask].std() + (0 if shift_mean else mean)).masked_fill(~mask, 0)
+
+    caught(checks.check_24, ops, "masked_whiten", naive)
+
+
+def test_trap_26_planted_rows_shuffled_one_by_one(toy, caught):
+    def by_row(batch, minibatches, generator):
+        return iter(torch.randperm(len(batch), generator=generator).tensor_split(minibatches))
+
+    rollout = toy().rollout(rows=24, group_size=4)
+    caught(lambda: checks.check_26(rollout), updates, "minibatch_rows", by_row)
+
+
+def test_trap_27_planted_a_value_that_is_clipped_around_the_return(caught):
+    def around_returns(values, old_values, returns, clip):
+        near = returns + (values - returns).clamp(-clip, clip)
+        return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+
+    caught(checks.check_27, ops, "clipped_value_loss", around_returns)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_sum"])
+def test_trap_28_planted_averages_of_each_microbatch(toy, caught, aggregation):
+    aggregate = ops.aggregate_losses
+
+    def own_counts(losses, mask, aggregation, tokens, rows):
+        return aggregate(losses, mask, aggregation, mask.sum().clamp_min(1), mask.any(1).sum().clamp_min(1))
+
+    caught(lambda: checks.check_28(toy, aggregation), updates, "aggregate_losses", own_counts)
+
+
+def test_trap_29_planted_a_count_of_all_rows(caught):
+    def all_rows(losses, mask, aggregation, tokens, rows):
+        return losses.masked_fill(~mask, 0).sum() / len(mask) if losses.ndim == 2 else losses.mean()
+
+    caught(checks.check_29, ops, "aggregate_losses", all_rows)
+
+
+def test_trap_30_planted_swapped_bounds(caught):
+    surrogate = ops.clipped_surrogate
+    caught(checks.check_30, ops, "clipped_surrogate", lambda p, q, a, low, high: surrogate(p, q, a, high, low))
