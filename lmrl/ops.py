@@ -109,6 +109,12 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstim
     raise ValueError(f"unknown KL estimator {estimator!r}; expected 'k1', 'k2' or 'k3'")
 
 
+def kl_divergence(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """Return KL(p || q) of whole distributions, (N, V) to (N,), without sampling; what p never draws contributes 0."""
+    log_ratio = (logprobs - other_logprobs).masked_fill(logprobs == -torch.inf, 0)
+    return (logprobs.exp() * log_ratio).sum(-1)
+
+
 def clipped_surrogate(
     logprobs: Tensor,
     behavior_logprobs: Tensor,

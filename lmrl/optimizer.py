@@ -8,6 +8,7 @@ number of ranks can change its gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -80,8 +81,20 @@ class Minibatch(Protocol):
     """
 
     @property
+    def epoch(self) -> int:
+        """Which pass over the rollout this is, from 0."""
+        ...
+
+    @property
     def gradient(self) -> Tensor:
         """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
+        ...
+
+    def loss(self) -> float:
+        """Return the aggregated loss at the current parameters, with the KL where ``kl.placement`` puts it there.
+
+        What a value function adds to it does not change while the policy moves, if its trunk is its own.
+        """
         ...
 
     def mean(self, losses: Callable[[Policy, Any], Tensor]) -> float:
@@ -98,6 +111,10 @@ class Minibatch(Protocol):
 
     def assign(self, vector: Tensor) -> None:
         """Set the policy's parameters to ``vector``; assigning what ``parameters`` gave restores them bit for bit."""
+        ...
+
+    def at(self, vector: Tensor) -> AbstractContextManager[None]:
+        """Let the policy be the one with these parameters within a ``with``, to evaluate it without gradients."""
         ...
 
 

@@ -232,3 +232,15 @@ def test_adaptive_controller_by_hand():
     assert fixed.beta == 0.1
     fixed.load_state_dict(controller.state_dict())
     assert fixed.beta == controller.beta
+
+
+def test_kl_divergence_by_hand():
+    p, q = (
+        torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]).log(),
+        torch.tensor([[0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]).log(),
+    )
+    q.requires_grad_(True)
+    found = ops.kl_divergence(p, q)
+    assert found.tolist() == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0])
+    found.sum().backward()
+    assert torch.allclose(q.grad, -p.exp()), "finite also where neither has any probability"

@@ -27,12 +27,20 @@ class WholeMinibatch:
     """A ``lmrl.optimizer.Minibatch`` over microbatches and ranks."""
 
     def __init__(
-        self, trainer: _Trainer, batch: Any, microbatches: list[Tensor], token_count: Tensor, row_count: Tensor
+        self,
+        trainer: _Trainer,
+        batch: Any,
+        microbatches: list[Tensor],
+        counts: tuple[Tensor, Tensor],
+        share_of_loss: Callable[[Any], Tensor],
+        epoch: int,
     ) -> None:
         self.trainer = trainer
         self.batch = batch
         self.microbatches = microbatches
-        self.counts = token_count, row_count
+        self.counts = counts
+        self.share_of_loss = share_of_loss
+        self.epoch = epoch
         groups = trainer.torch_optimizer.param_groups
         self.trained: list[nn.Parameter] = [
             parameter
@@ -47,13 +55,13 @@ class WholeMinibatch:
         """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
         return _flat([parameter.grad for parameter in self.trained])
 
-    @torch.no_grad()
+    def loss(self) -> float:
+        """Return the aggregated loss, the KL in it included, at the current parameters."""
+        return self._sum(self._each(self.share_of_loss))
+
     def mean(self, losses: Losses) -> float:
         """Return the aggregate of ``losses(policy, batch)`` at the current parameters."""
-        total = torch.zeros((), device=self.batch.action_mask.device)
-        for share in self._shares(losses):
-            total += share
-        return float(self.trainer.accelerator.reduce(total, reduction="sum"))
+        return self._sum(self._shares(losses))
 
     def hessian_product(self, losses: Losses, vector: Tensor) -> Tensor:
         """Return the Hessian of that aggregate times ``vector`` (Pearlmutter 1994): two backward passes."""
@@ -61,9 +69,9 @@ class WholeMinibatch:
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             for share in self._shares(losses):
-                first = torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True)
-                second = torch.autograd.grad(_flat(first) @ vector, self.trained, materialize_grads=True)
-                total += _flat(second)
+                first = _flat(torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True))
+                if first.requires_grad:  # otherwise it is constant, and has no derivative
+                    total += _flat(torch.autograd.grad(first @ vector, self.trained, materialize_grads=True))
         reduced: Tensor = self.trainer.accelerator.reduce(total, reduction="sum")
         return reduced
 
@@ -80,22 +88,47 @@ class WholeMinibatch:
             parameter.copy_(vector[start:end].view_as(parameter))
             start = end
 
+    @contextmanager
+    def at(self, vector: Tensor) -> Iterator[None]:
+        """Let the policy be the one with these parameters for a while."""
+        now = self.parameters()
+        self.trainer.policy.forget()
+        self.assign(vector)
+        try:
+            yield
+        finally:
+            self.assign(now)
+            self.trainer.policy.forget()
+
     def drop_gradient(self) -> None:
         """Leave the policy's parameters to what ``step`` did: the optimizer of torch skips what has no gradient."""
         for parameter in self.trained:
             parameter.grad = None
 
     def _shares(self, losses: Losses) -> Iterator[Tensor]:
-        """Yield each microbatch's share of the aggregate."""
+        """Yield each microbatch's share of the aggregate of ``losses``."""
         trainer = self.trainer
+        aggregation = trainer.optimizer.settings.loss_aggregation
+
+        def share(part: Any) -> Tensor:
+            return aggregate_losses(losses(trainer.policy, part), part.action_mask, aggregation, *self.counts)
+
+        return self._each(share)
+
+    def _each(self, share: Callable[[Any], Tensor]) -> Iterator[Tensor]:
+        """Yield ``share`` of each microbatch, without exchanging gradients between ranks."""
         for rows in self.microbatches:
-            part = self.batch.select(rows)
             with self._unsynchronised():
-                column = losses(trainer.policy, part)
-                yield aggregate_losses(
-                    column, part.action_mask, trainer.optimizer.settings.loss_aggregation, *self.counts
-                )
-            trainer.policy.forget()
+                yield share(self.batch.select(rows))
+            self.trainer.policy.forget()
+
+    @torch.no_grad()
+    def _sum(self, shares: Iterator[Tensor]) -> float:
+        """Return the sum over microbatches and ranks."""
+        total = torch.zeros((), device=self.batch.action_mask.device)
+        for share in shares:
+            total += share
+        return float(self.trainer.accelerator.reduce(total, reduction="sum"))
 
     @contextmanager
     def _unsynchronised(self) -> Iterator[None]:

@@ -122,7 +122,7 @@ class Updater:
         for epoch in range(self.optimizer.settings.epochs):
             for number, rows in enumerate(minibatch_rows(batch, self.optimizer.settings.minibatches, generator)):
                 where = f"update {update}, epoch {epoch + 1}, minibatch {number + 1}"
-                stopped = self._step(batch.select(rows), beta, where, total)
+                stopped = self._step(batch.select(rows), beta, epoch, where, total)
                 if stopped:
                     break
                 steps += 1
@@ -131,7 +131,7 @@ class Updater:
         metrics = {f"optimizer/{name}": value for name, value in total.means(self.accelerator).items()}
         return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
 
-    def _step(self, minibatch: Experience, beta: float, where: str, total: MetricMeans) -> bool:
+    def _step(self, minibatch: Experience, beta: float, epoch: int, where: str, total: MetricMeans) -> bool:
         """Take one gradient step; return True if the optimizer asked to stop before it."""
         accelerator = self.accelerator
         mask = minibatch.action_mask
@@ -163,7 +163,11 @@ class Updater:
         require_finite("the loss", loss, where)
         require_finite("the gradient's norm", norm_value, where)
         if self.optimizer.defines("step"):
-            whole = WholeMinibatch(self, minibatch, microbatches, token_count, row_count)
+
+            def share_of_loss(part: Any) -> Tensor:
+                return self._loss(part, beta, token_count, row_count, MetricMeans())
+
+            whole = WholeMinibatch(self, minibatch, microbatches, (token_count, row_count), share_of_loss, epoch)
             for name, number in self.optimizer.step(whole).items():
                 means.add_sum(name, torch.full_like(one, number), one)
             whole.drop_gradient()
