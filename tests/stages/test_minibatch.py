@@ -1,0 +1,191 @@
+"""What an optimizer with a step of its own is given: gradients, means and Hessians of the whole minibatch."""
+
+import itertools
+
+import pytest
+import torch
+
+from lmrl import ops
+from lmrl.kl import KLSettings
+from lmrl.models import PolicyModel
+from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.rollout import Advantages
+from lmrl.stages.rl_config import TrainSettings
+from lmrl.stages.rl_setup import make_torch_optimizer
+
+AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
+
+
+class Sees(PolicyOptimizer):
+    """Hands the minibatch to a function in place of a step; its loss moves the policy and the value function."""
+
+    def __init__(self, look, **settings):
+        super().__init__(OptimizerSettings(**settings))
+        self.look = look
+
+    def advantages(self, rollout):
+        return Advantages(rollout.rewards.sum(1, keepdim=True) * rollout.action_mask)
+
+    def loss(self, policy, batch):
+        now = policy.evaluate(batch)
+        return Loss(-batch.advantages * now.logprobs + (now.values - 1) ** 2)
+
+    def step(self, minibatch):
+        return self.look(minibatch) or {}
+
+
+def updater_of(world, look, tokens=10_000, kl=None, **settings):
+    """An updater with AdamW, whose groups say which parameters are the value function's."""
+    world.policy = PolicyModel(world.language_model.model, with_values=True, separate_critic=True)
+    world.maker.policy = world.policy
+    world.kl = kl or world.kl
+    updater = world.updater(Sees(look, **settings), microbatch_tokens=tokens)
+    updater.torch_optimizer = make_torch_optimizer(world.policy, TrainSettings(value_learning_rate=0.1))
+    updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
+    return updater
+
+
+def see(world, look, tokens=10_000, kl=None, **settings):
+    """Return what ``look`` returns of the one minibatch of an update."""
+    found = []
+    updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens, kl, **settings)
+    updater.update(world.rollout(), 0.1, 1, seed=0)
+    return found[0]
+
+
+def curved(policy, batch):
+    """Something with a Hessian everywhere, and 0 outside the mask."""
+    return policy.evaluate(batch).logprobs ** 2 * torch.arange(1, batch.action_mask.shape[1] + 1)
+
+
+def fixed_kl(policy, batch):
+    logprobs = policy.evaluate(batch).log_distributions
+    return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
+
+
+def direction(minibatch, seed=0):
+    vector = minibatch.parameters()
+    return torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradient_of_mean(minibatch, losses):
+    shares = sum(minibatch._shares(losses))
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(shares, minibatch.trained)])
+
+
+def test_hessian_products_equal_finite_differences(toy):
+    def look(minibatch):
+        vector, start, step = direction(minibatch), minibatch.parameters(), 3e-3
+        vector = vector * (minibatch.gradient != 0)  # an embedding's padding row is no parameter
+        vector = vector / vector.norm()
+        minibatch.assign(start + step * vector)
+        ahead = gradient_of_mean(minibatch, curved)
+        minibatch.assign(start - step * vector)
+        behind = gradient_of_mean(minibatch, curved)
+        minibatch.assign(start)
+        return minibatch.hessian_product(curved, vector), (ahead - behind) / (2 * step)
+
+    product, difference = see(toy(), look, tokens=60)
+    assert (product - difference).norm() < 1e-3 * product.norm()
+
+
+def test_the_hessian_of_the_kl_is_the_fisher_matrix(toy):
+    """F = E over states of sum_a p_a grad log p_a grad log p_a^T, made entry by entry."""
+    world = toy()
+
+    def look(minibatch):
+        vector, states = direction(minibatch), minibatch.batch.action_mask.sum()
+        evaluation = world_policy.evaluate(minibatch.batch)
+        expected = torch.zeros_like(vector)
+        for row in evaluation.log_distributions:
+            for logprob in row:
+                grads = torch.autograd.grad(logprob, minibatch.trained, retain_graph=True)
+                score = torch.cat([g.reshape(-1) for g in grads])
+                expected += logprob.detach().exp() * score * (score @ vector) / states
+        world_policy.forget()
+        return minibatch.hessian_product(fixed_kl, vector), expected, minibatch.mean(fixed_kl)
+
+    updater = updater_of(world, lambda minibatch: found.append(look(minibatch)))
+    world_policy, found = updater.policy, []
+    updater.update(world.rollout(rows=4), 0.1, 1, seed=0)
+    [(product, expected, mean)] = found
+    assert mean == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(product, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("aggregation", "placement"), list(itertools.product(AGGREGATIONS, ["reward", "loss"])))
+def test_microbatches_change_nothing_that_is_seen(toy, aggregation, placement):
+    def look(minibatch):
+        vector = direction(minibatch)
+        numbers = minibatch.mean(curved), minibatch.loss()
+        return minibatch.gradient, minibatch.hessian_product(curved, vector), torch.tensor(numbers)
+
+    kl = KLSettings(beta=0.1, placement=placement)
+    whole, *others = (see(toy(kl=kl), look, tokens, loss_aggregation=aggregation, kl=kl) for tokens in (10_000, 40, 1))
+    for other in others:
+        for mine, expected in zip(other, whole, strict=True):
+            assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_the_gradient_is_that_of_the_loss(toy, placement):
+    """Also where the KL is in the loss: what a line search compares is what was differentiated."""
+    kl = KLSettings(beta=5.0, placement=placement, estimator="k3" if placement == "loss" else "k1")
+
+    def look(minibatch):
+        start, step = minibatch.parameters(), 1e-3
+        unit = minibatch.gradient / minibatch.gradient.norm()
+        minibatch.assign(start + step * unit)
+        ahead = minibatch.loss()
+        minibatch.assign(start - step * unit)
+        behind = minibatch.loss()
+        minibatch.assign(start)
+        return (ahead - behind) / (2 * step), float(minibatch.gradient.norm())
+
+    slope, norm = see(toy(kl=kl), look, kl=kl)
+    assert slope == pytest.approx(norm, rel=1e-2)
+
+
+def test_parameters_come_back_bit_for_bit_and_the_value_function_is_not_among_them(toy):
+    world = toy()
+
+    def look(minibatch):
+        start = minibatch.parameters()
+        assert len(start) == sum(p.numel() for p in world.language_model.model.parameters())
+        minibatch.assign(start * 1.1)
+        with minibatch.at(start):
+            assert torch.equal(minibatch.parameters(), start)
+        assert torch.equal(minibatch.parameters(), start * 1.1)
+        minibatch.assign(start)
+        return start
+
+    start = see(world, look)
+    assert torch.equal(torch.cat([p.detach().reshape(-1) for p in world.language_model.model.parameters()]), start)
+
+
+def test_adamw_moves_the_value_function_alone(toy):
+    world = toy()
+    updater = updater_of(world, lambda minibatch: {"seen": 1.0})
+    model, head, trunk = (
+        [p.detach().clone() for p in group["params"]] for group in updater.torch_optimizer.param_groups
+    )
+    rollout = world.rollout()
+    for update in (1, 2):  # the head starts at zero, so the trunk's gradient is 0 in the first step
+        metrics = updater.update(rollout, 0.1, update, seed=0)
+    groups = updater.torch_optimizer.param_groups
+    assert metrics["optimizer/seen"] == 1
+    assert all(torch.equal(old, new) for old, new in zip(model, groups[0]["params"], strict=True))
+    for old, group in ((head, groups[1]), (trunk, groups[2])):
+        assert any(not torch.equal(before, after) for before, after in zip(old, group["params"], strict=True))
+
+
+def test_a_step_knows_its_pass_and_constants_have_no_curvature(toy):
+    passes = []
+
+    def look(minibatch):
+        passes.append(minibatch.epoch)
+        flat = minibatch.hessian_product(lambda policy, batch: 0 * policy.evaluate(batch).logprobs, minibatch.gradient)
+        assert not flat.any()
+
+    updater_of(toy(), look, epochs=2, minibatches=2).update(toy().rollout(), 0.1, 1, seed=0)
+    assert passes == [0, 0, 1, 1]
