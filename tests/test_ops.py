@@ -166,6 +166,47 @@ def test_clipped_surrogate_by_hand_and_its_zero_gradients():
     assert torch.allclose(gradient, rows([0.0, 1.5, -0.5, 0.0, -2.2]))
 
 
+def test_dual_clip_by_hand_bounds_bad_actions_only():
+    ratio, advantages = rows([5.0, 5.0, 2.0, 0.5]), rows([-2.0, 2.0, -2.0, -2.0])
+    logprobs = ratio.log().requires_grad_()
+    loss, clipped = ops.clipped_surrogate(logprobs, torch.zeros_like(ratio), advantages, 0.2, 0.2, dual_clip=3.0)
+    assert torch.allclose(loss, rows([6.0, -2.4, 4.0, 1.6]))
+    assert clipped.tolist() == [[True, True, False, True]]
+    assert torch.allclose(torch.autograd.grad(loss.sum(), logprobs)[0], rows([0.0, 0.0, 4.0, 0.0]))
+
+
+# Two groups of three and two rows, with labels and places as they come.
+GROUP, SCORES = torch.tensor([40, -3, 40, -3, 40]), rows(3.0, 4.0, 6.0, 2.0, 0.0)
+
+
+def test_group_sums_means_and_spread_by_hand():
+    sums, counts = ops.group_sums(SCORES, GROUP)
+    assert sums.tolist() == [9, 6, 9, 6, 9] and counts.tolist() == [3, 2, 3, 2, 3]
+    assert ops.group_means(SCORES, GROUP).tolist() == [3, 3, 3, 3, 3]
+    assert ops.group_spread(SCORES, GROUP).tolist() == [6, 2, 6, 2, 6]
+    assert ops.group_spread(rows(0.1, 0.1, -1.0), torch.tensor([1, 1, 0])).tolist() == [0, 0, 0]
+
+
+def test_leave_one_out_means_by_hand():
+    assert ops.leave_one_out_means(SCORES, GROUP).tolist() == [3, 2, 1.5, 4, 4.5]
+    with pytest.raises(ValueError, match="group of one"):
+        ops.leave_one_out_means(SCORES, torch.tensor([0, 0, 0, 0, 1]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=1, max_size=12), st.randoms())
+def test_group_baselines_follow_the_rows_wherever_they_stand(pairs, random):
+    pairs = pairs + pairs  # no group of one
+    shuffled = random.sample(range(len(pairs)), len(pairs))
+    scores, labels = rows(*[score for _, score in pairs]), torch.tensor([1000 - 7 * label for label, _ in pairs])
+    for baseline in (ops.group_means, ops.leave_one_out_means, ops.group_spread):
+        moved = baseline(scores[shuffled], labels[shuffled])
+        assert torch.allclose(moved, baseline(scores, labels)[shuffled])
+    counts = ops.group_sums(scores, labels)[1]
+    centred = scores - ops.group_means(scores, labels)
+    assert torch.allclose(scores - ops.leave_one_out_means(scores, labels), centred * counts / (counts - 1))
+
+
 def test_clipped_value_loss_by_hand():
     values, old, returns = rows([1.0, 1.0]), rows([0.0, 0.9]), rows([1.0, 2.0])
     assert torch.allclose(ops.clipped_value_loss(values, old, returns, 0.2), 0.5 * rows([0.64, 1.0]))

@@ -33,7 +33,7 @@ class A2CSettings(OptimizerSettings):
     def __post_init__(self) -> None:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"a2c.{name} is {getattr(self, name)}; expected a number from 0 to 1")
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
 
 
 class A2C(PolicyOptimizer):

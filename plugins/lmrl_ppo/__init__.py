@@ -53,6 +53,9 @@ class PPOSettings(OptimizerSettings):
             )
         if self.dual_clip and self.dual_clip <= 1:
             raise SettingsError(f"dual_clip is {self.dual_clip}; expected a number above 1, or 0 to switch it off")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
 
 
 class PPO(PolicyOptimizer):

@@ -5,12 +5,13 @@ Of every group the answers with the highest scores are imitated: -log pi on thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from lmrl import hookimpl
+from lmrl import hookimpl, ops
 from lmrl.errors import SettingsError
 from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout
@@ -29,12 +30,12 @@ class RAFTSettings(OptimizerSettings):
             raise SettingsError(f"keep is {self.keep}; expected an integer >= 1")
 
 
-def best_of_each(scores: Tensor, group: Tensor, keep: int) -> Tensor:
-    """Say which rows (B,) are among the ``keep`` best of their group; of equal scores the earlier row is better."""
-    place = scores.argsort(descending=True, stable=True)
+def best_of_each(scores: Tensor, group: Tensor, candidates: Tensor, keep: int) -> Tensor:
+    """Say which rows (B,) are the ``keep`` best candidates of their group; of equal scores the earlier row wins."""
+    place = scores.masked_fill(~candidates, -torch.inf).argsort(descending=True, stable=True)
     order = place.argsort()
-    ahead = (group[:, None] == group[None, :]) & (order[None, :] < order[:, None])
-    return ahead.sum(1) < keep
+    ahead = (group[:, None] == group[None, :]) & candidates[None, :] & (order[None, :] < order[:, None])
+    return candidates & (ahead.sum(1) < keep)
 
 
 class RAFT(PolicyOptimizer):
@@ -44,17 +45,26 @@ class RAFT(PolicyOptimizer):
     settings: RAFTSettings
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Weigh the tokens of the best answers alike, so that the trainer's mean is the mean over them alone."""
-        mask = rollout.action_mask
-        kept = best_of_each(rollout.scores, rollout.group, self.settings.keep)
+        """Mark the tokens of each prompt's best answers with 1; answers whose score was withheld are never kept."""
+        mask, keep = rollout.action_mask, self.settings.keep
+        smallest = int(ops.group_sums(torch.ones_like(rollout.scores), rollout.group)[0].min())
+        if keep >= smallest:
+            raise SettingsError(
+                f"optimizer.raft.keep is {keep}, but there are {smallest} answers to a prompt, and keeping all of them "
+                "teaches nothing; raise train.group_size or lower keep"
+            )
+        kept = best_of_each(rollout.scores, rollout.group, mask.any(1) & ~rollout.truncated, keep)
+        kept_scores = rollout.scores * kept * mask.any(1).sum() / kept.sum().clamp_min(1)
+        return Advantages((kept[:, None] & mask).to(rollout.rewards), metrics={"kept_score": kept_scores})
+
+    def statistics(self, policy: Policy, batch: Batch) -> Mapping[str, Tensor]:
+        """Return what is kept, per token or row as the trainer counts them: its mean is the minibatch's kept share."""
         by_tokens = self.settings.loss_aggregation == "token_mean"
-        share = mask[kept].sum() / mask.sum() if by_tokens else kept.float().mean()
-        kept_scores = rollout.scores * kept / kept.float().mean()
-        return Advantages(kept[:, None] * mask / share, metrics={"kept_score": kept_scores})
+        return {"kept": batch.advantages if by_tokens else batch.advantages.amax(1)}
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Return the weighted negative log-likelihood of every token."""
-        losses = -batch.advantages * policy.evaluate(batch).logprobs
+        """Return -log pi of the kept tokens over the kept share, so that the trainer's mean is theirs alone."""
+        losses = -batch.advantages * policy.evaluate(batch).logprobs / (batch.means["kept"] or 1.0)
         return Loss(losses, {"negative_log_likelihood": losses})
 
 

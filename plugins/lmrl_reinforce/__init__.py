@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
 from lmrl.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout
 from lmrl.specs import OptimizerSpec
@@ -24,6 +25,10 @@ class ReinforceSettings(OptimizerSettings):
     """sequence_sum is the gradient of the expected return itself; the others rescale rows or tokens."""
     baseline_decay: float = 0.9
     """Share of the old running mean that survives each batch; 0 keeps the last batch's mean alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.baseline_decay < 1:
+            raise SettingsError(f"baseline_decay is {self.baseline_decay}; expected a number from 0 to below 1")
 
 
 class Reinforce(PolicyOptimizer):

@@ -1,7 +1,7 @@
 """REINFORCE++ and its baseline form (Hu 2025), as a plugin of lmrl.
 
 REINFORCE with the stabilisers of PPO and without its critic: returns to go with the KL shaping of every token, whitened
-over the global batch, and a clipped ratio. The baseline form subtracts the group's mean first.
+over the global batch, and a clipped ratio. The baseline form subtracts the group's mean score first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class ReinforcePPSettings(OptimizerSettings):
     def __post_init__(self) -> None:
         if self.clip_range <= 0:
             raise SettingsError(f"clip_range is {self.clip_range}; expected a number above 0")
+        if not 0 <= self.gamma <= 1:
+            raise SettingsError(f"gamma is {self.gamma}; expected a number from 0 to 1")
 
 
 class ReinforcePP(PolicyOptimizer):
@@ -59,13 +61,12 @@ class ReinforcePP(PolicyOptimizer):
 
 
 class ReinforcePPBaseline(ReinforcePP):
-    """REINFORCE++ with the group's mean return as the baseline."""
+    """REINFORCE++ with the group's mean score as the baseline."""
 
     def returns(self, rollout: Rollout) -> Advantages:
-        """Return each answer's return minus its group's mean, on all its tokens."""
-        total = rollout.rewards.sum(1)
-        centred = total - ops.group_means(total, rollout.group)
-        return Advantages(centred[:, None] * rollout.action_mask, metrics={"return": total})
+        """Return each token's return to go minus the mean score of its group."""
+        centred = super().returns(rollout).advantages - ops.group_means(rollout.scores, rollout.group)[:, None]
+        return Advantages(centred.masked_fill(~rollout.action_mask, 0))
 
 
 @hookimpl
@@ -82,5 +83,5 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         build=ReinforcePPBaseline,
         settings=ReinforcePPSettings,
         needs=Needs(minimum_group_size=2),
-        summary="REINFORCE++ with the mean of the prompt's answers as the baseline",
+        summary="REINFORCE++ with the mean score of the prompt's answers as the baseline",
     )

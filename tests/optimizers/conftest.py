@@ -1,4 +1,7 @@
-"""A tiny model, whole runs on it, and single updates whose steps can be compared."""
+"""A tiny model, whole runs on it, single updates whose steps can be compared, and rows written down by hand."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.policy import TextPolicy
 from lmrl.models.scoring import score_logprobs
 from lmrl.plugins import PluginManager
+from lmrl.rollout import Batch, Rollout
 from lmrl.sampling import SamplingSpec
 from lmrl.stages.rl import rl
 from lmrl.stages.rl_config import LearningData, RLConfig, TrainSettings
@@ -104,3 +108,91 @@ def one_update(tiny_folder):
         return torch.nn.utils.parameters_to_vector(policy.parameters()).detach() - before, metrics
 
     return update
+
+
+@dataclass
+class Rows:
+    """Inputs that are nothing but the rows' numbers."""
+
+    rows: torch.Tensor
+
+    @property
+    def row_lengths(self):
+        return torch.ones_like(self.rows)
+
+    def select(self, rows):
+        return Rows(self.rows[rows])
+
+
+class Table:
+    """A policy whose log-probabilities, and values and entropies if there are any, are parameters: (B, T) each."""
+
+    def __init__(self, logprobs, **columns):
+        self.columns = {
+            name: torch.tensor(column, requires_grad=True) for name, column in {"logprobs": logprobs, **columns}.items()
+        }
+
+    def __getattr__(self, name):
+        return self.columns[name]
+
+    def evaluate(self, batch):
+        masked = {
+            name: column[batch.inputs.rows].masked_fill(~batch.action_mask, 0) for name, column in self.columns.items()
+        }
+        return SimpleNamespace(**masked)
+
+    def forget(self):
+        pass
+
+
+class ByHand:
+    """Optimizers by name, and everything around them in numbers that a test writes down."""
+
+    def make(self, name, **settings):
+        spec = PluginManager().get("optimizer", name)
+        return spec.build(build(spec.settings, settings))
+
+    def needs(self, name):
+        return PluginManager().get("optimizer", name).needs
+
+    def rollout(self, rewards, mask=None, scores=None, group=None, truncated=None, behavior=None, **declared):
+        rewards = torch.tensor(rewards)
+        count = len(rewards)
+        truncated = torch.zeros(count, dtype=torch.bool) if truncated is None else torch.tensor(truncated)
+        return Rollout(
+            Rows(torch.arange(count)),
+            torch.ones_like(rewards, dtype=torch.bool) if mask is None else torch.tensor(mask).bool(),
+            torch.zeros_like(rewards) if behavior is None else torch.tensor(behavior),
+            rewards,
+            rewards.sum(1) if scores is None else torch.tensor(scores),
+            ~truncated,
+            truncated,
+            torch.arange(count) if group is None else torch.tensor(group),
+            {name: torch.tensor(column) for name, column in declared.items()},
+        )
+
+    def batch(self, optimizer, rollout):
+        return Batch.from_rollout(rollout, optimizer.advantages(rollout))
+
+    def table(self, logprobs, **columns):
+        return Table(logprobs, **columns)
+
+    def gradient(self, optimizer, rollout, table, column="logprobs", microbatch_tokens=1000):
+        """Let the trainer take one update by plain SGD, and return the gradient that it took for this column."""
+        parameters = list(table.columns.values())
+        before = table.columns[column].detach().clone()
+        updater = Updater(
+            optimizer,
+            table,
+            torch.optim.SGD(parameters, lr=1.0),
+            Accelerator(cpu=True),
+            TrainSettings(max_gradient_norm=0.0, microbatch_tokens=microbatch_tokens, warmup_updates=0),
+            KLSettings(beta=0.0),
+        )
+        self.metrics = updater.update(rollout, 0.0, 1, seed=0)
+        return before - table.columns[column].detach()
+
+
+@pytest.fixture
+def by_hand():
+    return ByHand()
