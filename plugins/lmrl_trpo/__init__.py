@@ -1,7 +1,7 @@
 """Trust region policy optimization (Schulman et al. 2015), as a plugin of lmrl.
 
-A natural gradient step by conjugate gradient on the exact Fisher product, as long as the mean KL from the sampling
-policy allows, shortened by a line search. The value function has a trunk of its own and learns by AdamW.
+A natural gradient step by conjugate gradient on the exact Fisher product, as long as the mean KL from the policy that
+sampled allows, shortened by a line search. The value function has a trunk of its own and learns by AdamW.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from lmrl.specs import Needs, OptimizerSpec
 class TRPOSettings(OptimizerSettings):
     """Settings of TRPO."""
 
+    epochs: int = 5
+    """Passes over each rollout: the policy moves in the first, the value function in all of them."""
     maximum_kl: float = 0.01
-    """The largest mean KL from the sampling policy, in nats per token, of one step."""
+    """The largest mean KL from the policy that sampled, in nats per token, of one step."""
     damping: float = 0.1
     """Added to the Fisher matrix's diagonal, so that directions without curvature stay bounded."""
     conjugate_gradient_steps: int = 10
     """Iterations that solve for the natural gradient."""
     line_search_steps: int = 10
-    """How often a step is halved at the most before it is given up."""
+    """How many steps are tried at the most, each half as long as the one before."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     gamma: float = 1.0
@@ -54,12 +56,14 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, step
     x, residual = torch.zeros_like(target), target.clone()
     direction, size = residual.clone(), residual @ residual
     for _ in range(steps):
+        curved = product(direction)
+        curvature = direction @ curved
+        if not float(curvature) > 0:  # no further than the matrix is positive
+            break
+        x, residual = x + size / curvature * direction, residual - size / curvature * curved
+        size, old = residual @ residual, size
         if float(size) < 1e-10 * float(target @ target):
             break
-        curved = product(direction)
-        stride = size / (direction @ curved)
-        x, residual = x + stride * direction, residual - stride * curved
-        size, old = residual @ residual, size
         direction = residual + size / old * direction
     return x
 
@@ -84,51 +88,44 @@ class TRPO(PolicyOptimizer):
         advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
         return Advantages(advantages, {"returns": raw + rollout.values})
 
-    def surrogate(self, policy: Policy, batch: Batch) -> Tensor:
-        """Return minus the importance-weighted advantage of every token (eq. 14)."""
-        ratio = (policy.evaluate(batch).logprobs - batch.behavior_logprobs).exp()
-        return -ratio * batch.advantages
-
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """Return surrogate + value loss of every token."""
-        value_loss = 0.5 * (policy.evaluate(batch).values - batch["returns"]) ** 2
-        surrogate = self.surrogate(policy, batch)
+        """Return minus the importance-weighted advantage (eq. 14) plus the value loss of every token."""
+        now = policy.evaluate(batch)
+        surrogate = -(now.logprobs - batch.behavior_logprobs).exp() * batch.advantages
+        value_loss = 0.5 * (now.values - batch["returns"]) ** 2
         losses = surrogate + self.settings.value_coefficient * value_loss
         return Loss(losses, {"policy_loss": surrogate, "value_loss": value_loss})
 
-    def kl_here(self, policy: Policy, batch: Batch) -> Tensor:
-        """Return KL(stop_gradient(pi) || pi) per token: 0, with the Fisher matrix as its Hessian."""
-        logprobs = policy.evaluate(batch).log_distributions
-        fixed = logprobs.detach()
-        return ops.scatter_rows((fixed.exp() * (fixed - logprobs)).nan_to_num(0.0).sum(-1), batch.action_mask)
-
-    def kl_moved(self, policy: Policy, batch: Batch) -> Tensor:
-        """Estimate KL(pi_old || pi) per token from the actions that pi_old sampled (k3)."""
-        return ops.kl_estimate(batch.behavior_logprobs, policy.evaluate(batch).logprobs, "k3")
-
     def step(self, minibatch: Minibatch) -> Mapping[str, float]:
         """Move along the natural gradient as far as the trust region and the line search allow."""
-        gradient = minibatch.gradient
-        if float(gradient.norm()) == 0:
-            return {"step_fraction": 0.0, "kl_of_step": 0.0}
-        settings = self.settings
+        if minibatch.epoch > 0:
+            return {}
+        settings, gradient, start = self.settings, minibatch.gradient, minibatch.parameters()
 
-        def product(vector: Tensor) -> Tensor:
-            return minibatch.hessian_product(self.kl_here, vector) + settings.damping * vector
+        def kl_here(policy: Policy, batch: Batch) -> Tensor:  # 0, with the Fisher matrix as its Hessian
+            logprobs = policy.evaluate(batch).log_distributions
+            return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
 
-        natural = conjugate_gradient(product, gradient, settings.conjugate_gradient_steps)
-        curvature = float(natural @ product(natural))
-        full = -((2 * settings.maximum_kl / curvature) ** 0.5) * natural
-        before, fraction = minibatch.mean(self.surrogate), 1.0
-        start = minibatch.parameters()
-        for _ in range(settings.line_search_steps):
-            minibatch.assign(start + fraction * full)
-            kl, now = minibatch.mean(self.kl_moved), minibatch.mean(self.surrogate)
-            if kl <= 1.5 * settings.maximum_kl and now < before:
-                return {"step_fraction": fraction, "kl_of_step": kl, "surrogate_gain": before - now}
-            fraction /= 2
-        minibatch.assign(start)
-        return {"step_fraction": 0.0, "kl_of_step": 0.0, "surrogate_gain": 0.0}
+        def kl_from_start(policy: Policy, batch: Batch) -> Tensor:
+            with minibatch.at(start):
+                old = policy.evaluate(batch).log_distributions
+            return ops.scatter_rows(ops.kl_divergence(old, policy.evaluate(batch).log_distributions), batch.action_mask)
+
+        def fisher(vector: Tensor) -> Tensor:
+            return minibatch.hessian_product(kl_here, vector) + settings.damping * vector
+
+        natural = conjugate_gradient(fisher, gradient, settings.conjugate_gradient_steps)
+        curvature = float(natural @ fisher(natural))
+        if curvature > 0:
+            full = (2 * settings.maximum_kl / curvature) ** 0.5 * natural
+            before = minibatch.loss()
+            for halvings in range(settings.line_search_steps):
+                minibatch.assign(start - full / 2**halvings)
+                gain, kl = before - minibatch.loss(), minibatch.mean(kl_from_start)
+                if gain > 0 and kl <= settings.maximum_kl:
+                    return {"step_fraction": 0.5**halvings, "step_kl": kl, "surrogate_gain": gain, "step_failed": 0.0}
+            minibatch.assign(start)
+        return {"step_fraction": 0.0, "step_kl": 0.0, "surrogate_gain": 0.0, "step_failed": 1.0}
 
 
 @hookimpl
