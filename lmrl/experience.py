@@ -1,4 +1,4 @@
-"""What an optimizer learns from besides rollouts: preference pairs and labelled answers.
+"""What an optimizer learns from besides rollouts: preference pairs, labelled answers and logged trajectories.
 
 Like ``lmrl.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that the trainer
 cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing, in no average.
@@ -150,6 +150,43 @@ class LabelledBatch:
     def group(self) -> Tensor:
         """Every answer on its own, (B,)."""
         return torch.arange(len(self), device=self.desirable.device)
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+
+@dataclass(frozen=True)
+class TrajectoryBatch:
+    """B answers that somebody logged with what they got. Losses are per token, (B, T), or per row, (B,).
+
+    ``rewards`` (B, T) of every action, an answer's reward on its last one; ``terminated`` (B,) bool: nothing follows
+    the last action, so the value of the state after it is 0. Of other rows that value is unknown.
+    """
+
+    responses: Responses
+    rewards: Tensor
+    terminated: Tensor
+    means: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the tokens of the answers, (B, T)."""
+        return self.responses.action_mask
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions of each row, (B,)."""
+        lengths: Tensor = self.responses.inputs.row_lengths
+        return lengths
+
+    @property
+    def group(self) -> Tensor:
+        """Every answer on its own, (B,)."""
+        return torch.arange(len(self), device=self.terminated.device)
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""

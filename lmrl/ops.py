@@ -154,6 +154,34 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return 0.5 * loss
 
 
+def expectile_loss(values: Tensor, targets: Tensor, tau: float) -> Tensor:
+    """Return |tau - 1(u < 0)| u^2 with u = targets - values (Kostrikov et al. 2022, IQL, eq. 3 and 5).
+
+    Its minimum over draws of ``targets`` is their expectile: the mean for ``tau`` 0.5, near the maximum close to 1.
+    """
+    error = targets - values
+    weight = torch.where(error < 0, 1 - tau, tau)
+    return weight * error**2
+
+
+def one_step_targets(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return r_t + gamma V(s_{t+1}), (B, T), with 0 for what follows a row's last action (IQL, eq. 6).
+
+    s_{t+1} is the state before the row's next action: steps outside the mask are transparent.
+    """
+    result, following = torch.zeros_like(rewards), torch.zeros_like(values[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        acted = mask[:, t]
+        result[:, t] = torch.where(acted, rewards[:, t] + gamma * following, 0)
+        following = torch.where(acted, values[:, t], following)
+    return result
+
+
+def last_actions(mask: Tensor) -> Tensor:
+    """Return the (B, T) bool mask of each row's last action."""
+    return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+
+
 def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """Return for each row the sum of ``x`` (B,) over its group and the group's size, (B,) each.
 

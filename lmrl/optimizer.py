@@ -40,6 +40,8 @@ class Evaluation(Protocol):
     ``logprobs`` (B, T) of the sampled actions, ``entropy`` (B, T) of the full distributions, ``values`` (B, T) if the
     optimizer declared ``Needs(values=True)``. All are 0 outside the action mask. ``entropy`` is computed when read.
     ``log_distributions`` (N, V) are the full distributions, a row for each true entry of the mask in row-major order.
+    With ``Needs(action_values=True)`` there are ``action_values`` (2, B, T), of two heads, of the actions taken,
+    ``action_value_logprobs`` (2, B, T), log softmax(Q) of them, and, without gradients, ``target_action_values``.
     """
 
     @property
@@ -62,6 +64,21 @@ class Evaluation(Protocol):
         """Log-probabilities of every action in each state, (N, V)."""
         ...
 
+    @property
+    def action_values(self) -> Tensor:
+        """Values of the actions taken by both heads, (2, B, T)."""
+        ...
+
+    @property
+    def target_action_values(self) -> Tensor:
+        """The same by the heads' targets, (2, B, T), without gradients."""
+        ...
+
+    @property
+    def action_value_logprobs(self) -> Tensor:
+        """Log softmax of both heads' values at the actions taken, (2, B, T)."""
+        ...
+
 
 class Policy(Protocol):
     """What ``loss`` receives to recompute the batch's actions under the current parameters."""
@@ -69,8 +86,12 @@ class Policy(Protocol):
     def evaluate(self, batch: Any) -> Evaluation:
         """Return the current policy's log-probabilities, entropies and values of the batch's actions.
 
-        ``batch`` is a ``Batch``, or the ``Responses`` of a pair or of labelled answers.
+        ``batch`` is a ``Batch``, or the ``Responses`` of a pair, of labelled answers or of trajectories.
         """
+        ...
+
+    def move_targets(self, rate: float) -> None:
+        """Move the targets of the action values this share of the way to them (``Needs(action_values=True)``)."""
         ...
 
 
@@ -150,7 +171,7 @@ class PolicyOptimizer:
     def loss(self, policy: Policy, batch: Any) -> Loss:
         """Return the loss of every token or row of a batch (once per microbatch, with gradients).
 
-        ``batch`` is a ``Batch``, a ``PairBatch`` or a ``LabelledBatch``, by what the optimizer learns from.
+        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``, by what it learns from.
         """
         raise TypeError(f"{type(self).__name__} does not define loss(policy, batch)")
 
@@ -183,6 +204,17 @@ class PolicyOptimizer:
         Called in place of AdamW's step, which still moves a value function.
         """
         raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
+
+    def after_step(self, policy: Policy) -> None:
+        """Do what follows every gradient step, such as moving the targets: ``policy.move_targets(rate)``."""
+        return None
+
+    def extraction(self) -> float:
+        """Return what action values are multiplied with where they are added to the logits of the policy.
+
+        That policy is sampled in evaluations and written into checkpoints. Read with ``Needs(action_values=True)``.
+        """
+        return 0.0
 
     def should_stop(self, metrics: Mapping[str, float]) -> bool:
         """Say whether to leave out this minibatch's step and the rest of this rollout's epochs (a target KL, say).

@@ -29,6 +29,9 @@ class Needs:
     """What it learns from."""
     separate_critic: bool = False
     """The value function has a trunk of its own: its loss must not reach the policy's parameters."""
+    action_values: bool = False
+    """``evaluation.action_values``, their targets and log-probabilities: two heads that value every action. The policy
+    that is sampled and saved adds ``PolicyOptimizer.extraction()`` times their mean to its logits."""
     greedy_scores: bool = False
     """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
 

@@ -7,6 +7,8 @@ Hidden states are computed for all positions, the LM head only where a response 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,16 @@ from torch import Tensor, nn
 
 from lmrl.errors import ModelError
 from lmrl.experience import Responses
+from lmrl.models.action_values import (
+    ACTION_VALUES_FILE,
+    PREFIX,
+    ActionValueHeads,
+    ActionValues,
+    head_state,
+    replaced_head,
+    require_linear_head,
+    restore_head,
+)
 from lmrl.models.loading import no_transformers_bars
 from lmrl.ops import entropy, scatter_rows, token_logprobs
 from lmrl.rollout import Batch, TextInputs, lengths_to_mask
@@ -55,17 +67,22 @@ def state_positions(inputs: TextInputs, width: int, include_last: bool) -> Tenso
 
 @dataclass(frozen=True)
 class StateOutputs:
-    """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none."""
+    """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none.
+
+    ``action_values`` are those of the N actions taken, or none.
+    """
 
     logits: Tensor | None
     values: Tensor | None
+    action_values: ActionValues | None = None
 
     def select(self, kept: Tensor) -> StateOutputs:
         """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
         if bool(kept.all()):
             return self
         logits, values = (None if column is None else column[kept] for column in (self.logits, self.values))
-        return StateOutputs(logits, values)
+        actions = None if self.action_values is None else self.action_values.select(kept)
+        return StateOutputs(logits, values, actions)
 
 
 class PolicyModel(nn.Module):
@@ -74,9 +91,14 @@ class PolicyModel(nn.Module):
     The head starts at zero, so the first value of every state is 0. With ``separate_critic`` it reads a trunk of its
     own, which starts as a copy of the model's. Dropout stays off: the policy is always in evaluation mode, because a
     ratio between two dropout masks measures the masks.
+
+    ``with_action_values`` adds heads that value every action. The policy is then the language model with ``extraction``
+    times their values added to its logits, which ``extracted()`` gives and ``save`` writes as a plain causal LM.
     """
 
-    def __init__(self, model: Any, with_values: bool = False, separate_critic: bool = False) -> None:
+    def __init__(
+        self, model: Any, with_values: bool = False, separate_critic: bool = False, with_action_values: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.value_head: nn.Linear | None = None
@@ -88,6 +110,11 @@ class PolicyModel(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self._head_is_linear = _head_is_linear(model)
+        self.action_values: ActionValueHeads | None = None
+        self.extraction = 0.0
+        if with_action_values:
+            head = require_linear_head(model, self._head_is_linear)
+            self.action_values = ActionValueHeads(head.in_features, head.out_features, model.device)
         if with_values and separate_critic:
             self.critic = copy.deepcopy(model).requires_grad_(False)
             self.critic.base_model.requires_grad_(True)  # its LM head is never used
@@ -98,24 +125,37 @@ class PolicyModel(nn.Module):
         return super().train(False)
 
     def forward(
-        self, inputs: TextInputs, need_logits: bool = True, need_values: bool = False, include_last: bool = False
+        self,
+        inputs: TextInputs,
+        need_logits: bool = True,
+        need_values: bool = False,
+        include_last: bool = False,
+        need_action_values: bool = False,
     ) -> StateOutputs:
-        """Evaluate the states before each response token (and after the last one, with ``include_last``)."""
+        """Evaluate the states before each response token (and after the last one, with ``include_last``).
+
+        Action values are those of the response's tokens, so they exclude ``include_last``.
+        """
         rows = join_rows(inputs)
         chosen = state_positions(inputs, rows.shape[1], include_last)
         if need_values and self.value_head is None:
             raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
-        shared = need_values and self.critic is None
+        shared = (need_values and self.critic is None) or need_action_values
         hidden = logits = None
         if need_logits or shared:
             hidden, logits = self._states(self.model, rows, chosen, need_logits, shared)
+        actions = None
+        if need_action_values:
+            assert self.action_values is not None and hidden is not None and not include_last
+            taken = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+            actions = self.action_values(hidden.float(), inputs.response_ids[taken])
         if need_values and self.critic is not None:
             hidden, _ = self._states(self.critic, rows, chosen, need_logits=False, need_hidden=True)
         values = None
         if need_values:
             assert self.value_head is not None and hidden is not None
             values = self.value_head(hidden.float()).squeeze(-1)
-        return StateOutputs(logits, values)
+        return StateOutputs(logits, values, actions)
 
     def _states(
         self, model: Any, rows: Tensor, chosen: Tensor, need_logits: bool, need_hidden: bool
@@ -129,17 +169,35 @@ class PolicyModel(nn.Module):
         return hidden, output.logits[chosen] if need_logits else None
 
     def value_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return the parameters of the value head, and those of a separate critic's trunk."""
+        """Return the trained parameters of the value and action-value heads, and those of a separate critic's trunk."""
         head = list(self.value_head.parameters()) if self.value_head is not None else []
+        if self.action_values is not None:
+            head += list(self.action_values.heads.parameters())
         trunk = list(self.critic.base_model.parameters()) if self.critic is not None else []  # type: ignore[union-attr]
         return head, trunk
 
+    @contextmanager
+    def extracted(self) -> Iterator[Any]:
+        """Give the language model as it is sampled and saved: action values, if there are any, are in its logits."""
+        if self.action_values is None:
+            yield self.model
+            return
+        merged = self.action_values.merged(self.model.get_output_embeddings(), self.extraction)
+        with replaced_head(self.model, merged) as model:
+            yield model
+
     def save(self, folder: Path, tokenizer_from: str) -> None:
-        """Write the model, its tokenizer and the value head in the transformers layout (safetensors)."""
+        """Write the model, its tokenizer and the heads in the transformers layout (safetensors).
+
+        With action values the model is written as ``extracted()``; the head that is trained goes beside it.
+        """
         from safetensors.torch import save_file
 
-        with no_transformers_bars():
-            self.model.save_pretrained(folder)
+        with no_transformers_bars(), self.extracted() as model:
+            model.save_pretrained(folder)
+        if self.action_values is not None:
+            state = self.action_values.state_dict() | head_state(self.model)
+            save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / ACTION_VALUES_FILE)
         copy_tokenizer(tokenizer_from, folder)
         for module, name in ((self.value_head, VALUE_HEAD_FILE), (self._critic_trunk(), CRITIC_FILE)):
             if module is not None:
@@ -149,9 +207,16 @@ class PolicyModel(nn.Module):
                 )
 
     def load_value_head(self, folder: Path) -> bool:
-        """Load the value function that ``save`` wrote, if there is one of this kind; say whether there was."""
+        """Load the value function that ``save`` wrote, if there is one of this kind; say whether there was.
+
+        So it is with action values, which bring the head along that is trained.
+        """
         from safetensors.torch import load_file
 
+        if self.action_values is not None and (folder / ACTION_VALUES_FILE).exists():
+            state = load_file(folder / ACTION_VALUES_FILE)
+            restore_head(self.model, {key: value for key, value in state.items() if key.startswith(PREFIX)})
+            self.action_values.load_state_dict({k: v for k, v in state.items() if not k.startswith(PREFIX)})
         trunk = self._critic_trunk()
         files = [folder / VALUE_HEAD_FILE] + [folder / CRITIC_FILE] * (trunk is not None)
         if self.value_head is None or not all(file.exists() for file in files):
@@ -214,6 +279,32 @@ class TextEvaluation:
             raise ModelError("evaluation.values was read, but the optimizer's spec does not declare Needs(values=True)")
         return scatter_rows(self.outputs.values, self.mask)
 
+    @cached_property
+    def action_values(self) -> Tensor:
+        """Both heads' values of the tokens, (2, B, T)."""
+        return self._of_both(self._action_values.taken)
+
+    @cached_property
+    def target_action_values(self) -> Tensor:
+        """Both targets' values of the tokens, without gradients, (2, B, T)."""
+        return self._of_both(self._action_values.targets)
+
+    @cached_property
+    def action_value_logprobs(self) -> Tensor:
+        """Log softmax of both heads' values at the tokens, (2, B, T)."""
+        return self._of_both(self._action_values.logprobs)
+
+    @property
+    def _action_values(self) -> ActionValues:
+        if self.outputs.action_values is None:
+            raise ModelError(
+                "evaluation.action_values was read, but the optimizer's spec does not declare Needs(action_values=True)"
+            )
+        return self.outputs.action_values
+
+    def _of_both(self, column: Tensor) -> Tensor:
+        return torch.stack([scatter_rows(head, self.mask) for head in column])
+
 
 class TextPolicy:
     """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
@@ -221,10 +312,13 @@ class TextPolicy:
     ``module`` may be the model itself or what accelerate wraps it in.
     """
 
-    def __init__(self, module: nn.Module, spec: SamplingSpec, with_values: bool) -> None:
+    def __init__(
+        self, module: nn.Module, spec: SamplingSpec, with_values: bool, with_action_values: bool = False
+    ) -> None:
         self.module = module
         self.spec = spec
         self.with_values = with_values
+        self.with_action_values = with_action_values
         self._known: list[tuple[Any, TextEvaluation]] = []
 
     def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
@@ -234,12 +328,20 @@ class TextPolicy:
                 return evaluation
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
-        outputs = self.module(inputs, need_logits=True, need_values=self.with_values)
+        wanted = {"need_action_values": True} if self.with_action_values else {}
+        outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
         outputs = outputs.select(mask[lengths_to_mask(inputs.response_lengths, mask.shape[1])])
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation
+
+    def move_targets(self, rate: float) -> None:
+        """Move the targets of the action values this share of the way to them."""
+        model: Any = getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+        if model.action_values is None:
+            raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
+        model.action_values.move_targets(rate)
 
     def forget(self) -> None:
         """Drop all evaluations and their graphs, before the parameters change."""

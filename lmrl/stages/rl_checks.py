@@ -48,6 +48,11 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
             f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
             f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"
         )
+    if needs.action_values and (config.train.separate_critic or needs.separate_critic):
+        raise SettingsError(
+            f"train.separate_critic is true, but optimizer {optimizer.name!r} reads its policy from action values and "
+            "the language model's head, which must share one trunk; set train.separate_critic=false"
+        )
     sampling = config.sampling
     filters = [name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0)) if getattr(sampling, name) != off]
     if filters:

@@ -1,4 +1,4 @@
-"""Data for optimizers that do not sample: pairs and labelled answers as batches of token ids, with a reference.
+"""Data for optimizers that do not sample: pairs, labelled and rewarded answers as batches of token ids.
 
 Rows are encoded once, as fine-tuning and reward models encode them. The reference's log-probabilities of a row are
 computed when it is first drawn and kept, so no epoch repeats them.
@@ -20,7 +20,7 @@ from lmrl.data.rankings import load_rankings
 from lmrl.data.records import Answer, Prompt
 from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError
-from lmrl.experience import Experience, LabelledBatch, PairBatch, Responses
+from lmrl.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.models.card import ModelCard
 from lmrl.models.chat_template import response_row
 from lmrl.rollout import TextInputs, lengths_to_mask
@@ -76,12 +76,22 @@ class OfflineData:
                 self._responses([item.rows[0] for item in items]), self._responses([item.rows[1] for item in items])
             )
         rows = [item.rows[0] for item in items]
+        if self.needs.experience == "trajectories":
+            return self._trajectories(rows, [item.reward for item in items])
         # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1), as far as it has room.
         mismatched = [
             (row[0], other[1][: self._room(row)]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
         ]
         desirable = torch.tensor([item.reward > 0 for item in items], device=self.device)
         return LabelledBatch(self._responses(rows), desirable, self._responses(mismatched))
+
+    def _trajectories(self, rows: Sequence[Row], rewards: Sequence[float]) -> TrajectoryBatch:
+        """Return answers with their rewards on the last token, which ends each of them."""
+        responses = self._responses(rows)
+        last = responses.inputs.response_lengths[:, None] - 1
+        column = torch.tensor(rewards, device=self.device)[:, None]
+        spread = torch.zeros(responses.action_mask.shape, device=self.device).scatter(1, last, column)
+        return TrajectoryBatch(responses, spread, torch.ones(len(rows), dtype=torch.bool, device=self.device))
 
     def _room(self, row: Row) -> int | None:
         return None if self.context_length is None else self.context_length - len(row[0])
@@ -126,7 +136,7 @@ def load_offline(
 
     Raises ``DataError`` when the data cannot be read, are of another kind, or nothing is left.
     """
-    records = _pairs(settings, source) if needs.experience == "preferences" else _labelled(settings, source)
+    records = READERS[needs.experience](settings, source)
     skipped: Counter[str] = Counter()
     items, first_error = [], ""
     for prompt, answers, reward in records:
@@ -185,6 +195,33 @@ def _labelled(settings: LearningData, source: Any) -> list[Record]:
             "sets one against the other. `lmrl sft` imitates good answers alone."
         )
     return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+
+
+def _rewarded(settings: LearningData, source: Any) -> list[Record]:
+    try:
+        found = load_logged("reward", source, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error} This optimizer learns from answers with the reward that each got: give rows with prompt, "
+            "completion and reward, or rankings with scores, as `lmrl prefer` writes them when a reward ranks."
+        ) from error
+    for note in found.notes:
+        logger.info(note)
+    rewards = {answer.reward for answer in found.answers}
+    if len(rewards) == 1:
+        raise DataError(
+            f"all {len(found)} answers have the reward {rewards.pop():g}; expected different ones, because there is "
+            "nothing to prefer among them. `lmrl sft` imitates answers that are all good."
+        )
+    return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+
+
+READERS: dict[str, Callable[[LearningData, Any], list[Record]]] = {
+    "preferences": _pairs,
+    "labelled": _labelled,
+    "trajectories": _rewarded,
+}
+"""What reads the records of each kind of experience."""
 
 
 def _row(card: ModelCard, prompt: Prompt, answer: Answer) -> Row:

@@ -173,11 +173,13 @@ def open_session(
     checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
     base = load(checkpoint, device=accelerator.device, dtype=torch.float32) if checkpoint else start
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    policy = PolicyModel(base.model, needs.values, config.train.separate_critic or needs.separate_critic)
+    critic = config.train.separate_critic or needs.separate_critic
+    policy = PolicyModel(base.model, needs.values, critic, needs.action_values)
     policy.load_value_head(Path(checkpoint or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
     optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
+    policy.extraction = optimizer.extraction()
     controller = KLController(config.kl)
 
     maker = RolloutMaker(
@@ -191,7 +193,7 @@ def open_session(
         needs,
         microbatch_budget(config.train, accelerator.device),
     )
-    policy_face = TextPolicy(module, spec, needs.values)
+    policy_face = TextPolicy(module, spec, needs.values, needs.action_values)
     updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)
     if state is not None:  # after the updater, which reads the peak learning rates: a checkpoint holds scheduled ones
         prepared.load_state_dict(state["torch_optimizer"])

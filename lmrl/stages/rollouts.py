@@ -55,7 +55,8 @@ class RolloutMaker:
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score it; the score of a truncated row is withheld."""
-        samples = self.engine.generate(self.policy.model, prompts.ids, self.spec, seed, self.card.codec)
+        with self.policy.extracted() as model:
+            samples = self.engine.generate(model, prompts.ids, self.spec, seed, self.card.codec)
         # One prompt drawn twice from the data stays two groups, as the group size says.
         samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
         inputs = samples.inputs

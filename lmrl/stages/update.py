@@ -172,6 +172,8 @@ class Updater:
                 means.add_sum(name, torch.full_like(one, number), one)
             whole.drop_gradient()
         self.torch_optimizer.step()
+        if self.optimizer.defines("after_step"):
+            self.optimizer.after_step(self.policy)
         means.add_sum("loss", loss_sum, one)
         means.add_sum("gradient_norm", norm.detach().to(loss_sum), one)
         total.merge(means)

@@ -24,6 +24,7 @@ NEEDS = {
     "values": "neither rollout.values, rollout.bootstrap_values nor the policy's values",
     "reference": "no reference_logprobs",
     "greedy_scores": "no rollout.greedy_scores",
+    "action_values": "none of the policy's action values",
 }
 
 

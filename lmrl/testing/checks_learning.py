@@ -41,6 +41,7 @@ def check_learning(trial: Trial) -> str:
     stepper = torch.optim.Adam(parameter_groups(model, LEARNING_RATE))
     settings = TrainSettings(updates=UPDATES, max_gradient_norm=1.0, microbatch_tokens=1_000_000)
     optimizer = trial.build(full=True)
+    model.extraction = optimizer.extraction()
     updater = Updater(optimizer, ToyPolicy(model), stepper, ThreadAccelerator(), settings, KLSettings(beta=0))
     reached = start
     with torch.random.fork_rng(devices=[]):

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.experience import LabelledBatch, PairBatch, Responses
+from lmrl.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.kl import KLSettings, shape_rewards
 from lmrl.rollout import Rollout, lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
-EVERYTHING = frozenset({"values", "reference", "greedy_scores"})
-"""The needs that bring columns along."""
+EVERYTHING = frozenset({"values", "reference", "greedy_scores", "action_values"})
+"""The needs that bring columns along, in a rollout or in what the policy evaluates to."""
 DRAWS = 4
 """Answers of which the best and the worst make a pair."""
 
@@ -83,6 +83,7 @@ def make_rollout(request: Request) -> Rollout:
         "reference": {"reference_logprobs": reference},
         "greedy_scores": {"greedy_scores": 0.1 + 0.2 * (made.group % 3) if request.score is None else made.scores},
     }
+    supplied = sorted(request.supplied & columns.keys())
     return Rollout(
         inputs=made.inputs,
         action_mask=made.mask,
@@ -92,7 +93,7 @@ def make_rollout(request: Request) -> Rollout:
         terminated=~truncated,
         truncated=truncated,
         group=made.group,
-        declared={name: column for need in sorted(request.supplied) for name, column in columns[need].items()},
+        declared={name: column for need in supplied for name, column in columns[need].items()},
     )
 
 
@@ -115,6 +116,16 @@ def make_labelled(request: Request) -> LabelledBatch:
     return LabelledBatch(_responses(request, [made]), desirable, _responses(request, [elsewhere]))
 
 
+def make_trajectories(request: Request) -> TrajectoryBatch:
+    """Return answers with their scores on the last action; of each group the first is cut off, if it has no end."""
+    made = _answers(request, request.seed)
+    last = (made.inputs.lengths - 1)[:, None]
+    open_ended = made.inputs.actions.gather(1, last).squeeze(1) != 0
+    first = torch.arange(len(made.group)) % request.group_size == 0
+    rewards = torch.zeros(made.mask.shape).scatter(1, last, made.scores[:, None].float())
+    return TrajectoryBatch(_responses(request, [made]), rewards, ~(open_ended & first & (not request.plain)))
+
+
 def _responses(request: Request, parts: list[_Answers]) -> Responses:
     def join(column: Callable[[_Answers], Tensor]) -> Tensor:
         return torch.cat([column(part) for part in parts])
@@ -132,5 +143,6 @@ EXPERIENCES: dict[str, Callable[[Request], Any]] = {
     "rollouts": make_rollout,
     "preferences": make_pairs,
     "labelled": make_labelled,
+    "trajectories": make_trajectories,
 }
 """What the kit can make, by ``Needs.experience``. A ``Rollout`` goes to ``Updater.update``, all else to ``learn``."""

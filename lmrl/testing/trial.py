@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.experience import PairBatch
+from lmrl.experience import PairBatch, TrajectoryBatch
 from lmrl.kl import KLSettings
 from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.rollout import Batch, Rollout
@@ -112,7 +112,7 @@ class Trial:
         optimizer.should_stop = lambda metrics: False  # type: ignore[method-assign]
         model = (model or self.policy).moved(0.0, seed=0)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        policy = ToyPolicy(model, "values" in supplied)
+        policy = ToyPolicy(model, "values" in supplied, "action_values" in supplied)
         stepper = _Recorder(model)
         settings = TrainSettings(max_gradient_norm=0, microbatch_tokens=microbatch)
         updater = Updater(optimizer, policy, stepper, accelerator or ThreadAccelerator(), settings, KLSettings(beta=0))
@@ -160,7 +160,11 @@ def parameter_groups(model: ToyModel, learning_rate: float) -> list[dict[str, An
     """Return groups as ``make_torch_optimizer`` makes them."""
     return [
         {"params": list(model.actor.parameters()), "lr": learning_rate, "role": "policy"},
-        {"params": list(model.critic.parameters()), "lr": learning_rate, "role": "value"},
+        {
+            "params": [*model.critic.parameters(), *model.action_values.parameters()],
+            "lr": learning_rate,
+            "role": "value",
+        },
     ]
 
 
@@ -171,6 +175,8 @@ def mask_rows(batch: Any, kept: Tensor) -> Any:
         return dataclasses.replace(batch, rollout=rollout)
     if isinstance(batch, PairBatch):
         return dataclasses.replace(batch, chosen=batch.chosen.masked(kept), rejected=batch.rejected.masked(kept))
+    if isinstance(batch, TrajectoryBatch):
+        return dataclasses.replace(batch, responses=batch.responses.masked(kept))
     return dataclasses.replace(batch, responses=batch.responses.masked(kept), mismatched=batch.mismatched.masked(kept))
 
 

@@ -1,0 +1,107 @@
+"""Implicit language Q-learning (Snell et al. 2023), as a plugin of lmrl.
+
+It learns from answers that somebody logged with their rewards, without sampling: two action-value heads by one-step
+targets, a value as an expectile of them, and a policy that adds their advantages to a cloned one's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
+from lmrl.experience import TrajectoryBatch
+from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.specs import Needs, OptimizerSpec
+
+LARGEST_WEIGHT = 100.0
+"""Weights of cloning are cut off here, as IQL's code does."""
+
+
+@dataclass
+class ILQLSettings(OptimizerSettings):
+    """Settings of ILQL."""
+
+    minibatches: int = 4
+    """Gradient steps per pass: each update's answers are cut into this many minibatches."""
+    tau: float = 0.7
+    """Which expectile of its action values a state's value is: 0.5 is the mean over the data, near 1 the maximum."""
+    alpha: float = 0.1
+    """Weight of the conservative term, which lowers the values of actions that the data do not take."""
+    beta: float = 10.0
+    """What action values are multiplied with where the policy adds them to its logits: a scale in 1 / reward."""
+    gamma: float = 1.0
+    """Discount per token; below 1 it prefers short ways to a reward."""
+    cloning_coefficient: float = 1.0
+    """Weight of imitating the data, which keeps the logits that action values are added to."""
+    cloning_beta: float = 0.0
+    """Above 0, tokens are imitated with the weight exp(cloning_beta (Q - V)) (AWAC); 0 imitates all alike."""
+    target_rate: float = 0.1
+    """Share of the way that target heads move to their heads after each step; 1 / target_rate steps are remembered."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau < 1:
+            raise SettingsError(f"tau is {self.tau}; expected a number between 0 and 1, such as 0.7")
+        for name in ("alpha", "beta", "cloning_coefficient", "cloning_beta"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected a finite number >= 0")
+        if not 0 <= self.gamma <= 1:
+            raise SettingsError(f"gamma is {self.gamma}; expected a number from 0 to 1")
+        if not 0 < self.target_rate <= 1:
+            raise SettingsError(f"target_rate is {self.target_rate}; expected a number above 0 and at most 1")
+
+
+class ILQL(PolicyOptimizer):
+    """In-sample Q-learning: no action that is missing in the data is ever asked for its value."""
+
+    Settings = ILQLSettings
+    settings: ILQLSettings
+
+    def loss(self, policy: Policy, batch: TrajectoryBatch) -> Loss:
+        """Return TD error of both heads + expectile loss + alpha conservative term + cloning of every token."""
+        settings, now, mask = self.settings, policy.evaluate(batch.responses), batch.action_mask
+        targets = ops.one_step_targets(batch.rewards, now.values.detach(), mask, settings.gamma)
+        # The state after an answer that was cut off is not in the data.
+        unknown = ops.last_actions(mask) & ~batch.terminated[:, None]
+        td_loss = ((now.action_values - targets) ** 2).sum(0).masked_fill(unknown, 0)
+        lower = now.target_action_values.amin(0)
+        value_loss = ops.expectile_loss(now.values, lower, settings.tau)
+        conservative_loss = -now.action_value_logprobs.sum(0)
+        advantages = lower - now.values.detach()
+        weights = torch.exp(settings.cloning_beta * advantages).clamp_max(LARGEST_WEIGHT)
+        cloning_loss = -weights * now.logprobs
+        losses = td_loss + value_loss
+        losses = losses + settings.alpha * conservative_loss + settings.cloning_coefficient * cloning_loss
+        metrics = {
+            "td_loss": td_loss,
+            "value_loss": value_loss,
+            "conservative_loss": conservative_loss,
+            "cloning_loss": cloning_loss,
+            "action_value": now.action_values.mean(0),
+            "value": now.values,
+            "advantage": advantages,
+        }
+        return Loss(losses, metrics)
+
+    def after_step(self, policy: Policy) -> None:
+        """Let the targets follow (Polyak averaging)."""
+        policy.move_targets(self.settings.target_rate)
+
+    def extraction(self) -> float:
+        """Return beta of pi(a|s) proportional to pi_beta(a|s) exp(beta (Q(s, a) - V(s)))."""
+        return self.settings.beta
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register ILQL."""
+    yield OptimizerSpec(
+        name="ilql",
+        build=ILQL,
+        settings=ILQLSettings,
+        needs=Needs(experience="trajectories", values=True, action_values=True),
+        summary="Implicit language Q-learning from logged answers with their rewards",
+    )
