@@ -46,6 +46,8 @@ def test_the_wheel_holds_the_code_and_the_model_and_nothing_else(wheel):
         assert f"lmrl/stories/model/{file}" in names
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl").rglob("*.py")}
     assert source <= names
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl" / "plugins" / "templates").iterdir()}
+    assert templates <= names and len(templates) >= 10
     assert sum(item.file_size for item in wheel.infolist()) < 5_000_000
 
 
