@@ -63,7 +63,7 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookimpl
 def lmrl_commands() -> Iterable[CommandSpec]:
     """Offer the subcommands."""
-    from lmrl.cli import chat, compare, config, eval, plugins, prefer, pretrain, quickstart, reward, rl, sft
+    from lmrl.cli import chat, compare, config, eval, new_plugin, plugins, prefer, pretrain, quickstart, reward, rl, sft
 
     return [
         quickstart.SPEC,
@@ -76,6 +76,7 @@ def lmrl_commands() -> Iterable[CommandSpec]:
         compare.SPEC,
         chat.SPEC,
         plugins.SPEC,
+        new_plugin.SPEC,
         config.SPEC,
     ]
 
