@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lmrl.errors import SettingsError
 from lmrl.optimizer import LossAggregation
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -219,16 +220,32 @@ def group_spread(x: Tensor, group: Tensor) -> Tensor:
     return spread
 
 
-def group_normalise(x: Tensor, group: Tensor, divide: bool = True, epsilon: float = 1e-6) -> Tensor:
+def split_off(group: Tensor, rows: Tensor) -> Tensor:
+    """Return group numbers (B,) by which each of ``rows`` (B,) bool is alone, and the others are grouped as before.
+
+    For rows that must not be compared, such as truncated ones whose score was withheld.
+    """
+    place = group.unique(return_inverse=True)[1]
+    return torch.where(rows, len(group) + torch.arange(len(group), device=group.device), place)
+
+
+def group_normalise(
+    x: Tensor, group: Tensor, divide: bool = True, scores: Tensor | None = None, epsilon: float = 1e-4
+) -> Tensor:
     """Return ``x`` (B,) minus its group's mean, divided by its group's sample deviation (Shao et al. 2024, sec. 4.1.2).
 
-    Without ``divide`` it is only centred (Liu et al. 2025, Dr. GRPO). A group without spread gives exactly 0.
+    Without ``divide`` it is only centred (Liu et al. 2025, Dr. GRPO). So are groups whose ``scores`` (B,) are all
+    equal: what is left in ``x`` there is a KL shaping, perhaps of rounding errors, and dividing by its deviation would
+    make it as large as a reward. A group in which ``x`` has no spread gives exactly 0.
     """
-    centred = x - group_means(x, group)
-    if divide:
-        squares, counts = group_sums(centred**2, group)
-        centred = centred / (torch.sqrt(squares / (counts - 1).clamp_min(1)) + epsilon)
-    return centred.masked_fill(group_spread(x, group) == 0, 0)
+    centred = (x - group_means(x, group)).masked_fill(group_spread(x, group) == 0, 0)
+    if not divide:
+        return centred
+    squares, counts = group_sums(centred**2, group)
+    deviation = torch.sqrt(squares / (counts - 1).clamp_min(1)) + epsilon
+    if scores is not None:
+        deviation = deviation.masked_fill(group_spread(scores, group) == 0, 1)
+    return centred / deviation
 
 
 def sequence_log_ratios(logprobs: Tensor, behavior_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -244,28 +261,34 @@ def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:
     return ((longest - buffer - lengths) / buffer).clamp(-1.0, 0.0)
 
 
-def beta_normalise(x: Tensor, group: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Return binary ``x`` (B,) minus its group's mean p, divided by a beta density at p (Xiao et al. 2025, BNPO).
+def beta_normalise(x: Tensor, group: Tensor, scores: Tensor) -> Tensor:
+    """Return ``x`` (B,) minus its group's mean, divided by a beta density (Xiao et al. 2025, BNPO).
 
-    The batch's group means are taken for draws of Beta(a, b), fitted by moments, and the density is that of
-    Beta(1 + a/3, 1 + b/3), of which the paper shows that it gives the gradient its least variance. Groups without
-    spread give 0. Means that are all alike leave the density undefined, and 1 is taken. Raises ``ValueError`` for
-    numbers other than 0 and 1.
+    The density is taken at p, the mean of the group's binary ``scores`` (B,). All groups' p are held for draws of
+    Beta(a, b), fitted by their mean and sample variance, and the density is that of Beta(1 + a/3, 1 + b/3), neither
+    below 1: the paper shows that it gives the gradient its least variance. As in the authors' code nothing is
+    multiplied by more than 1e6. Groups whose scores are all equal (p is 0 or 1) are only centred, and so is everything
+    where fewer than two different p make the fit undefined. Raises ``SettingsError`` for scores other than 0 and 1.
     """
-    if not bool(((x == 0) | (x == 1)).all()):
-        raise ValueError("BNPO is defined for rewards that are 0 or 1; choose another normalisation")
-    means = group_means(x, group)
-    centred = x - means
-    labels, place = group.unique(return_inverse=True)
-    per_group = torch.zeros(len(labels), dtype=x.dtype, device=x.device).scatter(0, place, means)
-    mean, variance = per_group.mean(), per_group.var(correction=0)
-    if float(variance) <= epsilon:
+    odd = scores[(scores != 0) & (scores != 1)]
+    if len(odd):
+        raise SettingsError(
+            f"there is a score of {float(odd[0]):g}, but BNPO is defined for scores of 0 and 1; choose another "
+            "normalisation, or a reward that says right or wrong"
+        )
+    centred = group_normalise(x, group, divide=False)
+    _, place, sizes = group.unique(return_inverse=True, return_counts=True)
+    means = group_means(scores.to(x.dtype), group)
+    drawn = x.new_zeros(len(sizes)).scatter(0, place, means)[sizes > 1]
+    if len(drawn.unique()) < 2:
         return centred
-    concentration = (mean * (1 - mean) / variance - 1).clamp_min(0)
-    alpha, beta = 1 + concentration * mean / 3, 1 + concentration * (1 - mean) / 3
-    inside = means.clamp(epsilon, 1 - epsilon)
-    density = torch.distributions.Beta(alpha, beta).log_prob(inside).exp()
-    return centred / (density + epsilon)
+    mean = drawn.mean()
+    concentration = (mean * (1 - mean) / drawn.var() - 1).clamp_min(0)
+    fitted = torch.distributions.Beta(1 + concentration * mean / 3, 1 + concentration * (1 - mean) / 3)
+    undecided = group_spread(scores, group) > 0
+    density = fitted.log_prob(means.where(undecided, 0.5)).exp().clamp_min(1e-6)
+    weighed: Tensor = centred / density.where(undecided, 1)
+    return weighed
 
 
 def aggregate_losses(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrl import ops
+from lmrl.errors import SettingsError
 from lmrl.kl import KLController, KLSettings, kl_losses, shape_rewards, shaping_term
 
 
@@ -205,6 +206,71 @@ def test_group_baselines_follow_the_rows_wherever_they_stand(pairs, random):
     counts = ops.group_sums(scores, labels)[1]
     centred = scores - ops.group_means(scores, labels)
     assert torch.allclose(scores - ops.leave_one_out_means(scores, labels), centred * counts / (counts - 1))
+
+
+def test_rows_that_are_split_off_are_alone():
+    apart = torch.tensor([False, True, False, False, True])
+    found = ops.split_off(GROUP, apart)
+    assert found[0] == found[2] and len(found.unique()) == 4
+    assert ops.group_sums(SCORES, found)[1].tolist() == [2, 1, 2, 1, 1]
+    untouched = ops.split_off(torch.tensor([2**63 - 1, -(2**63), 2**63 - 1]), torch.zeros(3, dtype=torch.bool))
+    assert untouched[0] == untouched[2] != untouched[1]
+
+
+def test_group_normalisation_by_hand():
+    # Deviations from the means 3 and 3: (0, 3, -3) with the sample deviation 3, and (1, -1) with sqrt(2).
+    found = ops.group_normalise(SCORES, GROUP, epsilon=0.0)
+    assert torch.allclose(found, rows(0.0, 1 / math.sqrt(2), 1.0, -1 / math.sqrt(2), -1.0))
+    assert ops.group_normalise(SCORES, GROUP, divide=False).tolist() == [0, 1, 3, -1, -3]
+
+
+def test_group_normalisation_of_a_group_without_spread_is_exactly_zero():
+    tenths = torch.full((3,), 0.1)  # whose mean in float32 need not be 0.1
+    assert ops.group_normalise(torch.cat([tenths, rows(7.0).float()]), torch.tensor([1, 1, 1, 2])).tolist() == [0] * 4
+
+
+def test_groups_of_equal_scores_are_centred_and_not_divided():
+    """A KL shaping of the size of rounding errors must not come out as large as a reward."""
+    returns, scores = rows(1.0 + 1e-6, 1.0 - 1e-6, 3.0, 1.0), rows(1.0, 1.0, 3.0, 1.0)
+    found = ops.group_normalise(returns, torch.tensor([0, 0, 1, 1]), scores=scores, epsilon=0.0)
+    assert torch.allclose(found, rows(1e-6, -1e-6, math.sqrt(0.5), -math.sqrt(0.5)), atol=1e-9)
+
+
+def test_beta_normalisation_by_hand():
+    # p is 1/4 and 3/4: mean 1/2, sample variance 1/8, so a = b = (1/4 / (1/8) - 1) / 2 = 1/2, and both parameters are
+    # 7/6, where the density at 1/4 and at 3/4 is (3/16)^(1/6) / B(7/6, 7/6).
+    group, scores = torch.tensor([5, 9] * 4), rows(1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+    density = (3 / 16) ** (1 / 6) * math.gamma(7 / 3) / math.gamma(7 / 6) ** 2
+    centred = rows(0.75, 0.25, -0.25, 0.25, -0.25, 0.25, -0.25, -0.75)
+    assert torch.allclose(ops.beta_normalise(scores, group, scores), centred / density)
+    returns = scores - 0.1 * torch.arange(8)  # a KL shaping is centred with the score, and weighs as much
+    assert torch.allclose(
+        ops.beta_normalise(returns, group, scores), (returns - ops.group_means(returns, group)) / density
+    )
+
+
+def test_beta_normalisation_keeps_the_scale_where_no_density_says_otherwise():
+    scores, group = rows(1.0, 1.0, 0.0, 0.0, 1.0, 0.0), torch.tensor([0, 0, 1, 1, 2, 2])
+    shaped = scores + rows(0.01, -0.01, 0.02, -0.02, 0.0, 0.0)
+    found = ops.beta_normalise(shaped, group, scores)  # p is 1, 0 and 1/2: a and b are below 0, the density is 1
+    assert torch.allclose(found, rows(0.01, -0.01, 0.02, -0.02, 0.5, -0.5))
+    alike = ops.beta_normalise(rows(1.0, 0.0, 0.0, 1.0), torch.tensor([0, 0, 1, 1]), rows(1.0, 0.0, 0.0, 1.0))
+    assert alike.tolist() == [0.5, -0.5, -0.5, 0.5], "one p says nothing of its distribution"
+    with pytest.raises(SettingsError, match=r"a score of 0\.5, but BNPO is defined for scores of 0 and 1"):
+        ops.beta_normalise(SCORES, GROUP, rows(1.0, 0.0, 0.5, 1.0, 1.0))
+
+
+def test_sequence_log_ratios_are_means_over_actions():
+    now, before = rows([0.3, 0.1, 9.0], [-1.0, -2.0, -4.0], [5.0, 5.0, 5.0]), rows([0.1] * 3, [0.0] * 3, [0.0] * 3)
+    mask = torch.tensor([[True, True, False], [True, False, True], [False, False, False]])
+    assert torch.allclose(ops.sequence_log_ratios(now, before, mask), rows(0.1, -2.5, 0.0))
+
+
+def test_the_overlong_penalty_by_hand():
+    lengths = torch.tensor([0, 6, 7, 8, 10, 11, 99])
+    assert torch.allclose(
+        ops.overlong_penalty(lengths, longest=10, buffer=4), torch.tensor([0.0, 0.0, -0.25, -0.5, -1.0, -1.0, -1.0])
+    )
 
 
 def test_clipped_value_loss_by_hand():

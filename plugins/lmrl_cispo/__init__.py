@@ -43,9 +43,10 @@ class CISPO(PolicyOptimizer):
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
-        returns = rollout.rewards.sum(1)
-        normalised = ops.group_normalise(returns, rollout.group, divide=self.settings.normalise_std)
-        return Advantages(normalised[:, None] * rollout.action_mask, metrics={"return": returns})
+        returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, rollout.truncated)
+        normalised = ops.group_normalise(returns, group, self.settings.normalise_std, rollout.scores)
+        metrics = {"return": returns, "tied": (ops.group_spread(rollout.scores, group) == 0).float()}
+        return Advantages(normalised[:, None] * rollout.action_mask, metrics=metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return -weight * advantage * log pi of every token."""
@@ -53,7 +54,13 @@ class CISPO(PolicyOptimizer):
         ratio = (logprobs - batch.behavior_logprobs).exp().detach()
         weight = ratio.clamp(self.settings.weight_floor, self.settings.weight_bound)
         losses = -weight * batch.advantages * logprobs
-        return Loss(losses, {"policy_loss": losses, "ratio": ratio, "clip_fraction": (weight != ratio).float()})
+        metrics = {
+            "policy_loss": losses,
+            "ratio": ratio,
+            "clip_fraction": (weight != ratio).float(),
+            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, logprobs, "k3"),
+        }
+        return Loss(losses, metrics)
 
 
 @hookimpl

@@ -2,7 +2,8 @@
 
 The advantage of an answer is its return minus the mean of its group, over the group's deviation. Dr. GRPO (Liu et al.
 2025), DAPO (Yu et al. 2025) and BNPO (Xiao et al. 2025) change the normalisation, the clipping, the averaging and which
-groups are sampled; docs/optimizers/grpo.md says which settings make which.
+groups are sampled; docs/optimizers/grpo.md says which settings make which. Answers whose score was withheld (truncated
+ones) are compared with nothing and have no advantage.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class GRPOSettings(OptimizerSettings):
     loss_aggregation: LossAggregation = "sequence_mean"
     """sequence_mean as in the paper; token_mean: DAPO; sequence_sum: Dr. GRPO."""
     normalisation: Literal["std", "none", "beta"] = "std"
-    """std: divide by the group's deviation; none: centre only (Dr. GRPO); beta: for rewards 0 and 1 (BNPO)."""
+    """std: divide by the group's deviation; none: centre only (Dr. GRPO); beta: for scores 0 and 1 (BNPO)."""
     clip_range: float = 0.2
     """How far the ratio pi / pi_old may fall below 1 before its gradient is cut off."""
     clip_range_high: float = 0.0
@@ -40,11 +41,13 @@ class GRPOSettings(OptimizerSettings):
     """Sample groups anew whose answers all have the same score (DAPO); train.resamples says how often."""
 
     def __post_init__(self) -> None:
-        if self.clip_range <= 0 or self.clip_range_high < 0:
+        if not (self.clip_range > 0 and self.clip_range_high >= 0):
             raise SettingsError(
                 f"clip_range is {self.clip_range} and clip_range_high {self.clip_range_high}; expected clip_range > 0 "
                 "and clip_range_high >= 0 (0 takes clip_range)"
             )
+        if self.overlong_length < 0:
+            raise SettingsError(f"overlong_length is {self.overlong_length}; expected an integer >= 0 (0 is off)")
         if self.overlong_length and not 0 < self.overlong_buffer <= self.overlong_length:
             raise SettingsError(
                 f"overlong_buffer is {self.overlong_buffer}; expected a number from 1 to overlong_length, "
@@ -60,16 +63,19 @@ class GRPO(PolicyOptimizer):
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
-        settings = self.settings
-        returns = rollout.rewards.sum(1)
+        settings, scores = self.settings, rollout.scores
+        group, returns = ops.split_off(rollout.group, rollout.truncated), rollout.rewards.sum(1)
+        metrics = {"return": returns, "tied": (ops.group_spread(scores, group) == 0).float()}
         if settings.overlong_length:
             lengths = rollout.action_mask.sum(1)
-            returns = returns + ops.overlong_penalty(lengths, settings.overlong_length, settings.overlong_buffer)
+            penalty = ops.overlong_penalty(lengths, settings.overlong_length, settings.overlong_buffer)
+            returns, metrics["overlong_penalty"] = returns + penalty, penalty
         if settings.normalisation == "beta":
-            normalised = ops.beta_normalise(returns, rollout.group)
+            normalised = ops.beta_normalise(returns, group, scores)
         else:
-            normalised = ops.group_normalise(returns, rollout.group, divide=settings.normalisation == "std")
-        return Advantages(normalised[:, None] * rollout.action_mask, metrics={"return": returns})
+            shown = scores + metrics.get("overlong_penalty", 0)
+            normalised = ops.group_normalise(returns, group, settings.normalisation == "std", shown)
+        return Advantages(normalised[:, None] * rollout.action_mask, metrics=metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return the clipped surrogate of every token."""

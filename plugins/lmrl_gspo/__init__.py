@@ -30,7 +30,7 @@ class GSPOSettings(OptimizerSettings):
     """Divide by the group's deviation, as GRPO does."""
 
     def __post_init__(self) -> None:
-        if self.clip_range <= 0 or self.clip_range_high < 0:
+        if not (self.clip_range > 0 and self.clip_range_high >= 0):
             raise SettingsError(
                 f"clip_range is {self.clip_range} and clip_range_high {self.clip_range_high}; expected clip_range > 0 "
                 "and clip_range_high >= 0 (0 takes clip_range)"
@@ -45,10 +45,11 @@ class GSPO(PolicyOptimizer):
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
-        returns = rollout.rewards.sum(1)
-        normalised = ops.group_normalise(returns, rollout.group, divide=self.settings.normalise_std)
+        returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, rollout.truncated)
+        normalised = ops.group_normalise(returns, group, self.settings.normalise_std, rollout.scores)
+        metrics = {"return": returns, "tied": (ops.group_spread(rollout.scores, group) == 0).float()}
         columns = normalised[:, None] * rollout.action_mask
-        return Advantages(columns, {"answer_advantages": normalised}, {"return": returns})
+        return Advantages(columns, {"answer_advantages": normalised}, metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return the clipped surrogate of every answer."""
@@ -58,7 +59,12 @@ class GSPO(PolicyOptimizer):
         losses, clipped = ops.clipped_surrogate(
             log_ratios, log_ratios.new_zeros(len(log_ratios)), batch["answer_advantages"], low, high
         )
-        metrics = {"policy_loss": losses, "clip_fraction": clipped.float(), "ratio": log_ratios.exp()}
+        metrics = {
+            "policy_loss": losses,
+            "clip_fraction": clipped.float(),
+            "ratio": log_ratios.exp(),
+            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+        }
         return Loss(losses, metrics)
 
 
