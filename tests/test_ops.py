@@ -279,6 +279,29 @@ def test_clipped_value_loss_by_hand():
     assert torch.allclose(ops.clipped_value_loss(values, old, returns, 0.0), 0.5 * rows([0.0, 1.0]))
 
 
+def test_expectile_loss_by_hand():
+    values, targets = rows([0.0, 1.0, 1.0]), rows([2.0, 0.0, 1.0])
+    assert torch.allclose(ops.expectile_loss(values, targets, 0.8), rows([0.8 * 4, 0.2, 0.0]))
+    draws = torch.tensor([0.0, 0.0, 1.0])
+    # Its minimum over draws solves 2/3 (1 - tau) x = 1/3 tau (1 - x): the mean for 0.5, 0.9 / 1.1 for 0.9.
+    for tau, expected in ((0.5, 1 / 3), (0.9, 0.9 / 1.1)):
+        grid = torch.linspace(0, 1, 1001)
+        best = grid[ops.expectile_loss(grid[:, None], draws, tau).mean(1).argmin()]
+        assert float(best) == pytest.approx(expected, abs=1e-3)
+
+
+def test_one_step_targets_by_hand_with_a_step_that_is_no_action():
+    rewards, values = rows([0.0, 0.0, 1.0], [0.0, 7.0, 2.0]), rows([0.1, 0.2, 0.4], [0.3, 9.0, 0.6])
+    mask = torch.tensor([[True, True, True], [True, False, True]])
+    expected = rows([0.5 * 0.2, 0.5 * 0.4, 1.0], [0.5 * 0.6, 0.0, 2.0])
+    assert torch.allclose(ops.one_step_targets(rewards, values, mask, 0.5), expected)
+
+
+def test_last_actions_by_hand():
+    mask = torch.tensor([[True, True, False], [True, False, True], [False, False, False]])
+    assert ops.last_actions(mask).tolist() == [[False, True, False], [False, False, True], [False] * 3]
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from(["token_mean", "sequence_mean", "sequence_sum", "rows"]))
 def test_microbatch_shares_add_up_whatever_the_split(seed, aggregation):
