@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lmrl.errors import SettingsError
 from lmrl.experience import PairBatch
 from lmrl.rollout import Advantages, Rollout
 
@@ -32,6 +33,22 @@ class OptimizerSettings:
     loss_aggregation: LossAggregation = "token_mean"
     """token_mean: mean over all response tokens; sequence_mean: mean over rows of each row's token mean;
     sequence_sum: mean over rows of each row's token sum, the gradient of the expected return itself."""
+
+
+@dataclass
+class MaskSettings(OptimizerSettings):
+    """What the settings of an optimizer with ``Needs(mask_policy=True)`` inherit: the trainer reads it."""
+
+    mask_top_p: float = 0.9
+    """In each state only the likeliest tokens that make up this much of the mask policy's probability are drawn."""
+    mask_update_every: int = 10
+    """Updates after which the mask policy becomes a copy of the policy again."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_top_p <= 1:
+            raise SettingsError(f"mask_top_p is {self.mask_top_p}; expected a number above 0 and up to 1")
+        if self.mask_update_every < 1:
+            raise SettingsError(f"mask_update_every is {self.mask_update_every}; expected an integer >= 1")
 
 
 class Evaluation(Protocol):

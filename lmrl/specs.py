@@ -34,6 +34,9 @@ class Needs:
     that is sampled and saved adds ``PolicyOptimizer.extraction()`` times their mean to its logits."""
     greedy_scores: bool = False
     """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
+    mask_policy: bool = False
+    """Tokens are drawn, and evaluated, within the sets that an older copy of the policy finds likely. The optimizer's
+    settings are ``lmrl.optimizer.MaskSettings``."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def _check_needs(spec: OptimizerSpec) -> None:
         "needs a reference policy": needs.reference,
         f"compares at least {needs.minimum_group_size} answers to one prompt": needs.minimum_group_size > 1,
         "needs the score of a greedy answer": needs.greedy_scores,
+        "draws within the sets of a mask policy": needs.mask_policy,
     }
     for what, is_so in lacking.items():
         if is_so:

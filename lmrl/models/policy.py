@@ -7,7 +7,7 @@ Hidden states are computed for all positions, the LM head only where a response 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +75,11 @@ class StateOutputs:
     logits: Tensor | None
     values: Tensor | None
     action_values: ActionValues | None = None
+
+    def restricted(self, support: Tensor) -> StateOutputs:
+        """Return the same with logits of -inf outside ``support``, (N, V) bool."""
+        assert self.logits is not None
+        return StateOutputs(self.logits.masked_fill(~support, -torch.inf), self.values, self.action_values)
 
     def select(self, kept: Tensor) -> StateOutputs:
         """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
@@ -309,16 +314,23 @@ class TextEvaluation:
 class TextPolicy:
     """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
 
-    ``module`` may be the model itself or what accelerate wraps it in.
+    ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
+    be drawn in each state of a response; without it ``spec`` alone does.
     """
 
     def __init__(
-        self, module: nn.Module, spec: SamplingSpec, with_values: bool, with_action_values: bool = False
+        self,
+        module: nn.Module,
+        spec: SamplingSpec,
+        with_values: bool,
+        with_action_values: bool = False,
+        support: Callable[[TextInputs], Tensor] | None = None,
     ) -> None:
         self.module = module
         self.spec = spec
         self.with_values = with_values
         self.with_action_values = with_action_values
+        self.support = support
         self._known: list[tuple[Any, TextEvaluation]] = []
 
     def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
@@ -330,6 +342,8 @@ class TextPolicy:
         mask = batch.action_mask
         wanted = {"need_action_values": True} if self.with_action_values else {}
         outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
+        if self.support is not None:
+            outputs = outputs.restricted(self.support(inputs))
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
         outputs = outputs.select(mask[lengths_to_mask(inputs.response_lengths, mask.shape[1])])
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)

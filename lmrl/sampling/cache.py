@@ -5,6 +5,7 @@ transformers' ``DynamicLayer`` concatenates, so every step copies the whole cach
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,15 +55,32 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self._value_buffer[:, :, : self.length]
 
 
-def make_cache(model: Any, capacity: int) -> Cache:
-    """Return a preallocated cache, or the family's own where its layers are not all plain full attention."""
+class JointCache:
+    """The caches of several models that decode the same tokens side by side."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self.caches = tuple(caches)
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers of all of them."""
+        return [layer for cache in self.caches for layer in cache.layers]
+
+
+def make_cache(model: Any, capacity: int) -> Cache | JointCache:
+    """Return a preallocated cache, or the family's own where its layers are not all plain full attention.
+
+    A model that consists of several says so by its ``parts``, and is given a cache for each.
+    """
+    if hasattr(model, "parts"):
+        return JointCache([make_cache(part, capacity) for part in model.parts])
     own = DynamicCache(config=model.config)
     if own.layers and all(type(layer) is DynamicLayer for layer in own.layers):
         return Cache(layers=[PreallocatedLayer(capacity) for _ in own.layers])
     return own
 
 
-def refuse_unfilled(cache: Cache, model: Any) -> None:
+def refuse_unfilled(cache: Cache | JointCache, model: Any) -> None:
     """Raise ``ModelError`` if the prompts left nothing in the cache.
 
     A forward takes any keyword, so a model that keeps its state elsewhere (Mamba, RWKV) drops the cache without a word,
@@ -78,7 +96,7 @@ def refuse_unfilled(cache: Cache, model: Any) -> None:
     )
 
 
-def select_rows(cache: Cache, rows: Tensor) -> None:
+def select_rows(cache: Cache | JointCache, rows: Tensor) -> None:
     """Keep (or repeat) these rows of every layer."""
     for layer in cache.layers:
         if isinstance(layer, PreallocatedLayer):

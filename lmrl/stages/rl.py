@@ -126,6 +126,7 @@ def _update(session: Session, update: int) -> dict[str, float]:
     require_finite("the reward", means["rollout/reward"], f"update {update}")
     require_finite("the KL to the reference", means["rollout/kl"], f"update {update}")
     means |= session.updater.update(rollout, beta, update, derive_seed(seed, "minibatches", update))
+    session.refresh_mask(update)
     end = time.perf_counter()
     session.controller.update(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
     tokens = means["rollout/tokens"]

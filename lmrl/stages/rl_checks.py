@@ -8,6 +8,7 @@ from typing import Any
 from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
+from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.rl_config import RLConfig
@@ -52,6 +53,11 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         raise SettingsError(
             f"train.separate_critic is true, but optimizer {optimizer.name!r} reads its policy from action values and "
             "the language model's head, which must share one trunk; set train.separate_critic=false"
+        )
+    if needs.mask_policy and not isinstance(settings, MaskSettings):
+        raise SettingsError(
+            f"optimizer {optimizer.name!r} needs a mask policy, but its settings, {type(settings).__name__}, do not "
+            "say which; let them inherit lmrl.optimizer.MaskSettings"
         )
     sampling = config.sampling
     filters = [name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0)) if getattr(sampling, name) != off]

@@ -18,6 +18,7 @@ from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.experience import Experience
 from lmrl.kl import KLController
 from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import TextPolicy
 from lmrl.models.scoring import reference_spec, score_logprobs
 from lmrl.optimizer import PolicyOptimizer
@@ -104,6 +105,11 @@ class Session:
         rows = self.config.train.prompts_per_update * self.config.train.group_size
         return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
 
+    def refresh_mask(self, update: int) -> None:
+        """Let the mask policy become what the policy is, if its time has come."""
+        if self.maker.mask is not None and update % self.updater.optimizer.settings.mask_update_every == 0:
+            self.maker.mask.refresh(self.maker.policy.model)
+
     def save(self, update: int) -> None:
         """Write a checkpoint from which the run continues as if it had not stopped."""
         self.accelerator.wait_for_everyone()
@@ -119,13 +125,13 @@ class Session:
             "controller": self.controller.state_dict(),
             "prompts": self.fingerprint,
         }
-        path = save_checkpoint(
-            self.run.folder,
-            update,
-            lambda folder: policy.save(folder, self.maker.card.path),
-            state,
-            self.config.checkpoint.keep,
-        )
+
+        def write(folder: Path) -> None:
+            policy.save(folder, self.maker.card.path)
+            if self.maker.mask is not None:
+                self.maker.mask.save(folder)
+
+        path = save_checkpoint(self.run.folder, update, write, state, self.config.checkpoint.keep)
         self.plugins.observe("lmrl_checkpoint_saved", run=self.run, path=path)
 
 
@@ -181,6 +187,11 @@ def open_session(
     optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
     policy.extraction = optimizer.extraction()
     controller = KLController(config.kl)
+    mask = None
+    if needs.mask_policy:
+        mask = MaskPolicy(policy.model, spec, optimizer_settings.mask_top_p, accelerator.autocast)
+        if checkpoint:
+            mask.load(Path(checkpoint))
 
     maker = RolloutMaker(
         engine_spec.build(engine_settings),
@@ -192,8 +203,10 @@ def open_session(
         config.kl,
         needs,
         microbatch_budget(config.train, accelerator.device),
+        mask,
     )
-    policy_face = TextPolicy(module, spec, needs.values, needs.action_values)
+    support = mask.support if mask is not None else None
+    policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
     updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)
     if state is not None:  # after the updater, which reads the peak learning rates: a checkpoint holds scheduled ones
         prepared.load_state_dict(state["torch_optimizer"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmrl.kl import KLSettings, shape_rewards
 from lmrl.models.card import ModelCard, response_texts
+from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
 from lmrl.rollout import Rollout, Samples, Scored
@@ -52,11 +53,14 @@ class RolloutMaker:
     kl: KLSettings
     needs: Needs
     token_budget: int
+    mask: MaskPolicy | None = None
+    """What restricts the tokens that the policy may draw."""
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score it; the score of a truncated row is withheld."""
         with self.policy.extracted() as model:
-            samples = self.engine.generate(model, prompts.ids, self.spec, seed, self.card.codec)
+            drawn_from = model if self.mask is None else self.mask.restrict(model)
+            samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec)
         # One prompt drawn twice from the data stays two groups, as the group size says.
         samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
         inputs = samples.inputs

@@ -1,0 +1,103 @@
+"""Natural language policy optimization (Ramamurthy et al. 2023), as a plugin of lmrl: PPO over a restricted vocabulary.
+
+In every state the policy draws from the top-p set of a mask policy, an older copy of itself. The core makes the sets
+and keeps to them in sampling and evaluation; what stands here is PPO and how large the sets are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from lmrl import hookimpl, ops
+from lmrl.errors import SettingsError
+from lmrl.optimizer import Loss, MaskSettings, Policy, PolicyOptimizer
+from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.specs import Needs, OptimizerSpec
+
+
+@dataclass
+class NLPOSettings(MaskSettings):
+    """Settings of NLPO."""
+
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 4
+    """Gradient steps per pass: each rollout is cut into this many minibatches."""
+    clip_range: float = 0.2
+    """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    value_clip_range: float = 0.2
+    """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus, of the restricted distributions."""
+    gamma: float = 1.0
+    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
+    gae_lambda: float = 0.95
+    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
+    whiten_advantages: bool = True
+    """Scale advantages to zero mean and unit variance over the global batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.clip_range > 0:
+            raise SettingsError(f"clip_range is {self.clip_range}; expected a number above 0")
+
+
+class NLPO(PolicyOptimizer):
+    """Clipped policy gradient with a learned value function, within the sets of a mask policy."""
+
+    Settings = NLPOSettings
+    settings: NLPOSettings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Estimate generalized advantages; the value targets are advantage plus old value."""
+        raw = ops.generalized_advantages(
+            rollout.rewards,
+            rollout.values,
+            rollout.bootstrap_values,
+            rollout.action_mask,
+            rollout.truncated,
+            self.settings.gamma,
+            self.settings.gae_lambda,
+        )
+        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
+        return Advantages(advantages, {"returns": raw + rollout.values, "old_values": rollout.values})
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        """Return clipped surrogate + value loss - entropy bonus of every token."""
+        settings, now = self.settings, policy.evaluate(batch)
+        surrogate, clipped = ops.clipped_surrogate(
+            now.logprobs, batch.behavior_logprobs, batch.advantages, settings.clip_range, settings.clip_range
+        )
+        value_loss = ops.clipped_value_loss(
+            now.values, batch["old_values"], batch["returns"], settings.value_clip_range
+        )
+        losses = surrogate + settings.value_coefficient * value_loss
+        if settings.entropy_coefficient:
+            losses = losses - settings.entropy_coefficient * now.entropy
+        sizes = (now.log_distributions > -torch.inf).sum(-1).float()
+        metrics = {
+            "policy_loss": surrogate,
+            "value_loss": value_loss,
+            "clip_fraction": clipped.float(),
+            "ratio": (now.logprobs - batch.behavior_logprobs).exp(),
+            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+            "mask_size": ops.scatter_rows(sizes, batch.action_mask),
+        }
+        return Loss(losses, metrics)
+
+
+@hookimpl
+def lmrl_optimizers() -> Iterable[OptimizerSpec]:
+    """Register NLPO."""
+    yield OptimizerSpec(
+        name="nlpo",
+        build=NLPO,
+        settings=NLPOSettings,
+        needs=Needs(values=True, mask_policy=True),
+        summary="PPO restricted to what an older copy of the policy finds likely",
+    )
