@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lmrl.experience import PairBatch, Responses
+from lmrl.experience import LabelledBatch, PairBatch, Responses
 from lmrl.kl import KLSettings, shape_rewards
 from lmrl.rollout import Rollout
 from lmrl.specs import Needs
@@ -60,6 +60,21 @@ def draw_pairs(problem: ExactProblem, prompts: Tensor, generator: torch.Generato
     wins = uniform < torch.sigmoid(problem.rewards[first] - problem.rewards[second])
     chosen, rejected = torch.where(wins, first, second), torch.where(wins, second, first)
     return PairBatch(responses_at(problem, chosen, needs), responses_at(problem, rejected, needs))
+
+
+def draw_labelled(problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs) -> LabelledBatch:
+    """Draw one answer of the reference to each of ``prompts`` (B,), and whether it is called good.
+
+    That has the probability sigmoid(r - E_ref[r]). The mismatched answers are further draws: answers that
+    were given elsewhere.
+    """
+    distribution = problem.reference_table.log_probabilities
+    rows = problem.draw(distribution, prompts, generator)
+    usual = float((distribution.exp() * problem.rewards).sum() / len(problem.prompts))
+    uniform = torch.rand(len(prompts), generator=generator, dtype=torch.float64).to(rows.device)
+    desirable = uniform < torch.sigmoid(problem.rewards[rows] - usual)
+    mismatched = problem.draw(distribution, prompts, generator)
+    return LabelledBatch(responses_at(problem, rows, needs), desirable, responses_at(problem, mismatched, needs))
 
 
 def responses_at(problem: ExactProblem, rows: Tensor, needs: Needs) -> Responses:

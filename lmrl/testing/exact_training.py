@@ -22,9 +22,9 @@ from lmrl.stages.devices import make_accelerator
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.settings import RunSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.update import Updater, learning_rate_factor
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
-from lmrl.testing.exact_rollouts import draw_pairs, make_rollout
+from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
 
 
 @dataclass
@@ -111,15 +111,20 @@ class ExactTrainer:
     def experience(self, generator: torch.Generator) -> Rollout | Experience:
         """Return what the optimizer learns from in this update, by ``spec.needs.experience``.
 
-        Rollouts are drawn from the policy, preference pairs from the reference. Raises ``SettingsError`` for others.
+        Rollouts are drawn from the policy, preference pairs and labelled answers from the reference. Raises
+        ``SettingsError`` for others.
         """
         kind = self.spec.needs.experience
         if kind == "rollouts":
             return self.rollout(generator)
         if kind == "preferences":
             return draw_pairs(self.problem, self.prompts(), generator, self.spec.needs)
+        if kind == "labelled":
+            prompts = self.prompts().repeat_interleave(self.train.group_size)
+            return draw_labelled(self.problem, prompts, generator, self.spec.needs)
         raise SettingsError(
-            f"{self.spec.name} learns from {kind}; expected rollouts or preferences, or an experience() of your own"
+            f"{self.spec.name} learns from {kind}; expected rollouts, preferences or labelled answers, or an "
+            "experience() of your own"
         )
 
     def prompts(self) -> torch.Tensor:
@@ -166,3 +171,27 @@ def train_exactly(
 ) -> ExactCurve:
     """Train a policy as ``ExactTrainer`` does and return its exact curve."""
     return ExactTrainer(problem, spec, settings, kl=kl, train=train, seed=seed).run(every)
+
+
+def ascend_exactly(
+    problem: ExactProblem, *, beta: float, updates: int = 500, learning_rate: float = 3e-3, every: int = 10
+) -> ExactCurve:
+    """Climb J itself with its exact gradient, Adam and a linear schedule: the curve that samplers are compared with.
+
+    Where it ends short of a gap closed of 1, the model cannot represent the optimum, or a local one caught it.
+    """
+    train = TrainSettings(updates=updates, learning_rate=learning_rate, schedule="linear")
+    policy = problem.policy()
+    torch_optimizer = make_torch_optimizer(policy, train)
+    start, curve = time.perf_counter(), ExactCurve([0], [problem.measure(policy, beta)])
+    for update in range(1, updates + 1):
+        for group in torch_optimizer.param_groups:
+            group["lr"] = learning_rate * learning_rate_factor(update, train)
+        torch_optimizer.zero_grad()
+        (-problem.objective(policy, beta)).backward()
+        torch_optimizer.step()
+        if update % every == 0 or update == updates:
+            curve.updates.append(update)
+            curve.measures.append(problem.measure(policy, beta))
+    curve.seconds = time.perf_counter() - start
+    return curve
