@@ -63,18 +63,18 @@ class GRPO(PolicyOptimizer):
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
-        settings, scores = self.settings, rollout.scores
-        group, returns = ops.split_off(rollout.group, rollout.truncated), rollout.rewards.sum(1)
-        metrics = {"return": returns, "tied": (ops.group_spread(scores, group) == 0).float()}
+        settings, returns, shown = self.settings, rollout.rewards.sum(1), rollout.scores
+        group = ops.split_off(rollout.group, rollout.truncated)
+        metrics = {"tied": (ops.group_spread(rollout.scores, group) == 0).float()}
         if settings.overlong_length:
             lengths = rollout.action_mask.sum(1)
             penalty = ops.overlong_penalty(lengths, settings.overlong_length, settings.overlong_buffer)
-            returns, metrics["overlong_penalty"] = returns + penalty, penalty
+            returns, shown, metrics["overlong_penalty"] = returns + penalty, shown + penalty, penalty
         if settings.normalisation == "beta":
-            normalised = ops.beta_normalise(returns, group, scores)
+            normalised = ops.beta_normalise(returns, group, rollout.scores)
         else:
-            shown = scores + metrics.get("overlong_penalty", 0)
             normalised = ops.group_normalise(returns, group, settings.normalisation == "std", shown)
+        metrics["return"] = returns
         return Advantages(normalised[:, None] * rollout.action_mask, metrics=metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
