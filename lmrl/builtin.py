@@ -63,7 +63,21 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookimpl
 def lmrl_commands() -> Iterable[CommandSpec]:
     """Offer the subcommands."""
-    from lmrl.cli import chat, compare, config, eval, new_plugin, plugins, prefer, pretrain, quickstart, reward, rl, sft
+    from lmrl.cli import (
+        bench,
+        chat,
+        compare,
+        config,
+        eval,
+        new_plugin,
+        plugins,
+        prefer,
+        pretrain,
+        quickstart,
+        reward,
+        rl,
+        sft,
+    )
 
     return [
         quickstart.SPEC,
@@ -75,6 +89,7 @@ def lmrl_commands() -> Iterable[CommandSpec]:
         eval.SPEC,
         compare.SPEC,
         chat.SPEC,
+        bench.SPEC,
         plugins.SPEC,
         new_plugin.SPEC,
         config.SPEC,

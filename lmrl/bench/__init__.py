@@ -1,0 +1,1 @@
+"""Benchmark suites: what optimizers come to, over seeds, with intervals."""

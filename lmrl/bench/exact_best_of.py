@@ -1,0 +1,42 @@
+"""Best of n on an exact problem: the distribution of the best of n answers of the reference, without drawing any."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lmrl.testing.exact import ExactMeasures, ExactProblem
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""The n that are tried; the one with the best objective is reported."""
+
+
+def best_of_log_probabilities(problem: ExactProblem, n: int) -> Tensor:
+    """Return the log-probabilities of the best of ``n`` answers, (N,), by the true reward; ties are shared out.
+
+    With F(y) the reference's mass of rewards up to that of y, and F-(y) below it, the best has y's reward with
+    probability F^n - F-^n (Beirami et al. 2024, lemma 1); answers of one reward share that as the reference has them.
+    """
+    count = problem.responses_per_prompt
+    mass = problem.reference_table.log_probabilities.double().exp().view(-1, count)
+    rewards = problem.rewards.view(-1, count)
+    below = (mass[:, None, :] * (rewards[:, None, :] < rewards[:, :, None])).sum(-1)
+    level = (mass[:, None, :] * (rewards[:, None, :] == rewards[:, :, None])).sum(-1)
+    best = ((below + level) ** n - below**n) * mass / level
+    return (best / best.sum(1, keepdim=True)).log().view(-1)
+
+
+def best_of_measures(problem: ExactProblem, beta: float) -> tuple[int, ExactMeasures]:
+    """Return the n of ``SIZES`` whose objective is the highest, and where it stands."""
+    start = problem.objective_of(problem.reference_table.log_probabilities, beta)
+    gap = problem.optimal_objective(beta) - start
+    found = []
+    for n in SIZES:
+        log_probabilities = best_of_log_probabilities(problem, n)
+        objective = problem.objective_of(log_probabilities, beta)
+        reward = problem.objective_of(log_probabilities, 0.0)
+        distance = problem.total_variation(log_probabilities, beta)
+        kl = (reward - objective) / beta
+        found.append((n, ExactMeasures(objective, reward, kl, distance, (objective - start) / gap)))
+    best = int(torch.tensor([measures.objective for _, measures in found]).argmax())
+    return found[best]

@@ -1,0 +1,118 @@
+"""Tables and a figure of the suite `exact`: the share of the gap that is closed, and the distance to the optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmrl.statistics import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer: its intervals over seeds by (problem, beta), and over all of them."""
+
+    optimizer: str
+    gap_closed: dict[tuple[str, float], Interval]
+    total_variation: dict[tuple[str, float], Interval]
+    overall: Interval
+    distance: Interval
+    failed: int
+    seconds: float
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
+    """Return a row for each optimizer, the best first.
+
+    A seed's mean over problems and betas is one unit of the whole. No interval passes what is possible: a gap closed of
+    1, a distance of 0 or 1.
+    """
+    rows = []
+    for name in dict.fromkeys(record["optimizer"] for record in records):
+        mine = [record for record in records if record["optimizer"] == name]
+        done = [record for record in mine if record["status"] == "done"]
+        cells = dict.fromkeys((record["problem"], record["beta"]) for record in mine)
+
+        def over_seeds(measure: str, done: Sequence[dict[str, Any]] = done) -> Interval:
+            seeds = dict.fromkeys(record["seed"] for record in done)
+            found = mean_interval([_mean([r[measure] for r in done if r["seed"] == seed]) for seed in seeds])
+            low = max(found.low, 0.0) if measure == "total_variation" else found.low
+            return Interval(found.mean, low, min(found.high, 1.0), found.count)
+
+        rows.append(
+            Row(
+                name,
+                {cell: over_seeds("gap_closed", _cell(done, cell)) for cell in cells},
+                {cell: over_seeds("total_variation", _cell(done, cell)) for cell in cells},
+                over_seeds("gap_closed"),
+                over_seeds("total_variation"),
+                len(mine) - len(done),
+                _mean([record["seconds"] for record in done]),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.overall.mean)
+
+
+def markdown(records: Sequence[dict[str, Any]]) -> str:
+    """Return the results as Markdown: the whole, then each problem."""
+    rows = summarise(records)
+    seeds = len({record["seed"] for record in records})
+    first = records[0]
+    lines = [
+        f"{seeds} seeds; {first['updates']} updates of {first['groups']} x {first['group_size']} answers each, "
+        f"learning rate {first['learning_rate']:g} falling to 0. Means with 95% intervals (Student's t over seeds).",
+        "",
+        "| optimizer | gap closed | total variation to the optimum | failed runs | seconds per run |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [f"| `{r.optimizer}` | {r.overall} | {r.distance} | {r.failed} | {r.seconds:.1f} |" for r in rows]
+    for problem in dict.fromkeys(record["problem"] for record in records):
+        betas = sorted({record["beta"] for record in records if record["problem"] == problem})
+        lines += [
+            "",
+            f"Gap closed, problem `{problem}`:",
+            "",
+            "| optimizer | " + " | ".join(f"beta {beta:g}" for beta in betas) + " |",
+            "|---" * (len(betas) + 1) + "|",
+        ]
+        for row in rows:
+            cells = [str(row.gap_closed[(problem, beta)]) for beta in betas]
+            lines.append(f"| `{row.optimizer}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the gap closed by each optimizer, with its interval, one panel for each beta."""
+    from matplotlib.figure import Figure
+
+    rows = summarise(records)
+    betas = sorted({record["beta"] for record in records})
+    figure = Figure(figsize=(3.2 * len(betas) + 1.5, 0.28 * len(rows) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(betas), sharey=True, squeeze=False)[0]
+    problems = dict.fromkeys(record["problem"] for record in records)
+    for panel, beta in zip(panels, betas, strict=True):
+        for shift, (problem, colour) in enumerate(zip(problems, ("#4477aa", "#cc6677", "#228833"), strict=False)):
+            for place, row in enumerate(reversed(rows)):
+                interval = row.gap_closed[(problem, beta)]
+                height = place + 0.16 * (shift - (len(problems) - 1) / 2)
+                low, high = max(interval.low, -0.1), min(interval.high, 1.1)
+                panel.plot([low, high], [height, height], color=colour, linewidth=1)
+                label = problem if place == 0 else None
+                panel.plot([max(interval.mean, -0.1)], [height], "o", color=colour, markersize=3.5, label=label)
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.axvline(0.95, color="grey", linewidth=0.8, linestyle=":")
+        panel.set(title=f"beta {beta:g}", xlim=(-0.12, 1.12), xlabel="gap closed")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(rows)), [row.optimizer for row in reversed(rows)])
+    panels[-1].legend(loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _cell(records: Sequence[dict[str, Any]], cell: tuple[str, float]) -> list[dict[str, Any]]:
+    return [record for record in records if (record["problem"], record["beta"]) == cell]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

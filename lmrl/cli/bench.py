@@ -1,0 +1,89 @@
+"""`lmrl bench`: benchmark suites over optimizers, problems and seeds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lmrl.specs import CommandSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lmrl bench`."""
+    suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
+    exact = suites.add_parser(
+        "exact",
+        help="train on problems whose optimum is known, and report how much of the gap to it is closed",
+        description="Train optimizers on problems whose every answer is enumerated; report the share of the gap from "
+        "the reference's objective to the optimum's that is closed, and the total variation distance to the optimum.",
+        epilog="example: lmrl bench exact --optimizers ppo,grpo,rloo --beta 0.1,1 --seeds 5 --jobs 2",
+    )
+    exact.add_argument("--optimizers", default="all", help="names with commas between; default: all that are installed")
+    exact.add_argument("--beta", default="0.1,0.3,1", help="coefficients of the KL; default: %(default)s")
+    exact.add_argument("--problems", default="random,counting", help="default: %(default)s")
+    exact.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    exact.add_argument("--updates", type=int, default=300, help="updates of every run; default: %(default)s")
+    exact.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
+    exact.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/exact.jsonl"),
+        help="what it holds is not run again; tables and a figure are written beside it; default: %(default)s",
+    )
+    exact.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a suite and print its table; 1 if a run failed."""
+    from lmrl.bench.exact import ExactSuite, failed, run_suite
+    from lmrl.bench.exact_report import markdown, plot, summarise
+    from lmrl.cli.tables import make_console, make_table
+
+    suite = ExactSuite(
+        optimizers=[] if arguments.optimizers == "all" else _names(arguments.optimizers),
+        betas=_numbers("--beta", arguments.beta),
+        problems=_names(arguments.problems),
+        seeds=arguments.seeds,
+        updates=arguments.updates,
+    )
+    output: Path = arguments.output
+    records = run_suite(
+        suite, output, plugins=arguments.plugin_manager, jobs=arguments.jobs, progress=not arguments.quiet
+    )
+    table = make_table(["optimizer", "gap closed", "total variation", "failed", "seconds per run"])
+    for row in summarise(records):
+        table.add_row(row.optimizer, str(row.overall), str(row.distance), str(row.failed), f"{row.seconds:.1f}")
+    console = make_console()
+    console.print(table)
+    broken = failed(records)
+    for record in broken:
+        console.print(
+            f"failed: {record['optimizer']}, beta {record['beta']:g}, seed {record['seed']}: {record['error']}"
+        )
+    page, figure = output.with_suffix(".md"), output.with_suffix(".png")
+    page.write_text(markdown(records), encoding="utf-8")
+    plot(records, figure)
+    console.print(f"Results in {output}, tables in {page}, figure in {figure}", soft_wrap=True)
+    return 1 if broken else 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    from lmrl.errors import SettingsError
+
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError as error:
+        raise SettingsError(f"{option} is {text!r}; expected numbers with commas between, such as 0.1,1") from error
+
+
+SPEC = CommandSpec(
+    name="bench",
+    add_arguments=add_arguments,
+    run=run,
+    summary="compare optimizers on benchmark suites",
+    example="lmrl bench exact --optimizers ppo,grpo,rloo --seeds 5",
+)
