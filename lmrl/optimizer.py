@@ -204,7 +204,8 @@ class PolicyOptimizer:
         """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).
 
         ``train.resamples`` says how often at the most; what still says nothing then is kept, so that batches stay as
-        large as they were asked for. Called once per round and rank.
+        large as they were asked for. Called once per round and rank, with the rows whose score was not withheld. An
+        algorithm that does so only by a setting registers a ``build`` that returns a subclass with this method.
         """
         return torch.ones_like(group, dtype=torch.bool)
 

@@ -5,7 +5,8 @@ Every rank keeps its number of rows and takes part in every round, so that colle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,28 +29,38 @@ def resample(
     rounds: int,
     accelerator: Any,
 ) -> tuple[Scored, PromptBatch, int]:
-    """Replace uninformative groups by informative ones of new prompts; return also how many groups stayed without.
+    """Replace uninformative groups by informative ones of new prompts.
 
-    Each round samples as many new prompts as the rank that lacks most still lacks.
+    Each round samples as many new prompts as the rank that lacks most still lacks. Returns this rank's rows and
+    prompts, and how many groups of all ranks have stayed uninformative.
     """
+
+    def lacking() -> torch.Tensor:
+        count: torch.Tensor = accelerator.gather((~_informative_groups(optimizer, scored)).sum()[None])
+        return count
+
     for number in range(rounds):
-        lacking = int((~_informative_groups(optimizer, scored)).sum())
-        most = int(accelerator.gather(torch.tensor([lacking], device=scored.scores.device)).max())
+        most = int(lacking().max())
         if most == 0:
             break
         fresh_prompts = more(number, most)
         fresh = maker.sample(fresh_prompts, seeds(number))
         scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
-    return scored, prompts, int((~_informative_groups(optimizer, scored)).sum())
+    return scored, prompts, int(lacking().sum())
 
 
 def _informative_groups(optimizer: PolicyOptimizer, scored: Scored) -> torch.Tensor:
-    """Say of each group, in the order of its number, whether all its rows are informative."""
-    group = scored.samples.group
-    _, place = group.unique(return_inverse=True)
-    rows = optimizer.informative(scored.scores, group)
-    bad = torch.zeros(int(place.max()) + 1, dtype=torch.long, device=group.device).index_add(0, place, (~rows).long())
-    return bad == 0
+    """Say of each group, in the order of its number, whether all its rows are informative.
+
+    Truncated rows, whose scores are withheld, have no say; a group of nothing else is not informative.
+    """
+    group, seen = scored.samples.group, ~scored.samples.truncated
+    labels, place = group.unique(return_inverse=True)
+    votes = torch.zeros(len(labels), 2, dtype=torch.long, device=group.device)
+    if bool(seen.any()):
+        rows = optimizer.informative(scored.scores[seen], group[seen])
+        votes = votes.index_add(0, place[seen], torch.stack([rows, ~rows], dim=1).long())
+    return (votes[:, 0] > 0) & (votes[:, 1] == 0)
 
 
 def _exchange(
@@ -66,8 +77,17 @@ def _exchange(
     groups = [slot for slot in sorted(chosen) for _ in chosen[slot]]
     prompts = join_records([old_prompts, new_prompts]).select(rows)
     prompts = PromptBatch(prompts.ids, prompts.texts, prompts.columns, groups)
-    joined = join_records([old, new]).select(torch.tensor(rows, device=old.scores.device))
+    joined = join_records(_with_the_same_parts([old, new])).select(torch.tensor(rows, device=old.scores.device))
     return with_group(joined, torch.tensor(groups, device=old.scores.device)), prompts
+
+
+def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
+    """Return the records with 0 for the terms of the reward that only others know: where all rows were truncated."""
+    names = sorted({name for record in records for name in record.score_parts})
+    return [
+        replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})
+        for record in records
+    ]
 
 
 def _rows_of_groups(prompts: PromptBatch) -> list[list[int]]:

@@ -81,6 +81,7 @@ class RolloutMaker:
             for name, part in result.parts.items():
                 parts[name] = torch.zeros_like(scores).index_put((index,), torch.as_tensor(part, dtype=torch.float64))
         device = samples.action_mask.device
+        parts = {name: part.to(device, torch.float32) for name, part in parts.items()}
         return Scored(samples, prompts.texts, responses, scores.to(device, torch.float32), parts)
 
     def greedy_scores(self, prompts: PromptBatch) -> Tensor:
