@@ -5,11 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lmrl.errors import SettingsError
 from lmrl.experience import LabelledBatch, PairBatch, Responses
 from lmrl.kl import KLSettings, shape_rewards
 from lmrl.rollout import Rollout
 from lmrl.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
+
+
+def require_served(name: str, needs: Needs) -> None:
+    """Raise ``SettingsError`` for needs that change how responses are drawn in ways that are not enumerated here.
+
+    Served as if it had none, such an optimizer would be measured as another one.
+    """
+    unserved = [what for what in ("mask_policy", "action_values") if getattr(needs, what)]
+    if unserved:
+        raise SettingsError(
+            f"{name} needs {' and '.join(unserved)}; exact problems draw from the policy itself, so expected an "
+            "optimizer without"
+        )
 
 
 def make_rollout(

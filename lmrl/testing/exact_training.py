@@ -24,7 +24,7 @@ from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.settings import RunSettings
 from lmrl.stages.update import Updater, learning_rate_factor
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
-from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
+from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout, require_served
 
 
 @dataclass
@@ -70,6 +70,7 @@ class ExactTrainer:
         self.problem, self.spec, self.seed = problem, spec, seed
         self.kl, self.train = kl or KLSettings(), train or TrainSettings()
         needs = spec.needs
+        require_served(spec.name, needs)
         if self.kl.controller != "fixed":
             raise SettingsError("kl.controller is adaptive; expected fixed: a moving beta has no one optimum")
         if self.train.group_size < needs.minimum_group_size:

@@ -23,7 +23,7 @@ from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.settings import RunSettings
 from lmrl.stages.update import Updater
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
-from lmrl.testing.exact_rollouts import make_rollout
+from lmrl.testing.exact_rollouts import make_rollout, require_served
 
 MOST_DRAWS = 200_000
 """Expectations over more groups than this are refused."""
@@ -57,6 +57,7 @@ def expected_update(
     build, needs = _builder(optimizer, settings, policy)
     if needs.experience != "rollouts":
         raise SettingsError(f"the optimizer learns from {needs.experience}; expected one that learns from rollouts")
+    require_served(getattr(optimizer, "name", type(optimizer).__name__), needs)
     draws = len(problem.prompts) * problem.responses_per_prompt**group_size
     if draws > MOST_DRAWS:
         raise SettingsError(

@@ -370,6 +370,11 @@ def test_what_cannot_be_served_is_refused(small):
         ExactTrainer(small, logged).update()
     with pytest.raises(SettingsError, match="learns from trajectories"):
         expected_update(logged, small)
+    for need in ("mask_policy", "action_values"):
+        unserved = OptimizerSpec("nlpo", Reinforce, ReinforceSettings, Needs(**{need: True}))
+        for refuse in (lambda spec: ExactTrainer(small, spec), lambda spec: expected_update(spec, small)):
+            with pytest.raises(SettingsError, match=f"nlpo needs {need}"):
+                refuse(unserved)
     grouped = OptimizerSpec("rloo", GroupMean, OptimizerSettings, Needs(minimum_group_size=2))
     with pytest.raises(SettingsError, match="needs at least 2"):
         ExactTrainer(small, grouped)
