@@ -29,7 +29,7 @@ class ILQLSettings(OptimizerSettings):
     """Gradient steps per pass: each update's answers are cut into this many minibatches."""
     tau: float = 0.7
     """Which expectile of its action values a state's value is: 0.5 is the mean over the data, near 1 the maximum."""
-    alpha: float = 0.1
+    alpha: float = 0.01
     """Weight of the conservative term, which lowers the values of actions that the data do not take."""
     beta: float = 10.0
     """What action values are multiplied with where the policy adds them to its logits: a scale in 1 / reward."""
