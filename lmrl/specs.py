@@ -62,12 +62,16 @@ class RewardSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A decode engine: ``build(settings)`` returns a ``lmrl.sampling.Engine``."""
+    """A decode engine: ``build(settings)`` returns a ``lmrl.sampling.Engine``.
+
+    One that chooses among draws does not draw from the policy, and is refused for training.
+    """
 
     name: str
     build: Callable[[Any], Any]
     settings: type
     summary: str = ""
+    draws_from_policy: bool = True
 
 
 @dataclass(frozen=True)

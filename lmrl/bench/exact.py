@@ -91,15 +91,17 @@ def tasks_of(suite: ExactSuite, plugins: PluginManager) -> list[Task]:
 
 
 def _able(plugins: PluginManager) -> list[str]:
-    """Return the optimizers that can learn here; others are named in the log."""
+    """Return the optimizers that can learn here; others are named in the log with the reason."""
+    from lmrl.testing.exact_rollouts import require_served
+
     able = []
     for name, spec in plugins.optimizers().items():
-        if spec.needs.experience in ("rollouts", "preferences", "labelled"):
-            able.append(name)
+        try:
+            require_served(name, spec.needs)
+        except SettingsError as error:
+            logger.info("left out: %s", error)
         else:
-            logger.info(
-                "%s learns from %s, which this suite does not make; it is left out", name, spec.needs.experience
-            )
+            able.append(name)
     return able
 
 

@@ -160,6 +160,11 @@ def open_session(
     training_ids = encode_prompts(start, training)
     held_out_ids = encode_prompts(start, held_out)
     engine_spec, engine_settings = config.engine.resolve(plugins)
+    if not engine_spec.draws_from_policy:
+        raise SettingsError(
+            f"engine {engine_spec.name!r} does not draw from the policy, so its log-probabilities are not those of "
+            "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
+        )
 
     needs: Needs = optimizer_spec.needs
     reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model

@@ -1,0 +1,74 @@
+"""Best of n: what it gives is the best of what the engine under it drew; training with it is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmrl.config import build
+from lmrl.errors import SettingsError
+from lmrl.models import load, response_texts
+from lmrl.plugins import PluginManager
+from lmrl.sampling import SamplingSpec
+from lmrl.sampling.transformers_engine import TransformersEngine
+from lmrl.stages.rl import rl
+from lmrl.stages.rl_config import RLConfig
+from lmrl.testing import write_tiny_model
+from lmrl_best_of_n import BestOfN, BestOfNSettings
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load(write_tiny_model(tmp_path_factory.mktemp("best") / "model"))
+
+
+def engine_of(n):
+    return BestOfN(BestOfNSettings(n=n, reward="pattern", settings={"pattern": "cat"}))
+
+
+def generate(engine, model, prompts, seed=0):
+    spec = SamplingSpec(max_new_tokens=6, eos_ids=(1,), context_length=48)
+    return engine.generate(model.model, prompts, spec, seed, model.card.codec)
+
+
+def cats(model, prompts, samples):
+    lengths = samples.inputs.response_lengths.tolist()
+    rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
+    texts = response_texts(model.card.codec, prompts, rows, (1,))
+    return np.array(["cat" in text for text in texts])
+
+
+def test_the_best_of_what_was_drawn_is_given(model):
+    prompts = [model.card.codec.encode(text) for text in ("the dog", "a", "home", "the dog sat")]
+    n = 8
+    drawn_for = [prompt for prompt in prompts for _ in range(n)]
+    drawn = cats(model, drawn_for, generate(TransformersEngine(), model, drawn_for)).reshape(len(prompts), n)
+    samples = generate(engine_of(n), model, prompts)
+    assert cats(model, prompts, samples).tolist() == drawn.any(1).tolist()
+    assert drawn.any() and not drawn.all()
+    assert samples.inputs.prompt_lengths.tolist() == [len(prompt) for prompt in prompts]
+    assert samples.action_mask.shape[0] == len(prompts) == len(samples.group.unique())
+
+
+def test_one_of_one_is_the_engine_itself(model):
+    prompts = [model.card.codec.encode("the dog")] * 3
+    mine, plain = generate(engine_of(1), model, prompts), generate(TransformersEngine(), model, prompts)
+    assert torch.equal(mine.inputs.response_ids, plain.inputs.response_ids)
+
+
+def test_more_draws_are_better(model):
+    prompts = [model.card.codec.encode("the dog")] * 40
+    shares = [cats(model, prompts, generate(engine_of(n), model, prompts)).mean() for n in (1, 4, 16)]
+    assert shares[0] < shares[1] < shares[2]
+
+
+def test_it_is_found_and_refused_for_training(model, tmp_path):
+    assert "best_of_n" in PluginManager().engines()
+    table = {"n": 4, "reward": "happy_end"}
+    config = {"run": {"folder": str(tmp_path / "run")}, "engine": {"name": "best_of_n", "best_of_n": table}}
+    with pytest.raises(SettingsError, match="does not draw from the policy"):
+        rl(build(RLConfig, config | {"model": model.card.path}), progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SettingsError, match="n is 0"):
+        BestOfNSettings(n=0)
+    with pytest.raises(SettingsError, match="itself"):
+        BestOfNSettings(engine="best_of_n")
