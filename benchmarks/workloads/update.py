@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel, freeze_copy
-from lmrl.models.policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.rollout import Rollout
 from lmrl.sampling.transformers_engine import TransformersEngine

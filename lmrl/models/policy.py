@@ -7,10 +7,9 @@ Hidden states are computed for all positions, the LM head only where a response 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.errors import ModelError
-from lmrl.experience import Responses
 from lmrl.models.action_values import (
     ACTION_VALUES_FILE,
     PREFIX,
@@ -30,9 +28,7 @@ from lmrl.models.action_values import (
     restore_head,
 )
 from lmrl.models.loading import no_transformers_bars
-from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import Batch, TextInputs, lengths_to_mask
-from lmrl.sampling.spec import SamplingSpec
+from lmrl.rollout import TextInputs, lengths_to_mask
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 CRITIC_FILE = "critic.safetensors"
@@ -233,133 +229,6 @@ class PolicyModel(nn.Module):
 
     def _critic_trunk(self) -> nn.Module | None:
         return None if self.critic is None else self.critic.base_model  # type: ignore[return-value]
-
-
-@dataclass
-class TextEvaluation:
-    """The policy on a batch of responses, (B, T) with 0 outside the mask; see ``lmrl.optimizer.Evaluation``."""
-
-    outputs: StateOutputs
-    ids: Tensor
-    mask: Tensor
-    spec: SamplingSpec
-
-    @cached_property
-    def _flat_logprobs(self) -> Tensor | None:
-        """The full distribution, (N, V), where the spec changes more than the temperature."""
-        if self.spec.forbidden_ids or self.spec.filters_support:
-            return self.spec.log_distribution(self.outputs.logits)  # type: ignore[arg-type]
-        return None
-
-    @cached_property
-    def _flat_logits(self) -> Tensor:
-        logits = self.outputs.logits
-        assert logits is not None
-        logits = logits.float()
-        return logits if self.spec.temperature == 1 else logits / self.spec.temperature
-
-    @cached_property
-    def logprobs(self) -> Tensor:
-        """Log-probabilities of the sampled tokens."""
-        if self._flat_logprobs is not None:
-            flat = self._flat_logprobs.gather(-1, self.ids[:, None]).squeeze(-1)
-        else:
-            flat = token_logprobs(self._flat_logits, self.ids)
-        return scatter_rows(flat, self.mask)
-
-    @cached_property
-    def log_distributions(self) -> Tensor:
-        """The full distributions, (N, V)."""
-        return self._flat_logprobs if self._flat_logprobs is not None else self._flat_logits.log_softmax(-1)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        """Entropies of the full distributions."""
-        return scatter_rows(entropy(self.log_distributions), self.mask)
-
-    @cached_property
-    def values(self) -> Tensor:
-        """Value estimates of the states before each token."""
-        if self.outputs.values is None:
-            raise ModelError("evaluation.values was read, but the optimizer's spec does not declare Needs(values=True)")
-        return scatter_rows(self.outputs.values, self.mask)
-
-    @cached_property
-    def action_values(self) -> Tensor:
-        """Both heads' values of the tokens, (2, B, T)."""
-        return self._of_both(self._action_values.taken)
-
-    @cached_property
-    def target_action_values(self) -> Tensor:
-        """Both targets' values of the tokens, without gradients, (2, B, T)."""
-        return self._of_both(self._action_values.targets)
-
-    @cached_property
-    def action_value_logprobs(self) -> Tensor:
-        """Log softmax of both heads' values at the tokens, (2, B, T)."""
-        return self._of_both(self._action_values.logprobs)
-
-    @property
-    def _action_values(self) -> ActionValues:
-        if self.outputs.action_values is None:
-            raise ModelError(
-                "evaluation.action_values was read, but the optimizer's spec does not declare Needs(action_values=True)"
-            )
-        return self.outputs.action_values
-
-    def _of_both(self, column: Tensor) -> Tensor:
-        return torch.stack([scatter_rows(head, self.mask) for head in column])
-
-
-class TextPolicy:
-    """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
-
-    ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
-    be drawn in each state of a response; without it ``spec`` alone does.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        spec: SamplingSpec,
-        with_values: bool,
-        with_action_values: bool = False,
-        support: Callable[[TextInputs], Tensor] | None = None,
-    ) -> None:
-        self.module = module
-        self.spec = spec
-        self.with_values = with_values
-        self.with_action_values = with_action_values
-        self.support = support
-        self._known: list[tuple[Any, TextEvaluation]] = []
-
-    def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
-        """Return the current policy on ``batch``."""
-        for known, evaluation in self._known:
-            if known is batch:
-                return evaluation
-        inputs: TextInputs = batch.inputs
-        mask = batch.action_mask
-        wanted = {"need_action_values": True} if self.with_action_values else {}
-        outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
-        if self.support is not None:
-            outputs = outputs.restricted(self.support(inputs))
-        # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
-        outputs = outputs.select(mask[lengths_to_mask(inputs.response_lengths, mask.shape[1])])
-        evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
-        self._known.append((batch, evaluation))
-        return evaluation
-
-    def move_targets(self, rate: float) -> None:
-        """Move the targets of the action values this share of the way to them."""
-        model: Any = getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
-        if model.action_values is None:
-            raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
-        model.action_values.move_targets(rate)
-
-    def forget(self) -> None:
-        """Drop all evaluations and their graphs, before the parameters change."""
-        self._known.clear()
 
 
 def copy_tokenizer(source: str, folder: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmrl.models.policy import StateOutputs, TextEvaluation
+from lmrl.models.policy import StateOutputs
+from lmrl.models.text_policy import TextEvaluation
 from lmrl.ops import scatter_rows
 from lmrl.rollout import TextInputs, lengths_to_mask, split_by_length
 from lmrl.sampling.spec import SamplingSpec

@@ -19,8 +19,8 @@ from lmrl.experience import Experience
 from lmrl.kl import KLController
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.masked import MaskPolicy
-from lmrl.models.policy import TextPolicy
 from lmrl.models.scoring import reference_spec, score_logprobs
+from lmrl.models.text_policy import TextPolicy
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward

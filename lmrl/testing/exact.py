@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy
-from lmrl.models.policy import StateOutputs, TextEvaluation, TextPolicy
+from lmrl.models.policy import StateOutputs
+from lmrl.models.text_policy import TextEvaluation, TextPolicy
 from lmrl.rollout import TextInputs, lengths_to_mask, select_record
 from lmrl.sampling import SamplingSpec
 

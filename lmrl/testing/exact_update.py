@@ -14,7 +14,8 @@ from torch import Tensor
 from lmrl.errors import SettingsError
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
-from lmrl.models.policy import StateOutputs, TextEvaluation
+from lmrl.models.policy import StateOutputs
+from lmrl.models.text_policy import TextEvaluation
 from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.sampling import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec

@@ -8,53 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lmrl import hookimpl, ops
-from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl import hookimpl
+from lmrl.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl.optimizer import Loss, Policy
+from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass
-class A2CSettings(OptimizerSettings):
+class A2CSettings(ActorCriticSettings):
     """Settings of A2C."""
 
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    gamma: float = 1.0
-    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
     gae_lambda: float = 1.0
     """Lambda of the generalized advantage estimate: 1 is the return minus the value, 0 is one-step TD."""
     whiten_advantages: bool = False
     """Scale advantages to zero mean and unit variance over the global batch."""
 
-    def __post_init__(self) -> None:
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
 
-
-class A2C(PolicyOptimizer):
+class A2C(ActorCritic):
     """Policy gradient with a learned value function, one step per rollout."""
 
     Settings = A2CSettings
     settings: A2CSettings
-
-    def advantages(self, rollout: Rollout) -> Advantages:
-        """Estimate advantages; the value targets are advantage plus old value."""
-        raw = ops.generalized_advantages(
-            rollout.rewards,
-            rollout.values,
-            rollout.bootstrap_values,
-            rollout.action_mask,
-            rollout.truncated,
-            self.settings.gamma,
-            self.settings.gae_lambda,
-        )
-        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
-        return Advantages(advantages, {"returns": raw + rollout.values})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return -A log pi + value loss - entropy bonus of every token."""

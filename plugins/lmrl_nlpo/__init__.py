@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 
 from lmrl import hookimpl, ops
+from lmrl.actor_critic import ActorCritic, ActorCriticSettings
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, MaskSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.optimizer import Loss, MaskSettings, Policy
+from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass
-class NLPOSettings(MaskSettings):
+class NLPOSettings(MaskSettings, ActorCriticSettings):
     """Settings of NLPO."""
 
     epochs: int = 4
@@ -30,16 +31,8 @@ class NLPOSettings(MaskSettings):
     """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
     value_clip_range: float = 0.2
     """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus, of the restricted distributions."""
-    gamma: float = 1.0
-    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
-    gae_lambda: float = 0.95
-    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
-    whiten_advantages: bool = True
-    """Scale advantages to zero mean and unit variance over the global batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,25 +40,11 @@ class NLPOSettings(MaskSettings):
             raise SettingsError(f"clip_range is {self.clip_range}; expected a number above 0")
 
 
-class NLPO(PolicyOptimizer):
+class NLPO(ActorCritic):
     """Clipped policy gradient with a learned value function, within the sets of a mask policy."""
 
     Settings = NLPOSettings
     settings: NLPOSettings
-
-    def advantages(self, rollout: Rollout) -> Advantages:
-        """Estimate generalized advantages; the value targets are advantage plus old value."""
-        raw = ops.generalized_advantages(
-            rollout.rewards,
-            rollout.values,
-            rollout.bootstrap_values,
-            rollout.action_mask,
-            rollout.truncated,
-            self.settings.gamma,
-            self.settings.gae_lambda,
-        )
-        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
-        return Advantages(advantages, {"returns": raw + rollout.values, "old_values": rollout.values})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return clipped surrogate + value loss - entropy bonus of every token."""

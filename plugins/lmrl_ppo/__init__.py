@@ -10,14 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lmrl import hookimpl, ops
+from lmrl.actor_critic import ActorCritic, ActorCriticSettings
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.optimizer import Loss, Policy
+from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass
-class PPOSettings(OptimizerSettings):
+class PPOSettings(ActorCriticSettings):
     """Settings of PPO."""
 
     epochs: int = 4
@@ -32,20 +33,13 @@ class PPOSettings(OptimizerSettings):
     """Above 1, bounds the loss of bad actions by this times the advantage, whatever the ratio; 0 switches it off."""
     value_clip_range: float = 0.2
     """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    gamma: float = 1.0
-    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
-    gae_lambda: float = 0.95
-    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
-    whiten_advantages: bool = True
-    """Scale advantages to zero mean and unit variance over the global batch."""
     target_kl: float = 0.0
     """Skip the rest of a rollout's epochs once the KL from the sampling policy per token exceeds this; 0: never."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.clip_range <= 0 or self.clip_range_high < 0:
             raise SettingsError(
                 f"clip_range is {self.clip_range} and clip_range_high {self.clip_range_high}; expected clip_range > 0 "
@@ -53,32 +47,13 @@ class PPOSettings(OptimizerSettings):
             )
         if self.dual_clip and self.dual_clip <= 1:
             raise SettingsError(f"dual_clip is {self.dual_clip}; expected a number above 1, or 0 to switch it off")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
 
 
-class PPO(PolicyOptimizer):
+class PPO(ActorCritic):
     """Clipped policy gradient with a learned value function."""
 
     Settings = PPOSettings
     settings: PPOSettings
-
-    def advantages(self, rollout: Rollout) -> Advantages:
-        """Estimate generalized advantages; the value targets are advantage plus old value."""
-        mask, values = rollout.action_mask, rollout.values
-        raw = ops.generalized_advantages(
-            rollout.rewards,
-            values,
-            rollout.bootstrap_values,
-            mask,
-            rollout.truncated,
-            self.settings.gamma,
-            self.settings.gae_lambda,
-        )
-        advantages = ops.masked_whiten(raw, mask) if self.settings.whiten_advantages else raw
-        returns = raw + values
-        return Advantages(advantages, {"returns": returns, "old_values": values}, {"value_target": returns})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return clipped surrogate + value loss - entropy bonus of every token."""

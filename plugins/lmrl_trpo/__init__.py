@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from lmrl import hookimpl, ops
+from lmrl.actor_critic import ActorCritic, ActorCriticSettings
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, Minibatch, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
+from lmrl.optimizer import Loss, Minibatch, Policy
+from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass
-class TRPOSettings(OptimizerSettings):
+class TRPOSettings(ActorCriticSettings):
     """Settings of TRPO."""
 
     epochs: int = 5
@@ -33,16 +34,9 @@ class TRPOSettings(OptimizerSettings):
     """Iterations that solve for the natural gradient."""
     line_search_steps: int = 10
     """How many steps are tried at the most, each half as long as the one before."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
-    gamma: float = 1.0
-    """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
-    gae_lambda: float = 0.95
-    """Lambda of the generalized advantage estimate: 1 is Monte Carlo, 0 is one-step TD."""
-    whiten_advantages: bool = True
-    """Scale advantages to zero mean and unit variance over the global batch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.maximum_kl <= 0 or self.damping < 0:
             raise SettingsError(
                 f"maximum_kl is {self.maximum_kl} and damping {self.damping}; expected maximum_kl > 0, damping >= 0"
@@ -68,25 +62,11 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, step
     return x
 
 
-class TRPO(PolicyOptimizer):
+class TRPO(ActorCritic):
     """Natural policy gradient within a trust region."""
 
     Settings = TRPOSettings
     settings: TRPOSettings
-
-    def advantages(self, rollout: Rollout) -> Advantages:
-        """Estimate generalized advantages; the value targets are advantage plus old value."""
-        raw = ops.generalized_advantages(
-            rollout.rewards,
-            rollout.values,
-            rollout.bootstrap_values,
-            rollout.action_mask,
-            rollout.truncated,
-            self.settings.gamma,
-            self.settings.gae_lambda,
-        )
-        advantages = ops.masked_whiten(raw, rollout.action_mask) if self.settings.whiten_advantages else raw
-        return Advantages(advantages, {"returns": raw + rollout.values})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return minus the importance-weighted advantage (eq. 14) plus the value loss of every token."""

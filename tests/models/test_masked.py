@@ -8,8 +8,8 @@ import torch
 from lmrl.errors import ResumeError
 from lmrl.models import PolicyModel, load
 from lmrl.models.masked import MaskPolicy, RestrictedModel
-from lmrl.models.policy import TextPolicy
 from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import TextPolicy
 from lmrl.rollout import Advantages, Batch, Rollout
 from lmrl.sampling import SamplingSpec
 from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from lmrl.config import build
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel, freeze_copy, load
-from lmrl.models.policy import TextPolicy
 from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.rollout import Batch, Rollout
 from lmrl.sampling import SamplingSpec

@@ -13,7 +13,7 @@ from lmrl.errors import DataError, ModelError, SettingsError
 from lmrl.experience import Responses, TrajectoryBatch
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel, load
-from lmrl.models.policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy
 from lmrl.rollout import TextInputs
 from lmrl.sampling import SamplingSpec
 from lmrl.specs import Needs

@@ -12,7 +12,7 @@ from lmrl.config import build
 from lmrl.errors import SettingsError
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
-from lmrl.models.policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy
 from lmrl.stages.checkpoint import list_checkpoints
 from lmrl.stages.rl import rl
 from lmrl.stages.rl_config import RLConfig, TrainSettings

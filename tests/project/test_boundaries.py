@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
 PUBLIC = {
     "lmrl",
+    "lmrl.actor_critic",
     "lmrl.errors",
     "lmrl.experience",
     "lmrl.models",

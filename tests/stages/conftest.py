@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel, freeze_copy, load
-from lmrl.models.policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy
 from lmrl.sampling import SamplingSpec
 from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.specs import Needs
