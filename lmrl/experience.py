@@ -80,8 +80,29 @@ class Responses:
         return int(self.action_mask.shape[0])
 
 
+class _RowsAlone:
+    """What batches share whose rows belong to no group: every row stays on its own."""
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on what has a loss, (B, T)."""
+        raise NotImplementedError
+
+    @property
+    def group(self) -> Tensor:
+        """A number of its own for every row, (B,)."""
+        return torch.arange(len(self), device=self.action_mask.device)
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+    def __len__(self) -> int:
+        return int(self.action_mask.shape[0])
+
+
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(_RowsAlone):
     """P pairs of answers, of which ``chosen`` was preferred to ``rejected``. Losses are per pair, (P,)."""
 
     chosen: Responses
@@ -109,21 +130,9 @@ class PairBatch:
         lengths: Tensor = self.chosen.inputs.row_lengths + self.rejected.inputs.row_lengths
         return lengths
 
-    @property
-    def group(self) -> Tensor:
-        """Every pair on its own, (P,)."""
-        return torch.arange(len(self), device=self.chosen.action_mask.device)
-
-    def select(self, rows: Tensor) -> Self:
-        """Return the pairs with these indices."""
-        return select_record(self, rows)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(_RowsAlone):
     """B answers, each labelled on its own: ``desirable`` (B,) bool. Losses are per row, (B,).
 
     ``mismatched`` are the same prompts with answers to other prompts of the batch: what KTO estimates its reference
@@ -146,21 +155,9 @@ class LabelledBatch:
         lengths: Tensor = self.responses.inputs.row_lengths + self.mismatched.inputs.row_lengths
         return lengths
 
-    @property
-    def group(self) -> Tensor:
-        """Every answer on its own, (B,)."""
-        return torch.arange(len(self), device=self.desirable.device)
-
-    def select(self, rows: Tensor) -> Self:
-        """Return the rows with these indices."""
-        return select_record(self, rows)
-
-    def __len__(self) -> int:
-        return len(self.responses)
-
 
 @dataclass(frozen=True)
-class TrajectoryBatch:
+class TrajectoryBatch(_RowsAlone):
     """B answers that somebody logged with what they got. Losses are per token, (B, T), or per row, (B,).
 
     ``rewards`` (B, T) of every action, an answer's reward on its last one; ``terminated`` (B,) bool: nothing follows
@@ -182,15 +179,3 @@ class TrajectoryBatch:
         """Positions of each row, (B,)."""
         lengths: Tensor = self.responses.inputs.row_lengths
         return lengths
-
-    @property
-    def group(self) -> Tensor:
-        """Every answer on its own, (B,)."""
-        return torch.arange(len(self), device=self.terminated.device)
-
-    def select(self, rows: Tensor) -> Self:
-        """Return the rows with these indices."""
-        return select_record(self, rows)
-
-    def __len__(self) -> int:
-        return len(self.responses)
