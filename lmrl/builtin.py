@@ -41,6 +41,7 @@ def lmrl_engines() -> Iterable[EngineSpec]:
             build=_transformers_engine,
             settings=TransformersEngineSettings,
             summary="Decodes any transformers causal language model with a key-value cache.",
+            streams=True,
         )
     ]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import argparse
 
+Concurrency = Literal["none", "thread", "process"]
 Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 
 
@@ -58,6 +59,9 @@ class RewardSpec:
     build: Callable[[Any], Any]
     settings: type
     summary: str = ""
+    concurrency: Concurrency = "none"
+    """Where it may be called with some rows of a batch while others are still sampled: in threads, in processes
+    (it must pickle), or not at all. Only for rewards whose scores each depend on their own row alone."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class EngineSpec:
     settings: type
     summary: str = ""
     draws_from_policy: bool = True
+    streams: bool = False
+    """``generate`` takes ``on_finished``, and tells it of rows that are complete while it samples the others."""
 
 
 @dataclass(frozen=True)

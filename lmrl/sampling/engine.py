@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lmrl.models.card import TextCodec
 from lmrl.rollout import Samples
 from lmrl.sampling.spec import SamplingSpec
+
+OnFinished = Callable[[list[int], list[list[int]]], None]
+"""Takes rows whose responses are complete, by their index in the prompts, and the ids that each sampled."""
 
 
 class Engine(Protocol):
@@ -15,6 +18,10 @@ class Engine(Protocol):
 
     ``generate`` receives the policy's transformers model, token-id prompts (equal rows are samples of one prompt), the
     spec, a seed, and the codec if stop strings must be found. The same seed gives the same tokens.
+
+    An engine whose ``EngineSpec`` says ``streams=True`` takes a further argument, ``on_finished=None``: a function
+    ``(rows, ids)`` that it calls in the caller's thread while it samples, with each row once, when the row is complete.
+    It may have a method ``close()``, which is called when a run ends.
     """
 
     def generate(

@@ -18,6 +18,7 @@ from lmrl.models.card import TextCodec, contains_stop
 from lmrl.rollout import Samples, TextInputs, lengths_to_mask
 from lmrl.sampling.cache import make_cache, refuse_unfilled, select_rows
 from lmrl.sampling.distribution import draw
+from lmrl.sampling.engine import OnFinished
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
 from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.spec import SamplingSpec
@@ -31,6 +32,12 @@ class _Store:
     logprobs: Tensor
     lengths: Tensor
     codes: Tensor
+
+    def rows(self, rows: Tensor) -> tuple[list[int], list[list[int]]]:
+        """Return these rows' indices and what they sampled, as ``OnFinished`` takes them."""
+        lengths = self.lengths[rows].tolist()
+        ids = self.ids[rows, : max(lengths)].tolist()
+        return rows.tolist(), [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def drop_beyond_lengths(self) -> None:
         """Set what rows drew after their ends, while they waited to leave the batch, to 0."""
@@ -55,6 +62,7 @@ class TransformersEngine:
         spec: SamplingSpec,
         seed: int,
         codec: TextCodec | None = None,
+        on_finished: OnFinished | None = None,
     ) -> Samples:
         """Sample one response per prompt row; see ``lmrl.sampling.Engine``.
 
@@ -63,9 +71,23 @@ class TransformersEngine:
         _check_prompts(prompts, spec)
         if spec.stop_strings and codec is None:
             raise SettingsError("stop_strings need the tokenizer to be found; pass codec")
-        device = model.device
         generator = torch.Generator().manual_seed(seed)
-        uniforms = torch.rand(len(prompts), spec.max_new_tokens, generator=generator, dtype=torch.float64).to(device)
+        uniforms = torch.rand(len(prompts), spec.max_new_tokens, generator=generator, dtype=torch.float64)
+        return self.sample_rows(model, prompts, spec, uniforms, codec, on_finished)
+
+    @torch.no_grad()
+    def sample_rows(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        spec: SamplingSpec,
+        uniforms: Tensor,
+        codec: TextCodec | None = None,
+        on_finished: OnFinished | None = None,
+    ) -> Samples:
+        """Sample with given random numbers: ``uniforms`` (B, max_new_tokens) float64 in [0, 1), one per token."""
+        device = model.device
+        uniforms = uniforms.to(device)
         total = len(prompts)
         store = _Store(
             ids=torch.zeros(total, spec.max_new_tokens, dtype=torch.long, device=device),
@@ -75,7 +97,7 @@ class TransformersEngine:
         )
         for start in range(0, total, self.settings.rows):
             rows = range(start, min(start + self.settings.rows, total))
-            self._decode(model, prompts, rows, spec, uniforms, store, codec)
+            self._decode(model, prompts, rows, spec, uniforms, store, codec, on_finished)
         store.drop_beyond_lengths()
         if not bool(torch.isfinite(store.logprobs).all()):
             raise NonFiniteError("a NaN or an infinity in the policy's logits while sampling; the model has diverged")
@@ -90,6 +112,7 @@ class TransformersEngine:
         uniforms: Tensor,
         store: _Store,
         codec: TextCodec | None,
+        on_finished: OnFinished | None,
     ) -> None:
         """Sample the given rows to their ends, writing into ``store``."""
         device = uniforms.device
@@ -120,6 +143,8 @@ class TransformersEngine:
             leaving = finished == len(alive) or (finished and finished >= self.settings.compact_share * len(alive))
             if leaving:
                 store.lengths[alive], store.codes[alive] = lengths, codes
+                if on_finished is not None:
+                    on_finished(*store.rows(alive[done]))
             if finished == len(alive):
                 return
             if leaving:
