@@ -110,6 +110,10 @@ def _tensorboard(run_folder: Path, first_update: int | None = None) -> Any:
 
 
 def _transformers_engine(settings: Any) -> Any:
+    if settings.workers > 1:
+        from lmrl.sampling.workers import ParallelEngine
+
+        return ParallelEngine(settings)
     from lmrl.sampling.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings)

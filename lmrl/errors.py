@@ -60,6 +60,10 @@ class NonFiniteError(LmrlError, ArithmeticError):
     """A NaN or an infinity in logits, loss, gradient or reward; names the step and the cause."""
 
 
+class WorkerError(LmrlError, RuntimeError):
+    """A process that samples died, or raised what is not one of these classes; holds its traceback."""
+
+
 class AnnotatorError(LmrlError, RuntimeError):
     """A judge or person who ranks answers cannot be asked any more; what they have answered is kept."""
 

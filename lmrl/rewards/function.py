@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, nearest
 from lmrl.rewards.calling import accepted_columns, run_together
+from lmrl.specs import Concurrency
 
 Scores = NDArray[np.float64]
 EXCERPT = 60
@@ -35,6 +36,8 @@ class Member:
     weight: float = 1.0
     settings: Mapping[str, Any] | None = None
     """What it was built from, by its name or its spec; None for a live callable."""
+    concurrency: Concurrency = "none"
+    """Where it says that it may be called with some rows of a batch while others are still sampled."""
 
 
 class RewardFunction:
@@ -74,6 +77,14 @@ class RewardFunction:
             ends = [member.weight * float(end) for end in pair]
             least, greatest = least + min(ends), greatest + max(ends)
         return least, greatest
+
+    @property
+    def concurrency(self) -> Concurrency:
+        """Where all members may be called with some rows of a batch while others are still sampled."""
+        said = {member.concurrency for member in self.members}
+        if "none" in said:
+            return "none"
+        return "process" if "process" in said else "thread"
 
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None

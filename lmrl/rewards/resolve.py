@@ -14,13 +14,13 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lmrl.errors import SettingsError, nearest, unknown
 from lmrl.rewards.calling import check_signature, signature_of
 from lmrl.rewards.function import Member, RewardFunction
 from lmrl.rewards.learned import Learned, LearnedSettings, is_path
-from lmrl.specs import RewardSpec
+from lmrl.specs import Concurrency, RewardSpec
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
@@ -81,14 +81,25 @@ def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -
     if isinstance(reward, str):
         if _names_model(reward, plugins):
             # Kept under its path, which is what a description must hold to be resolved again.
-            function = _made("learned", _learned_spec(), {"path": reward, **table})
+            name, target, table_of = reward, _learned_spec(), {"path": reward, **table}
         else:
-            function = _made(reward, _imported(reward) if ":" in reward else _registered(reward, plugins), table)
-        return Member(reward, _callable(reward, function), settings=table)
+            target = _imported(reward) if ":" in reward else _registered(reward, plugins)
+            name, table_of = reward, table
+        return _built(name, target, table_of, settings=table)
     if isinstance(reward, RewardSpec):
-        return Member(reward.name, _callable(reward.name, _made(reward.name, reward, table)), settings=table)
-    name = getattr(reward, "__qualname__", type(reward).__name__)
-    return Member(name, _callable(name, _made(name, reward, table)))
+        return _built(reward.name, reward, table, settings=table)
+    return _built(getattr(reward, "__qualname__", type(reward).__name__), reward, table, settings=None)
+
+
+def _built(name: str, target: Any, table: dict[str, Any], settings: dict[str, Any] | None) -> Member:
+    function = _callable(name, _made(name, target, table))
+    # A function whose settings are bound is a partial, which does not have its attributes.
+    said: Any = getattr(function, "concurrency", getattr(target, "concurrency", "none"))
+    if said not in get_args(Concurrency):
+        raise SettingsError(
+            f"reward {name!r} says concurrency = {said!r}; expected one of {', '.join(get_args(Concurrency))}"
+        )
+    return Member(name, function, settings=settings, concurrency=said)
 
 
 def _made(name: str, target: Any, table: dict[str, Any]) -> Any:

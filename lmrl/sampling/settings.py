@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmrl.errors import SettingsError
+
 
 @dataclass
 class TransformersEngineSettings:
@@ -14,6 +16,14 @@ class TransformersEngineSettings:
     """Rows decoded side by side at the most; more prompts are sampled in turns."""
     compact_share: float = 0.125
     """Finished rows are taken out of the batch once they are this share of it; 0 takes each out at once."""
+    workers: int = 1
+    """Processes of one thread each that share the rows, on a CPU: set it to the number of its cores, or less. 1 samples
+    in the process itself, with its threads. The tokens are the same, but for rounding. A process takes about as much
+    memory as a Python with torch; the weights are shared. `rows` counts over all of them."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise SettingsError(f"engine.transformers.workers is {self.workers}; expected an integer >= 1")
 
 
 @dataclass

@@ -62,6 +62,7 @@ def rl(
         error = caught
         raise
     finally:
+        session.maker.close()
         session.plugins.observe("lmrl_run_end", run=session.run, error=error)
         session.run.close()
 

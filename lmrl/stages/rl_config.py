@@ -53,6 +53,21 @@ class TrainSettings:
 
 
 @dataclass
+class ScoringSettings:
+    """When and where rewards are called."""
+
+    concurrency: Literal["auto", "none", "thread", "process"] = "auto"
+    """none: once per batch, after the sampling; thread, process: in a pool, with each row as soon as it is complete,
+    while the others are still sampled. Only for rewards that score each row by itself. auto: what the reward says of
+    itself, which is none unless its author has thought about it."""
+    workers: int = 8
+    """Threads, or processes, of that pool."""
+
+    def __post_init__(self) -> None:
+        require_at_least("scoring", self, {"workers": 1})
+
+
+@dataclass
 class EvaluationSettings:
     """Evaluation on prompts that training never sees."""
 
@@ -92,6 +107,7 @@ class RLConfig:
     reward: PluginChoice = choice("reward", "happy_end")
     reward_weights: dict[str, float] = field(default_factory=dict)
     """Several rewards at once: name = weight; used instead of reward.name when not empty."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     kl: KLSettings = field(default_factory=KLSettings)
     optimizer: PluginChoice = choice("optimizer", "ppo")
     train: TrainSettings = field(default_factory=TrainSettings)

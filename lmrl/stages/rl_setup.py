@@ -24,6 +24,7 @@ from lmrl.models.text_policy import TextPolicy
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
+from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rollout import Scored
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
@@ -209,6 +210,8 @@ def open_session(
         needs,
         microbatch_budget(config.train, accelerator.device),
         mask,
+        _concurrent_reward(config, reward_function),
+        engine_spec.streams,
     )
     support = mask.support if mask is not None else None
     policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
@@ -306,6 +309,12 @@ def _reward(config: RLConfig, reward: Any, plugins: PluginManager) -> Any:
     if config.reward_weights:
         return resolve_reward(config.reward_weights, tables, plugins)
     return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
+
+
+def _concurrent_reward(config: RLConfig, reward: Any) -> ConcurrentReward | None:
+    wanted = config.scoring.concurrency
+    kind = reward.concurrency if wanted == "auto" else wanted
+    return None if kind == "none" else ConcurrentReward(reward, kind, config.scoring.workers)
 
 
 def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[str, Any]] | tuple[None, None]:

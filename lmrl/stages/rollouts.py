@@ -14,10 +14,12 @@ from lmrl.models.card import ModelCard, response_texts
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rollout import Rollout, Samples, Scored
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs
+from lmrl.stages.early_scores import EarlyScores
 
 
 @dataclass(frozen=True)
@@ -55,27 +57,55 @@ class RolloutMaker:
     token_budget: int
     mask: MaskPolicy | None = None
     """What restricts the tokens that the policy may draw."""
+    concurrent: ConcurrentReward | None = None
+    """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
+    streams: bool = False
+    """Whether the engine tells of complete rows while it samples the others."""
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score it; the score of a truncated row is withheld."""
-        with self.policy.extracted() as model:
-            drawn_from = model if self.mask is None else self.mask.restrict(model)
-            samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec)
-        # One prompt drawn twice from the data stays two groups, as the group size says.
-        samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
-        inputs = samples.inputs
-        lengths = inputs.response_lengths.tolist()
-        rows = [row[:length] for row, length in zip(inputs.response_ids.tolist(), lengths, strict=True)]
-        responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
-        return self._score(samples, prompts, responses)
+        early = self._early_scores(prompts)
+        try:
+            with self.policy.extracted() as model:
+                drawn_from = model if self.mask is None else self.mask.restrict(model)
+                further = {"on_finished": early.add} if early is not None and self.streams else {}
+                samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec, **further)
+            # One prompt drawn twice from the data stays two groups, as the group size says.
+            samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
+            return self._score(samples, prompts, early)
+        except BaseException:
+            if early is not None:
+                early.cancel()
+            raise
 
-    def _score(self, samples: Samples, prompts: PromptBatch, responses: list[str]) -> Scored:
+    def close(self) -> None:
+        """End what engine and reward keep running; they start it anew when they are called again."""
+        if self.concurrent is not None:
+            self.concurrent.close()
+        if callable(close := getattr(self.engine, "close", None)):
+            close()
+
+    def _early_scores(self, prompts: PromptBatch) -> EarlyScores | None:
+        if self.concurrent is None:
+            return None
+        return EarlyScores(self.concurrent, self.card.codec, self.spec, prompts.ids, prompts.texts, prompts.columns)
+
+    def _score(self, samples: Samples, prompts: PromptBatch, early: EarlyScores | None) -> Scored:
+        lengths = samples.inputs.response_lengths.tolist()
+        rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
+        if early is None:
+            responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
+        else:
+            responses = early.responses(rows)
         scored = torch.nonzero(~samples.truncated).squeeze(1).tolist()
         scores = torch.zeros(len(responses), dtype=torch.float64)
         parts: dict[str, Tensor] = {}
         if scored:
-            columns = {name: [column[i] for i in scored] for name, column in prompts.columns.items()}
-            result = self.reward([prompts.texts[i] for i in scored], [responses[i] for i in scored], columns)
+            if early is None:
+                columns = {name: [column[i] for i in scored] for name, column in prompts.columns.items()}
+                result = self.reward([prompts.texts[i] for i in scored], [responses[i] for i in scored], columns)
+            else:
+                result = early.result(scored)
             index = torch.tensor(scored)
             scores[index] = torch.as_tensor(result.scores, dtype=torch.float64)
             for name, part in result.parts.items():

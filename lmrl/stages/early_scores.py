@@ -1,0 +1,73 @@
+"""Decoding and scoring rows as soon as they are complete, while the engine samples the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmrl.models.card import TextCodec, contains_stop, response_texts
+from lmrl.rewards.concurrent import ConcurrentReward
+from lmrl.rewards.function import RewardResult
+from lmrl.sampling.spec import SamplingSpec
+
+
+class EarlyScores:
+    """Texts and scores of one batch. ``ids``, ``texts`` and ``columns`` are the prompts', one per row.
+
+    ``add`` is what an engine takes as ``on_finished``. Rows that it does not tell of are decoded and scored at the end.
+    """
+
+    def __init__(
+        self,
+        concurrent: ConcurrentReward,
+        codec: TextCodec,
+        spec: SamplingSpec,
+        ids: Sequence[Sequence[int]],
+        texts: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> None:
+        self._pending = concurrent.batch()
+        self._codec, self._spec = codec, spec
+        self._ids, self._texts, self._columns = ids, texts, columns
+        self._responses: dict[int, str] = {}
+
+    def add(self, rows: list[int], response_ids: list[list[int]]) -> None:
+        """Decode complete rows and have those scored that are not cut off."""
+        self._decode(rows, response_ids)
+        pairs = zip(rows, response_ids, strict=True)
+        self._submit([row for row, ids in pairs if self._spec.on_length == "terminate" or self._ended(row, ids)])
+
+    def responses(self, response_ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of every row, given what all of them sampled."""
+        missing = [row for row in range(len(response_ids)) if row not in self._responses]
+        if missing:
+            self._decode(missing, [response_ids[row] for row in missing])
+        return [self._responses[row] for row in range(len(response_ids))]
+
+    def result(self, rows: Sequence[int]) -> RewardResult:
+        """Return the scores of these rows, whose texts are known; waits for them."""
+        self._submit([row for row in rows if row not in self._pending.rows])
+        return self._pending.result(rows)
+
+    def cancel(self) -> None:
+        """Give up the calls that have not begun."""
+        self._pending.cancel()
+
+    def _decode(self, rows: Sequence[int], response_ids: Sequence[Sequence[int]]) -> None:
+        prompts, spec = [self._ids[row] for row in rows], self._spec
+        texts = response_texts(self._codec, prompts, response_ids, spec.eos_ids, spec.stop_strings)
+        self._responses.update(zip(rows, texts, strict=True))
+
+    def _submit(self, rows: Sequence[int]) -> None:
+        if not rows:
+            return
+        self._pending.submit(
+            rows,
+            [self._texts[row] for row in rows],
+            [self._responses[row] for row in rows],
+            {name: [column[row] for row in rows] for name, column in self._columns.items()},
+        )
+
+    def _ended(self, row: int, ids: list[int]) -> bool:
+        stops = self._spec.stop_strings
+        return ids[-1] in self._spec.eos_ids or bool(stops and contains_stop(self._codec, self._ids[row], ids, stops))
