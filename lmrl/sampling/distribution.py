@@ -11,6 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from lmrl.sampling.spec import SamplingSpec
 
+BLOCK = 64
+"""Tokens whose probabilities are first summed when drawing: about the root of a vocabulary."""
+
 
 def log_distribution(spec: SamplingSpec, logits: Tensor) -> Tensor:
     """Return float32 log-probabilities (..., V) under ``spec``: see ``SamplingSpec.log_distribution``."""
@@ -42,6 +45,44 @@ def _keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
     before[..., 0] = 0  # the most likely token always stays
     dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
     return logits.masked_fill(dropped, -math.inf)
+
+
+def draw_from_logits(spec: SamplingSpec, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token per row under ``spec`` and return (ids, log-probabilities), (B,) each.
+
+    ``logits`` (B, V), ``uniforms`` (B,) float64 in [0, 1). The result is that of ``log_distribution`` and ``draw``.
+    Where the spec leaves the support as it is, no normalised (B, V) distribution is made: one pass of exponentials,
+    whose sums over blocks of tokens say in which block the draw lies, and a cumulative sum over that block alone.
+    """
+    if spec.filters_support or spec.forbidden_ids or spec.temperature == 0:
+        logprobs = log_distribution(spec, logits)
+        ids = draw(logprobs, uniforms).clamp_max(logprobs.shape[-1] - 1)
+        return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
+    logits = logits.float()
+    if spec.temperature != 1:
+        logits = logits / spec.temperature
+    highest = logits.amax(-1, keepdim=True)
+    weights = torch.exp(logits - highest)
+    vocabulary = weights.shape[-1]
+    if vocabulary % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -vocabulary % BLOCK))
+    blocks = weights.view(len(weights), -1, BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    block, before, total = _find(sums, uniforms * sums.sum(-1))
+    within = blocks[torch.arange(len(blocks), device=blocks.device), block]
+    place, _, _ = _find(within, uniforms * total - before)
+    ids = (block * BLOCK + place).clamp_max(vocabulary - 1)
+    return ids, logits.gather(-1, ids[:, None]).squeeze(-1) - highest.squeeze(-1) - total.log().float()
+
+
+def _find(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where the cumulative weights (B, N) first exceed ``targets`` (B,), their sum before that, and in all."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1]
+    targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.searchsorted(cumulative, targets[:, None], right=True).clamp_max_(weights.shape[-1] - 1)
+    before = cumulative.gather(1, (place - 1).clamp_min(0)).masked_fill_(place == 0, 0)
+    return place.squeeze(1), before.squeeze(1), total
 
 
 def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:

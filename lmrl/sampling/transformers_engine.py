@@ -1,13 +1,15 @@
 """The default decode engine: drives any transformers causal LM with a KV cache.
 
-One prefill per distinct prompt, whose cache is repeated for its samples; finished rows leave the batch; the
-log-probability of each token is captured as it is drawn. Leaves out: continuous refilling and compiled decode steps.
+One prefill per distinct prompt; rows that have ended make room for others that wait, or leave the batch; the
+log-probability of each token is captured as it is drawn. What computes the logits is a ``Decoder``. Every token of a
+row has a random number of its own, so a row's tokens do not depend on the rows beside it. Leaves out: compiled steps.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models.card import TextCodec, contains_stop
-from lmrl.rollout import Samples, TextInputs, lengths_to_mask
-from lmrl.sampling.cache import make_cache, refuse_unfilled, select_rows
-from lmrl.sampling.distribution import draw
+from lmrl.rollout import Samples, TextInputs, lengths_to_mask, select_record
+from lmrl.sampling.decoder import Decoder, TransformersDecoder, pad_prompts
+from lmrl.sampling.distribution import draw_from_logits
 from lmrl.sampling.engine import OnFinished
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
+from lmrl.sampling.llama_decoder import LlamaDecoder, supports
 from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.spec import SamplingSpec
+
+STEPS_BETWEEN_LOOKS = 4
+"""Steps on a GPU between two times that the host asks which rows have ended."""
 
 
 @dataclass
@@ -89,134 +95,172 @@ class TransformersEngine:
         device = model.device
         uniforms = uniforms.to(device)
         total = len(prompts)
+        # One column more than a row can have: what rows draw after their end, while they wait to leave, lands there.
+        width = spec.max_new_tokens + 1
         store = _Store(
-            ids=torch.zeros(total, spec.max_new_tokens, dtype=torch.long, device=device),
-            logprobs=torch.zeros(total, spec.max_new_tokens, device=device),
+            ids=torch.zeros(total, width, dtype=torch.long, device=device),
+            logprobs=torch.zeros(total, width, device=device),
             lengths=torch.zeros(total, dtype=torch.long, device=device),
             codes=torch.zeros(total, dtype=torch.long, device=device),
         )
-        for start in range(0, total, self.settings.rows):
-            rows = range(start, min(start + self.settings.rows, total))
-            self._decode(model, prompts, rows, spec, uniforms, store, codec, on_finished)
+        places = min(self.settings.rows, total)
+        queue = _Queue(prompts)
+        while queue:
+            decoder = self._decoder(model, queue, spec, places)
+            self._decode(decoder, queue, places, prompts, spec, uniforms, store, codec, on_finished)
         store.drop_beyond_lengths()
         if not bool(torch.isfinite(store.logprobs).all()):
             raise NonFiniteError("a NaN or an infinity in the policy's logits while sampling; the model has diverged")
         return _samples(prompts, store, spec)
 
+    def _decoder(self, model: Any, queue: _Queue, spec: SamplingSpec, places: int) -> Decoder:
+        """Return the fastest decoder that can drive the model."""
+        most_steps = spec.max_new_tokens + self._steps_between_looks(model.device)
+        turnover = len(queue) > places
+        if self.settings.fast_path and supports(model):
+            return LlamaDecoder(model, queue.prompts, most_steps, turnover)
+        return TransformersDecoder(model, queue.prompts, most_steps, turnover)
+
+    def _steps_between_looks(self, device: torch.device) -> int:
+        """Return after how many steps the host asks who has ended: on a GPU each time would make it wait."""
+        return 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS
+
     def _decode(
         self,
-        model: Any,
+        decoder: Decoder,
+        queue: _Queue,
+        places: int,
         prompts: Sequence[Sequence[int]],
-        rows: range,
         spec: SamplingSpec,
         uniforms: Tensor,
         store: _Store,
         codec: TextCodec | None,
         on_finished: OnFinished | None,
     ) -> None:
-        """Sample the given rows to their ends, writing into ``store``."""
+        """Sample rows of the queue to their ends, writing into ``store``; all of them if the decoder refills."""
         device = uniforms.device
-        logits, cache, mask = _prefill(model, [prompts[row] for row in rows], spec.max_new_tokens)
+        rows, numbers = queue.take(places)
+        logits = decoder.admit(torch.arange(len(rows), device=device), numbers)
         ends_row = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
         ends_row[[token for token in spec.eos_ids if token < len(ends_row)]] = True
-        alive = torch.tensor(list(rows), device=device)  # store row of each batch row
-        prompt_lengths = torch.tensor([len(prompts[row]) for row in rows], device=device)
-        lengths = torch.zeros_like(prompt_lengths)
-        codes = torch.zeros_like(prompt_lengths)
-        done = torch.zeros(len(alive), dtype=torch.bool, device=device)
-        width = int(prompt_lengths.max())
-        for step in range(spec.max_new_tokens):
-            logprobs = spec.log_distribution(logits)
-            ids = draw(logprobs, uniforms[alive, step]).clamp_max(logprobs.shape[-1] - 1)
-            # Finished rows draw too, and what they drew is dropped at the end: choosing the others here would make
-            # the host wait for the device in every step.
-            store.ids[alive, step] = ids
-            store.logprobs[alive, step] = logprobs.gather(-1, ids[:, None]).squeeze(-1)
-            lengths += ~done
-            hit_stop = _stops(store, alive, done, step, prompts, spec, codec)
-            newest = finish_codes(
-                ends_row[ids], hit_stop, lengths, prompt_lengths, spec.max_new_tokens, spec.context_length
+        batch = _Places.of(rows, prompts, device)
+        looks_every, steps = self._steps_between_looks(device), 0
+        while True:
+            # Rows that have ended draw too, and what they draw is dropped: choosing the others here would make the
+            # host wait for the device in every step.
+            column = batch.lengths.clamp_max(spec.max_new_tokens - 1)
+            ids, store.logprobs[batch.rows, batch.lengths] = draw_from_logits(
+                spec, logits, uniforms[batch.rows, column]
             )
-            codes = torch.where(done, codes, newest)
-            done = codes != int(FinishReason.NONE)
-            finished = int(done.sum())
-            leaving = finished == len(alive) or (finished and finished >= self.settings.compact_share * len(alive))
-            if leaving:
-                store.lengths[alive], store.codes[alive] = lengths, codes
-                if on_finished is not None:
-                    on_finished(*store.rows(alive[done]))
-            if finished == len(alive):
+            store.ids[batch.rows, batch.lengths] = ids
+            batch.lengths = batch.lengths + ~batch.done
+            hit_stop = _stops(store, batch, prompts, spec, codec)
+            codes = finish_codes(
+                ends_row[ids],
+                hit_stop,
+                batch.lengths,
+                batch.prompt_lengths,
+                spec.max_new_tokens,
+                spec.context_length,
+            )
+            batch.codes = torch.where(batch.done, batch.codes, codes)
+            batch.done = batch.codes != int(FinishReason.NONE)
+            steps += 1
+            finished = int(batch.done.sum()) if steps % looks_every == 0 else 0
+            if not finished or finished < min(len(batch), self.settings.compact_share * len(batch)):
+                logits = decoder.step(ids, batch.done)
+                continue
+            store.lengths[batch.rows], store.codes[batch.rows] = batch.lengths, batch.codes
+            if on_finished is not None:
+                on_finished(*store.rows(batch.rows[batch.done]))
+            rows, numbers = queue.take(finished if decoder.refills else 0)
+            ended = batch.done.nonzero().squeeze(1)
+            keep = torch.cat([(~batch.done).nonzero().squeeze(1), ended[: len(rows)]]).sort().values
+            if not len(keep):
                 return
-            if leaving:
-                keep = (~done).nonzero().squeeze(1)
-                select_rows(cache, keep)
-                alive, ids, prompt_lengths = alive[keep], ids[keep], prompt_lengths[keep]
-                lengths, codes, done = lengths[keep], codes[keep], done[keep]
-                mask = mask[keep] if mask is not None else None
-            logits = model(
-                input_ids=ids[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                # Rows that wait to leave may already fill the context, and a position beyond it is no position at all.
-                position_ids=(prompt_lengths + step).masked_fill(done, 0)[:, None],
-                attention_mask=mask[:, : width + step + 1] if mask is not None else None,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            ids, refilled = ids[keep], batch.done[keep]
+            if len(keep) < len(batch):
+                decoder.keep(keep)
+                batch = batch.select(keep)
+            if not bool(refilled.all()):
+                logits = decoder.step(ids, refilled)
+            if rows:
+                places_refilled = refilled.nonzero().squeeze(1)
+                first_logits = decoder.admit(places_refilled, numbers)
+                logits = logits.index_copy(0, places_refilled, first_logits) if len(rows) < len(batch) else first_logits
+                batch.put(places_refilled, rows, prompts)
 
 
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Tensor, Any, Tensor | None]:
-    """Run each distinct prompt once; return the rows' next-token logits, their cache, and a mask if padded.
+class _Queue:
+    """Rows that wait to be sampled, those of one prompt one after the other; prompts are numbered in that order."""
 
-    Prompts of different lengths are padded on the left, so that every row's next column is the same; the mask
-    (B, P + new_tokens) is then true on real tokens and on all columns to come.
-    """
-    device = model.device
-    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
-    distinct = list(index)
-    width = max(len(prompt) for prompt in distinct)
-    ids = torch.zeros(len(distinct), width, dtype=torch.long)
-    lengths = torch.tensor([len(prompt) for prompt in distinct])
-    for row, prompt in enumerate(distinct):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-    padded = bool((lengths < width).any())
-    mask = None
-    positions = torch.arange(width)[None, :].expand(len(distinct), width)
-    if padded:
-        real = positions >= (width - lengths)[:, None]
-        mask = torch.cat([real, torch.ones(len(distinct), new_tokens, dtype=torch.bool)], dim=1).to(device)
-        positions = (positions - (width - lengths)[:, None]).clamp_min(0)
-    cache = make_cache(model, width + new_tokens)
-    logits = model(
-        input_ids=ids.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        position_ids=positions.to(device),
-        attention_mask=mask[:, :width] if mask is not None else None,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    refuse_unfilled(cache, model)
-    repeat = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-    select_rows(cache, repeat)
-    return logits[repeat], cache, mask[repeat] if mask is not None else None
+    def __init__(self, prompts: Sequence[Sequence[int]]) -> None:
+        numbers: dict[tuple[int, ...], int] = {}
+        for prompt in prompts:
+            numbers.setdefault(tuple(prompt), len(numbers))
+        self.prompts = list(numbers)
+        number_of = [numbers[tuple(prompt)] for prompt in prompts]
+        self._waiting = deque(sorted(enumerate(number_of), key=lambda entry: entry[1]))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, count: int) -> tuple[list[int], list[int]]:
+        """Return the next rows, at most ``count``, and the numbers of their prompts."""
+        taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        return [row for row, _ in taken], [number for _, number in taken]
+
+
+@dataclass
+class _Places:
+    """The rows that are decoded side by side, all (B,): where each lands in the store, and how far it is."""
+
+    rows: Tensor
+    prompt_lengths: Tensor
+    lengths: Tensor
+    codes: Tensor
+    done: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[int], prompts: Sequence[Sequence[int]], device: torch.device) -> _Places:
+        """Return the places of rows that begin."""
+        zeros = torch.zeros(len(rows), dtype=torch.long, device=device)
+        prompt_lengths = torch.tensor([len(prompts[row]) for row in rows], device=device)
+        return cls(torch.tensor(rows, device=device), prompt_lengths, zeros, zeros.clone(), zeros.bool())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, places: Tensor) -> _Places:
+        """Return these places, (N,)."""
+        return select_record(self, places)
+
+    def put(self, places: Tensor, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
+        """Let other rows begin at these places."""
+        new = _Places.of(rows, prompts, self.rows.device)
+        for field in fields(self):
+            getattr(self, field.name)[places] = getattr(new, field.name)
 
 
 def _stops(
     store: _Store,
-    alive: Tensor,
-    done: Tensor,
-    step: int,
+    batch: _Places,
     prompts: Sequence[Sequence[int]],
     spec: SamplingSpec,
     codec: TextCodec | None,
 ) -> Tensor:
-    """Say per batch row whether its text now holds a stop string."""
-    hits = torch.zeros_like(done)
+    """Say per place whether its text now holds a stop string."""
+    hits = torch.zeros_like(batch.done)
     if not spec.stop_strings or codec is None:
         return hits
-    sampled = store.ids[alive, : step + 1].tolist()
-    for position, (row, finished) in enumerate(zip(alive.tolist(), done.tolist(), strict=True)):
-        if not finished:
-            hits[position] = contains_stop(codec, prompts[row], sampled[position], spec.stop_strings)
+    going = (~batch.done).nonzero().squeeze(1)
+    rows, lengths = batch.rows[going].tolist(), batch.lengths[going].tolist()
+    sampled = store.ids[batch.rows[going]].tolist()
+    found = [
+        contains_stop(codec, prompts[row], ids[:length], spec.stop_strings)
+        for row, ids, length in zip(rows, sampled, lengths, strict=True)
+    ]
+    hits[going] = torch.tensor(found, dtype=torch.bool, device=hits.device)
     return hits
 
 
@@ -235,10 +279,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]], spec: SamplingSpec) -> None
 
 def _samples(prompts: Sequence[Sequence[int]], store: _Store, spec: SamplingSpec) -> Samples:
     device = store.ids.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    prompt_ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        prompt_ids[row, : len(prompt)] = torch.tensor(prompt)
+    prompt_ids, lengths = pad_prompts(prompts, "right")
     width = int(store.lengths.max())
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
     terminated, truncated = finish_flags(store.codes, spec.on_length)

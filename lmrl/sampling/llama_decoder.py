@@ -1,0 +1,350 @@
+"""A decoder for Llama and its kin that computes what a prompt's samples share once, at every step.
+
+It reads the model's own weights, and does what the model does for one new token, without what a step does not need. The
+keys and values of a prompt are kept once: the queries of all its samples are multiplied with them in one product, and
+each row holds only its own tokens. So a new row costs no copy, and a place that is free again is taken by a mask.
+``supports`` says which models it can drive, by their parts and by trying. Leaves out: GPUs and half precision, where
+the model's own attention kernels are the better choice.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from lmrl.rollout import split_by_length
+from lmrl.sampling.cache import WindowBuffer
+from lmrl.sampling.decoder import pad_prompts
+
+FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ROTATIONS = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings that depend on a token's position alone."""
+PREFILL_TOKENS = 4096
+"""Positions of prompts that go through the model at once."""
+AHEAD = 8
+"""Prompts that are prefilled together at the least, while there are as many to come."""
+
+_known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def supports(model: Any) -> bool:
+    """Say whether ``LlamaDecoder`` gives this model's own logits."""
+    if not isinstance(model, nn.Module) or torch.is_autocast_enabled(model.device.type):  # type: ignore[attr-defined]
+        return False
+    if not _has_known_parts(model):
+        return False
+    if model not in _known:
+        _known[model] = _agrees(model)
+    return _known[model]
+
+
+def _has_known_parts(model: Any) -> bool:
+    config = model.config
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if type(model).__name__ not in FAMILIES or rotation not in ROTATIONS or kinds != {"full_attention"}:
+        return False
+    if getattr(config, "sliding_window", None) and type(model).__name__ == "MistralForCausalLM":
+        return False
+    layer = model.model.layers[0]
+    linears = [getattr(layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    linears += [getattr(layer.mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
+    # An adapter replaces these modules by its own.
+    if not all(type(module) is nn.Linear and module.weight.dtype == torch.float32 for module in linears):
+        return False
+    return model.device.type == "cpu"
+
+
+@torch.no_grad()
+def _agrees(model: Any) -> bool:
+    """Compare two steps after a prompt with the model's own, as a family's next version may compute something else."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = [number % vocabulary for number in (3, 1, 2, 5, 4)]
+    decoder = LlamaDecoder(model, [ids[:3], ids[:2]], 2, turnover=False)
+    running = torch.zeros(2, dtype=torch.bool)
+    found = [decoder.admit(torch.arange(2), [0, 1])]
+    found += [decoder.step(torch.tensor([token, token]), running) for token in ids[3:]]
+    for row, begin in enumerate((ids[:3], ids[:2])):
+        own = model(torch.tensor([begin + ids[3:]]), use_cache=False).logits[0, len(begin) - 1 :]
+        if not torch.allclose(torch.stack([logits[row] for logits in found]), own, rtol=1e-3, atol=1e-4):
+            return False
+    return True
+
+
+@dataclass
+class _Prompt:
+    """A prompt that has been prefilled: its keys and values, one (heads, length, width) per layer, and its logits."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    logits: Tensor
+
+    @property
+    def length(self) -> int:
+        """The prompt's tokens."""
+        return self.keys[0].shape[1]
+
+
+class LlamaDecoder:
+    """Decoder with one copy of each prompt's keys and values; see the module's docstring and ``decoder.Decoder``."""
+
+    refills = True
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most_steps: int, turnover: bool) -> None:
+        self.model, self.prompts = model, prompts
+        self.layers = [_Layer(layer) for layer in model.model.layers]
+        self.capacity = (2 if turnover else 1) * most_steps
+        self.keys = [WindowBuffer(self.capacity) for _ in self.layers]
+        self.values = [WindowBuffer(self.capacity) for _ in self.layers]
+        longest = max(len(prompt) for prompt in prompts)
+        self.cos, self.sin = _rotations(model, longest + most_steps + 1)
+        self.groups = _Groups(len(self.layers), longest)
+        self.ready: dict[int, _Prompt] = {}
+        self.end = 0
+        """The column that the next token is written to; all places write the same."""
+        self.begins: list[int] = []
+        """The column of each place's first own token."""
+        self.numbers: list[int] = []
+        """The prompt of each place."""
+
+    def admit(self, places: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Begin answers to these prompts, prefilling those that are not there; see ``Decoder``."""
+        if not self.numbers:
+            self.numbers, self.begins = [-1] * len(numbers), [0] * len(numbers)
+        for place, number in zip(places.tolist(), numbers, strict=True):
+            self.numbers[place], self.begins[place] = number, self.end
+        missing = [number for number in dict.fromkeys(numbers) if number not in self.ready]
+        if missing:
+            following = range(missing[-1] + 1, min(missing[0] + AHEAD, len(self.prompts)))
+            self._prefill(missing + [number for number in following if number not in self.ready])
+        self._arrange()
+        logits = torch.stack([self.ready[number].logits for number in numbers])
+        oldest = min(self.numbers)
+        for number in [number for number in self.ready if number < oldest]:
+            del self.ready[number]
+        return logits
+
+    def step(self, ids: Tensor, done: Tensor) -> Tensor:
+        """Compute one more token for every place; see ``Decoder``."""
+        if self.end == self.capacity:
+            self._bring_back()
+        end = self.end
+        self.end += 1
+        first, groups = self.first, self.groups
+        positions = (self.offsets + end).clamp_max(len(self.cos) - 1)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        mask = self._mask(first)
+        hidden = self.model.model.embed_tokens(ids)
+        for number, layer in enumerate(self.layers):
+            queries, keys, values = layer.project(hidden, cos, sin)
+            self.keys[number].write(end, keys)
+            self.values[number].write(end, values)
+            shared = groups.scores(number, queries)
+            own = queries @ self.keys[number].read(first, end + 1).transpose(-1, -2)
+            scores = torch.cat([shared, own], dim=-1)
+            if mask is not None:
+                scores += mask
+            weights = scores.softmax(-1)
+            width = shared.shape[-1]
+            attended = weights[..., width:] @ self.values[number].read(first, end + 1)
+            attended += groups.weigh(number, weights[..., :width])
+            hidden = layer.finish(hidden, attended.flatten(1))
+        logits: Tensor = self.model.lm_head(self.model.model.norm(hidden))
+        return logits
+
+    def keep(self, places: Tensor) -> None:
+        """Drop the other places; see ``Decoder``."""
+        for buffer in (*self.keys, *self.values):
+            buffer.select_rows(places, self.first, self.end)
+        kept = places.tolist()
+        self.begins = [self.begins[place] for place in kept]
+        self.numbers = [self.numbers[place] for place in kept]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Bring all that follows from which prompt is where, and since when, up to date."""
+        self.first = min(self.begins)
+        begins = torch.tensor(self.begins)
+        lengths = torch.tensor([len(self.prompts[number]) for number in self.numbers])
+        self.offsets = lengths - begins
+        self.groups.arrange(self.numbers, self.ready)
+        width = self.groups.width
+        self._begins = begins if bool((begins > self.first).any()) else None
+        self._beyond = torch.arange(width) >= lengths[:, None] if bool((lengths < width).any()) else None
+
+    def _mask(self, first: int) -> Tensor | None:
+        """Return what is added to the scores, (B, 1, 1, columns): -inf at columns that are none of a place's own."""
+        if self._begins is None and self._beyond is None:
+            return None
+        mask = torch.zeros(len(self.begins), self.groups.width + self.end - first)
+        if self._beyond is not None:
+            mask[:, : self.groups.width].masked_fill_(self._beyond, -torch.inf)
+        if self._begins is not None:
+            mask[:, self.groups.width :].masked_fill_(torch.arange(first, self.end) < self._begins[:, None], -torch.inf)
+        return mask[:, None, None]
+
+    def _bring_back(self) -> None:
+        """Move the window of the own tokens back to the buffers' beginning."""
+        for buffer in (*self.keys, *self.values):
+            buffer.shift(self.first, self.end, 0)
+        self.end -= self.first
+        self.begins = [begin - self.first for begin in self.begins]
+        self._arrange()
+
+    def _prefill(self, numbers: list[int]) -> None:
+        """Run prompts through the model, those of like length together."""
+        from transformers import DynamicCache
+
+        lengths = torch.tensor([len(self.prompts[number]) for number in numbers])
+        for chosen in split_by_length(lengths, PREFILL_TOKENS):
+            part = [numbers[place] for place in chosen.tolist()]
+            # Padded on the right, no token sees its padding, so no mask is needed.
+            ids, widths = pad_prompts([self.prompts[number] for number in part], "right")
+            cache = DynamicCache(config=self.model.config)
+            hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+            logits = self.model.lm_head(hidden[torch.arange(len(part)), widths - 1])
+            for row, (number, width) in enumerate(zip(part, widths.tolist(), strict=True)):
+                self.ready[number] = _Prompt(
+                    [layer.keys[row, :, :width] for layer in cache.layers],
+                    [layer.values[row, :, :width] for layer in cache.layers],
+                    logits[row],
+                )
+
+
+class _Groups:
+    """The prompts of the places: their keys and values once, and which places share them.
+
+    Products are taken over (groups, samples); where all groups are as large and in order this is a view of the places,
+    elsewhere their rows are gathered, and the places of samples that a group lacks repeat another row.
+    """
+
+    def __init__(self, layers: int, longest: int) -> None:
+        self.longest = longest
+        self.width = 0
+        self.keys: list[Tensor] = [torch.empty(0)] * layers
+        self.values: list[Tensor] = [torch.empty(0)] * layers
+        self.homes: dict[int, int] = {}
+        """The row of each prompt in ``keys`` and ``values``."""
+        self._gather: Tensor | None = None
+        self._scatter: Tensor | None = None
+        self._samples = 0
+
+    def arrange(self, numbers: Sequence[int], ready: dict[int, _Prompt]) -> None:
+        """Hold the prompts of these places, (B,), and say where each one's samples are."""
+        active = list(dict.fromkeys(numbers))
+        if set(active) != set(self.homes):
+            self._house(active, ready)
+        self.width = max(ready[number].length for number in active)
+        members: list[list[int]] = [[] for _ in range(len(self.keys[0]))]
+        ranks = []
+        for place, number in enumerate(numbers):
+            group = members[self.homes[number]]
+            ranks.append(len(group))
+            group.append(place)
+        self._samples = max(len(group) for group in members)
+        padded = [(group + [0] * self._samples)[: self._samples] for group in members]
+        gather = [place for group in padded for place in group]
+        self._gather = self._scatter = None
+        if gather != list(range(len(numbers))):
+            self._gather = torch.tensor(gather)
+            scatter = [self.homes[n] * self._samples + rank for n, rank in zip(numbers, ranks, strict=True)]
+            self._scatter = torch.tensor(scatter)
+
+    def scores(self, layer: int, queries: Tensor) -> Tensor:
+        """Return queries (B, heads, repeats, width) times the prompts' keys, (B, heads, repeats, columns)."""
+        grouped = self._group(queries)
+        return self._ungroup(grouped @ self.keys[layer][:, :, : self.width].transpose(-1, -2))
+
+    def weigh(self, layer: int, weights: Tensor) -> Tensor:
+        """Return weights (B, heads, repeats, columns) times the prompts' values, (B, heads, repeats, width)."""
+        return self._ungroup(self._group(weights) @ self.values[layer][:, :, : self.width])
+
+    def _group(self, rows: Tensor) -> Tensor:
+        """Return rows (B, heads, repeats, N) as (groups, heads, samples x repeats, N)."""
+        if self._gather is not None:
+            rows = rows.index_select(0, self._gather)
+        return rows.unflatten(0, (-1, self._samples)).transpose(1, 2).flatten(2, 3)
+
+    def _ungroup(self, grouped: Tensor) -> Tensor:
+        """Undo ``_group``."""
+        rows = grouped.unflatten(2, (self._samples, -1)).transpose(1, 2).flatten(0, 1)
+        return rows if self._scatter is None else rows.index_select(0, self._scatter)
+
+    def _house(self, active: list[int], ready: dict[int, _Prompt]) -> None:
+        """Give every prompt a row; those that stay keep theirs, so that little is copied."""
+        stays = {number: row for number, row in self.homes.items() if number in set(active)}
+        rows = len(self.keys[0])
+        if len(active) > rows or len(active) < rows // 2:
+            stays, rows = {}, len(active)
+            example = ready[active[0]]
+            for layer, (keys, values) in enumerate(zip(example.keys, example.values, strict=True)):
+                self.keys[layer] = keys.new_zeros(rows, keys.shape[0], self.longest, keys.shape[2])
+                self.values[layer] = values.new_zeros(rows, values.shape[0], self.longest, values.shape[2])
+        free = sorted(set(range(rows)) - set(stays.values()), reverse=True)
+        self.homes = dict(stays)
+        for number in active:
+            if number in stays:
+                continue
+            row = self.homes[number] = free.pop()
+            prompt = ready[number]
+            for layer, (keys, values) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
+                self.keys[layer][row, :, : keys.shape[1]] = keys
+                self.values[layer][row, :, : values.shape[1]] = values
+
+
+class _Layer:
+    """One layer's weights, applied to one new token of every place."""
+
+    def __init__(self, layer: Any) -> None:
+        self.attention, self.mlp = layer.self_attn, layer.mlp
+        self.before_attention, self.before_mlp = layer.input_layernorm, layer.post_attention_layernorm
+        self.query_norm, self.key_norm = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
+        self.scaling = float(layer.self_attn.scaling)
+
+    def project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated and scaled queries (B, heads, repeats, width), keys and values (B, heads, 1, width)."""
+        width = cos.shape[-1]
+        normed = _normalise(hidden, self.before_attention)
+        queries, keys, values = (
+            linear(normed, module.weight, module.bias).view(len(hidden), -1, width)
+            for module in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj)
+        )
+        if self.query_norm is not None:
+            queries, keys = _normalise(queries, self.query_norm), _normalise(keys, self.key_norm)
+        queries = _rotate(queries, cos * self.scaling, sin * self.scaling)
+        keys = _rotate(keys, cos, sin)
+        return queries.view(len(hidden), keys.shape[1], -1, width), keys[:, :, None], values[:, :, None]
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Return the layer's output of its input and what attention gave, (B, width of the model)."""
+        output = self.attention.o_proj
+        hidden = hidden + linear(attended, output.weight, output.bias)
+        normed = _normalise(hidden, self.before_mlp)
+        gate, up, down = self.mlp.gate_proj, self.mlp.up_proj, self.mlp.down_proj
+        inner = self.mlp.act_fn(linear(normed, gate.weight, gate.bias)).mul_(linear(normed, up.weight, up.bias))
+        return hidden + linear(inner, down.weight, down.bias)
+
+
+def _normalise(rows: Tensor, module: Any) -> Tensor:
+    """Return rows over their root mean square (Zhang and Sennrich 2019), times the module's weight."""
+    scale = rows.square().mean(-1, keepdim=True).add_(module.variance_epsilon).rsqrt_()
+    return (rows * scale).mul_(module.weight)
+
+
+def _rotate(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs of halves by their position's angle (Su et al. 2021); ``sin`` holds the signs."""
+    first, second = rows.chunk(2, dim=-1)
+    return torch.cat([second, first], dim=-1).mul_(sin).add_(rows * cos)
+
+
+def _rotations(model: Any, positions: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and signed sines of every position, (positions, width) each, as the model computes them."""
+    cos, sin = model.model.rotary_emb(torch.zeros(1, 1), torch.arange(positions)[None])
+    first, second = sin[0].chunk(2, dim=-1)
+    return cos[0], torch.cat([-first, second], dim=-1)
