@@ -56,33 +56,32 @@ def draw_from_logits(spec: SamplingSpec, logits: Tensor, uniforms: Tensor) -> tu
     """
     if spec.filters_support or spec.forbidden_ids or spec.temperature == 0:
         logprobs = log_distribution(spec, logits)
-        ids = draw(logprobs, uniforms).clamp_max(logprobs.shape[-1] - 1)
+        ids = draw(logprobs, uniforms)
         return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
     logits = logits.float()
     if spec.temperature != 1:
         logits = logits / spec.temperature
-    highest = logits.amax(-1, keepdim=True)
-    weights = torch.exp(logits - highest)
-    vocabulary = weights.shape[-1]
-    if vocabulary % BLOCK:
-        weights = torch.nn.functional.pad(weights, (0, -vocabulary % BLOCK))
-    blocks = weights.view(len(weights), -1, BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    block, before, total = _find(sums, uniforms * sums.sum(-1))
-    within = blocks[torch.arange(len(blocks), device=blocks.device), block]
-    place, _, _ = _find(within, uniforms * total - before)
+    probabilities = logits.softmax(-1)
+    vocabulary = probabilities.shape[-1]
+    padded = torch.nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)) if vocabulary % BLOCK else probabilities
+    blocks = padded.view(len(padded), -1, BLOCK)
+    cumulative = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    targets = uniforms * cumulative[:, -1]
+    block = _search(cumulative, targets)
+    before = cumulative.gather(1, (block - 1).clamp_min(0)).masked_fill(block == 0, 0).squeeze(1)
+    within = blocks[torch.arange(len(blocks), device=blocks.device), block.squeeze(1)]
+    place = _search(within.cumsum(-1, dtype=torch.float64), targets - before)
     ids = (block * BLOCK + place).clamp_max(vocabulary - 1)
-    return ids, logits.gather(-1, ids[:, None]).squeeze(-1) - highest.squeeze(-1) - total.log().float()
+    return ids.squeeze(1), probabilities.gather(-1, ids).squeeze(1).log()
 
 
-def _find(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where the cumulative weights (B, N) first exceed ``targets`` (B,), their sum before that, and in all."""
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
+def _search(cumulative: Tensor, targets: Tensor) -> Tensor:
+    """Return the first place where ``cumulative`` (B, N) exceeds ``targets`` (B,), or the last increase, (B, 1)."""
     total = cumulative[:, -1]
-    targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, targets[:, None], right=True).clamp_max_(weights.shape[-1] - 1)
-    before = cumulative.gather(1, (place - 1).clamp_min(0)).masked_fill_(place == 0, 0)
-    return place.squeeze(1), before.squeeze(1), total
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    return torch.searchsorted(cumulative, torch.minimum(targets, below_total)[:, None], right=True).clamp_max_(
+        cumulative.shape[-1] - 1
+    )
 
 
 def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
@@ -93,7 +92,4 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     """
     # The sum needs double precision where vocabularies are large; its terms have no more than the log-probabilities do.
     cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    targets = torch.minimum(uniforms.double() * total, below_total)
-    return torch.searchsorted(cumulative, targets[:, None], right=True).squeeze(1)
+    return _search(cumulative, uniforms.double() * cumulative[:, -1]).squeeze(1)

@@ -1,6 +1,7 @@
 """A decoder for Llama and its kin that computes what a prompt's samples share once, at every step.
 
-It reads the model's own weights, and does what the model does for one new token, without what a step does not need. The
+It copies the model's weights at every call and does what the model does for one new token, without what that does not
+need. The
 keys and values of a prompt are kept once: the queries of all its samples are multiplied with them in one product, and
 each row holds only its own tokens. So a new row costs no copy, and a place that is free again is taken by a mask.
 ``supports`` says which models it can drive, by their parts and by trying. Leaves out: GPUs and half precision, where
@@ -299,42 +300,64 @@ class _Groups:
 
 
 class _Layer:
-    """One layer's weights, applied to one new token of every place."""
+    """One layer's weights, joined where the same input is multiplied with several, applied to one token of each place.
+
+    The norms' weights and the scaling of the queries are factors of the joined matrices.
+    """
 
     def __init__(self, layer: Any) -> None:
-        self.attention, self.mlp = layer.self_attn, layer.mlp
-        self.before_attention, self.before_mlp = layer.input_layernorm, layer.post_attention_layernorm
-        self.query_norm, self.key_norm = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
-        self.scaling = float(layer.self_attn.scaling)
+        attention, mlp = layer.self_attn, layer.mlp
+        self.output, self.down, self.activation = attention.o_proj, mlp.down_proj, mlp.act_fn
+        self.query_norm, self.key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        self.scaling = float(attention.scaling)
+        heads = attention.config.num_attention_heads
+        self.rotated = heads + attention.config.num_key_value_heads
+        self.heads = heads
+        self.before_attention = _Joined(
+            layer.input_layernorm,
+            [attention.q_proj, attention.k_proj, attention.v_proj],
+            [self.scaling if self.query_norm is None else 1.0, 1.0, 1.0],
+        )
+        self.before_mlp = _Joined(layer.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj], [1.0, 1.0])
 
     def project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated and scaled queries (B, heads, repeats, width), keys and values (B, heads, 1, width)."""
-        width = cos.shape[-1]
-        normed = _normalise(hidden, self.before_attention)
-        queries, keys, values = (
-            linear(normed, module.weight, module.bias).view(len(hidden), -1, width)
-            for module in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj)
-        )
-        if self.query_norm is not None:
-            queries, keys = _normalise(queries, self.query_norm), _normalise(keys, self.key_norm)
-        queries = _rotate(queries, cos * self.scaling, sin * self.scaling)
-        keys = _rotate(keys, cos, sin)
-        return queries.view(len(hidden), keys.shape[1], -1, width), keys[:, :, None], values[:, :, None]
+        heads, rotated = self.heads, self.rotated
+        projected = self.before_attention(hidden).view(len(hidden), -1, cos.shape[-1])
+        turning = projected[:, :rotated]
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(turning[:, :heads]), self.key_norm(turning[:, heads:])
+            turning = torch.cat([queries * self.scaling, keys], dim=1)
+        turned = _rotate(turning, cos, sin)
+        queries = turned[:, :heads].unflatten(1, (rotated - heads, -1))
+        return queries, turned[:, heads:, None], projected[:, rotated:, None]
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """Return the layer's output of its input and what attention gave, (B, width of the model)."""
-        output = self.attention.o_proj
-        hidden = hidden + linear(attended, output.weight, output.bias)
-        normed = _normalise(hidden, self.before_mlp)
-        gate, up, down = self.mlp.gate_proj, self.mlp.up_proj, self.mlp.down_proj
-        inner = self.mlp.act_fn(linear(normed, gate.weight, gate.bias)).mul_(linear(normed, up.weight, up.bias))
-        return hidden + linear(inner, down.weight, down.bias)
+        hidden = hidden + linear(attended, self.output.weight, self.output.bias)
+        gate, up = self.before_mlp(hidden).chunk(2, dim=-1)
+        return hidden + linear(self.activation(gate).mul_(up), self.down.weight, self.down.bias)
 
 
-def _normalise(rows: Tensor, module: Any) -> Tensor:
-    """Return rows over their root mean square (Zhang and Sennrich 2019), times the module's weight."""
-    scale = rows.square().mean(-1, keepdim=True).add_(module.variance_epsilon).rsqrt_()
-    return (rows * scale).mul_(module.weight)
+class _Joined:
+    """A norm and the linear maps that read its output, as one matrix (inputs, outputs), each map times a factor."""
+
+    def __init__(self, norm: Any, maps: Sequence[nn.Linear], factors: Sequence[float]) -> None:
+        self.epsilon = float(norm.variance_epsilon)
+        parts = [module.weight * factor for module, factor in zip(maps, factors, strict=True)]
+        self.matrix = (torch.cat(parts) * norm.weight).t().contiguous()
+        self.bias: Tensor | None = None
+        if any(module.bias is not None for module in maps):
+            biases = [
+                module.weight.new_zeros(module.out_features) if module.bias is None else module.bias * factor
+                for module, factor in zip(maps, factors, strict=True)
+            ]
+            self.bias = torch.cat(biases)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Divide rows (B, inputs) by their root mean square (Zhang and Sennrich 2019), and multiply."""
+        normed = rows * rows.square().mean(-1, keepdim=True).add_(self.epsilon).rsqrt_()
+        return normed @ self.matrix if self.bias is None else torch.addmm(self.bias, normed, self.matrix)
 
 
 def _rotate(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
