@@ -97,6 +97,7 @@ class LlamaDecoder:
 
     refills = True
 
+    @torch.inference_mode()
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most_steps: int, turnover: bool) -> None:
         self.model, self.prompts = model, prompts
         self.layers = [_Layer(layer) for layer in model.model.layers]
@@ -114,6 +115,8 @@ class LlamaDecoder:
         self.numbers: list[int] = []
         """The prompt of each place."""
 
+    # Inference mode spares each of the many small operations its book-keeping for gradients.
+    @torch.inference_mode()
     def admit(self, places: Tensor, numbers: Sequence[int]) -> Tensor:
         """Begin answers to these prompts, prefilling those that are not there; see ``Decoder``."""
         if not self.numbers:
@@ -131,6 +134,7 @@ class LlamaDecoder:
             del self.ready[number]
         return logits
 
+    @torch.inference_mode()
     def step(self, ids: Tensor, done: Tensor) -> Tensor:
         """Compute one more token for every place; see ``Decoder``."""
         if self.end == self.capacity:
@@ -140,7 +144,8 @@ class LlamaDecoder:
         first, groups = self.first, self.groups
         positions = (self.offsets + end).clamp_max(len(self.cos) - 1)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        mask = self._mask(first)
+        columns = groups.width + self.end - first
+        mask = None if self.mask is None else self.mask[..., :columns]
         hidden = self.model.model.embed_tokens(ids)
         for number, layer in enumerate(self.layers):
             queries, keys, values = layer.project(hidden, cos, sin)
@@ -152,13 +157,14 @@ class LlamaDecoder:
             if mask is not None:
                 scores += mask
             weights = scores.softmax(-1)
-            width = shared.shape[-1]
+            width = groups.width
             attended = weights[..., width:] @ self.values[number].read(first, end + 1)
             attended += groups.weigh(number, weights[..., :width])
             hidden = layer.finish(hidden, attended.flatten(1))
         logits: Tensor = self.model.lm_head(self.model.model.norm(hidden))
         return logits
 
+    @torch.inference_mode()
     def keep(self, places: Tensor) -> None:
         """Drop the other places; see ``Decoder``."""
         for buffer in (*self.keys, *self.values):
@@ -175,20 +181,20 @@ class LlamaDecoder:
         lengths = torch.tensor([len(self.prompts[number]) for number in self.numbers])
         self.offsets = lengths - begins
         self.groups.arrange(self.numbers, self.ready)
-        width = self.groups.width
-        self._begins = begins if bool((begins > self.first).any()) else None
-        self._beyond = torch.arange(width) >= lengths[:, None] if bool((lengths < width).any()) else None
+        self.mask = self._make_mask(begins, lengths)
 
-    def _mask(self, first: int) -> Tensor | None:
-        """Return what is added to the scores, (B, 1, 1, columns): -inf at columns that are none of a place's own."""
-        if self._begins is None and self._beyond is None:
+    def _make_mask(self, begins: Tensor, lengths: Tensor) -> Tensor | None:
+        """Return what is added to the scores, (B, 1, 1, columns), or none: -inf at columns that a place must not see.
+
+        The columns are those of the prompts, then the own ones from the window's first to the last that there can be.
+        """
+        width, columns = self.groups.width, self.capacity - self.first
+        if bool((lengths == width).all()) and bool((begins == self.first).all()):
             return None
-        mask = torch.zeros(len(self.begins), self.groups.width + self.end - first)
-        if self._beyond is not None:
-            mask[:, : self.groups.width].masked_fill_(self._beyond, -torch.inf)
-        if self._begins is not None:
-            mask[:, self.groups.width :].masked_fill_(torch.arange(first, self.end) < self._begins[:, None], -torch.inf)
-        return mask[:, None, None]
+        hidden = torch.zeros(len(begins), width + columns, dtype=torch.bool)
+        hidden[:, :width] = torch.arange(width) >= lengths[:, None]
+        hidden[:, width:] = torch.arange(self.first, self.capacity) < begins[:, None]
+        return torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def _bring_back(self) -> None:
         """Move the window of the own tokens back to the buffers' beginning."""

@@ -21,7 +21,7 @@ from lmrl.rollout import Samples, TextInputs, lengths_to_mask, select_record
 from lmrl.sampling.decoder import Decoder, TransformersDecoder, pad_prompts
 from lmrl.sampling.distribution import draw_from_logits
 from lmrl.sampling.engine import OnFinished
-from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
+from lmrl.sampling.finish import finish_codes, finish_flags
 from lmrl.sampling.llama_decoder import LlamaDecoder, supports
 from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.spec import SamplingSpec
@@ -44,6 +44,20 @@ class _Store:
         lengths = self.lengths[rows].tolist()
         ids = self.ids[rows, : max(lengths)].tolist()
         return rows.tolist(), [row[:length] for row, length in zip(ids, lengths, strict=True)]
+
+    def close(self, batch: _Places, ends_row: Tensor, spec: SamplingSpec) -> None:
+        """Write down how long the rows of these places are, and why those that have ended did."""
+        last = self.ids[batch.rows, batch.lengths - 1]
+        codes = finish_codes(
+            ends_row[last],
+            batch.stopped,
+            batch.lengths,
+            batch.prompt_lengths,
+            spec.max_new_tokens,
+            spec.context_length,
+        )
+        self.lengths[batch.rows] = batch.lengths
+        self.codes[batch.rows] = codes
 
     def drop_beyond_lengths(self) -> None:
         """Set what rows drew after their ends, while they waited to leave the batch, to 0."""
@@ -143,34 +157,25 @@ class TransformersEngine:
         logits = decoder.admit(torch.arange(len(rows), device=device), numbers)
         ends_row = torch.zeros(logits.shape[-1], dtype=torch.bool, device=device)
         ends_row[[token for token in spec.eos_ids if token < len(ends_row)]] = True
-        batch = _Places.of(rows, prompts, device)
+        batch = _Places.of(rows, prompts, spec, device)
         looks_every, steps = self._steps_between_looks(device), 0
         while True:
             # Rows that have ended draw too, and what they draw is dropped: choosing the others here would make the
             # host wait for the device in every step.
             column = batch.lengths.clamp_max(spec.max_new_tokens - 1)
-            ids, store.logprobs[batch.rows, batch.lengths] = draw_from_logits(
-                spec, logits, uniforms[batch.rows, column]
-            )
+            ids, logprobs = draw_from_logits(spec, logits, uniforms[batch.rows, column])
             store.ids[batch.rows, batch.lengths] = ids
+            store.logprobs[batch.rows, batch.lengths] = logprobs
             batch.lengths = batch.lengths + ~batch.done
-            hit_stop = _stops(store, batch, prompts, spec, codec)
-            codes = finish_codes(
-                ends_row[ids],
-                hit_stop,
-                batch.lengths,
-                batch.prompt_lengths,
-                spec.max_new_tokens,
-                spec.context_length,
-            )
-            batch.codes = torch.where(batch.done, batch.codes, codes)
-            batch.done = batch.codes != int(FinishReason.NONE)
+            if spec.stop_strings and codec is not None:
+                _find_stops(store, batch, prompts, spec, codec)
+            batch.done = batch.done | ends_row[ids] | batch.stopped | (batch.lengths >= batch.limits)
             steps += 1
             finished = int(batch.done.sum()) if steps % looks_every == 0 else 0
             if not finished or finished < min(len(batch), self.settings.compact_share * len(batch)):
                 logits = decoder.step(ids, batch.done)
                 continue
-            store.lengths[batch.rows], store.codes[batch.rows] = batch.lengths, batch.codes
+            store.close(batch, ends_row, spec)
             if on_finished is not None:
                 on_finished(*store.rows(batch.rows[batch.done]))
             rows, numbers = queue.take(finished if decoder.refills else 0)
@@ -182,13 +187,13 @@ class TransformersEngine:
             if len(keep) < len(batch):
                 decoder.keep(keep)
                 batch = batch.select(keep)
-            if not bool(refilled.all()):
+            if len(rows) < len(batch):
                 logits = decoder.step(ids, refilled)
             if rows:
-                places_refilled = refilled.nonzero().squeeze(1)
-                first_logits = decoder.admit(places_refilled, numbers)
-                logits = logits.index_copy(0, places_refilled, first_logits) if len(rows) < len(batch) else first_logits
-                batch.put(places_refilled, rows, prompts)
+                free = refilled.nonzero().squeeze(1)
+                first_logits = decoder.admit(free, numbers)
+                logits = logits.index_copy(0, free, first_logits) if len(rows) < len(batch) else first_logits
+                batch.put(free, rows, prompts, spec)
 
 
 class _Queue:
@@ -213,20 +218,29 @@ class _Queue:
 
 @dataclass
 class _Places:
-    """The rows that are decoded side by side, all (B,): where each lands in the store, and how far it is."""
+    """The rows that are decoded side by side, all (B,): where each lands in the store, and how far it is.
+
+    ``limits`` says how many tokens a row may have; ``stopped`` whether its text holds a stop string.
+    """
 
     rows: Tensor
     prompt_lengths: Tensor
+    limits: Tensor
     lengths: Tensor
-    codes: Tensor
     done: Tensor
+    stopped: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[int], prompts: Sequence[Sequence[int]], device: torch.device) -> _Places:
+    def of(
+        cls, rows: Sequence[int], prompts: Sequence[Sequence[int]], spec: SamplingSpec, device: torch.device
+    ) -> _Places:
         """Return the places of rows that begin."""
-        zeros = torch.zeros(len(rows), dtype=torch.long, device=device)
         prompt_lengths = torch.tensor([len(prompts[row]) for row in rows], device=device)
-        return cls(torch.tensor(rows, device=device), prompt_lengths, zeros, zeros.clone(), zeros.bool())
+        limits = torch.full_like(prompt_lengths, spec.max_new_tokens)
+        if spec.context_length is not None:
+            limits = limits.minimum(spec.context_length - prompt_lengths)
+        lengths = torch.zeros_like(prompt_lengths)
+        return cls(torch.tensor(rows, device=device), prompt_lengths, limits, lengths, lengths.bool(), lengths.bool())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -235,24 +249,17 @@ class _Places:
         """Return these places, (N,)."""
         return select_record(self, places)
 
-    def put(self, places: Tensor, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
+    def put(self, places: Tensor, rows: Sequence[int], prompts: Sequence[Sequence[int]], spec: SamplingSpec) -> None:
         """Let other rows begin at these places."""
-        new = _Places.of(rows, prompts, self.rows.device)
+        new = _Places.of(rows, prompts, spec, self.rows.device)
         for field in fields(self):
             getattr(self, field.name)[places] = getattr(new, field.name)
 
 
-def _stops(
-    store: _Store,
-    batch: _Places,
-    prompts: Sequence[Sequence[int]],
-    spec: SamplingSpec,
-    codec: TextCodec | None,
-) -> Tensor:
-    """Say per place whether its text now holds a stop string."""
-    hits = torch.zeros_like(batch.done)
-    if not spec.stop_strings or codec is None:
-        return hits
+def _find_stops(
+    store: _Store, batch: _Places, prompts: Sequence[Sequence[int]], spec: SamplingSpec, codec: TextCodec
+) -> None:
+    """Mark the places whose text now holds a stop string."""
     going = (~batch.done).nonzero().squeeze(1)
     rows, lengths = batch.rows[going].tolist(), batch.lengths[going].tolist()
     sampled = store.ids[batch.rows[going]].tolist()
@@ -260,8 +267,7 @@ def _stops(
         contains_stop(codec, prompts[row], ids[:length], spec.stop_strings)
         for row, ids, length in zip(rows, sampled, lengths, strict=True)
     ]
-    hits[going] = torch.tensor(found, dtype=torch.bool, device=hits.device)
-    return hits
+    batch.stopped[going] = torch.tensor(found, dtype=torch.bool, device=going.device)
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], spec: SamplingSpec) -> None:
