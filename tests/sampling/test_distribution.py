@@ -16,7 +16,7 @@ from transformers import (
 
 from lmrl.errors import SettingsError
 from lmrl.sampling import FinishReason, SamplingSpec, finish_codes, finish_flags
-from lmrl.sampling.distribution import draw
+from lmrl.sampling.distribution import draw, draw_from_logits
 
 
 @settings(deadline=None, max_examples=60)
@@ -111,3 +111,19 @@ def test_finish_codes_and_flags(is_eos, stop, new, prompt, expected):
 def test_bad_settings_are_refused_by_name(setting, value):
     with pytest.raises(SettingsError, match=f"sampling.{setting}"):
         SamplingSpec(**{setting: value})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.sampled_from([0.7, 1.0, 1.3]), st.sampled_from([5, 64, 65, 500]))
+def test_drawing_from_logits_is_drawing_from_the_distribution(seed, temperature, vocabulary):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(16, vocabulary, generator=generator)
+    logits[:, ::3] = -math.inf  # a mask policy's logits
+    uniforms = torch.rand(16, generator=generator, dtype=torch.float64)
+    uniforms[0], uniforms[1] = 0.0, 1 - 2**-53
+    spec = SamplingSpec(temperature=temperature)
+    ids, logprobs = draw_from_logits(spec, logits, uniforms)
+    distribution = spec.log_distribution(logits)
+    assert torch.equal(ids, draw(distribution, uniforms))
+    assert torch.allclose(logprobs, distribution.gather(1, ids[:, None]).squeeze(1), atol=1e-5)
+    assert torch.isfinite(logprobs).all()

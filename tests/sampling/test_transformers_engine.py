@@ -10,6 +10,7 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
 from lmrl.sampling import FinishReason, SamplingSpec
 from lmrl.sampling.distribution import draw
+from lmrl.sampling.llama_decoder import supports
 from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.testing import write_tiny_model
 
@@ -123,13 +124,16 @@ def test_pad_may_be_the_eos(tmp_path):
 
 def test_equal_prompts_are_prefilled_once(model, monkeypatch):
     batches = []
-    forward = type(model.model).forward
+    base = type(model.model.base_model)
+    forward = base.forward
 
     def counting(self, input_ids=None, **kwargs):
         batches.append(tuple(input_ids.shape))
         return forward(self, input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(type(model.model), "forward", counting)
+    monkeypatch.setattr(base, "forward", counting)
+    supports(model.model)  # which tries the model, once
+    batches.clear()
     samples = TransformersEngine().generate(model.model, [[3, 5]] * 6 + [[4, 5]] * 2, spec_of(model), seed=0)
     assert batches[0] == (2, 2)
     assert samples.group.tolist() == [0] * 6 + [1] * 2
