@@ -21,7 +21,7 @@ from multiprocessing import Pipe, current_process
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ IMBALANCE = 1 / 16
 class ParallelEngine(TransformersEngine):
     """The default decode engine over ``settings.workers`` processes, which start at the first call and are kept.
 
-    They end with the engine, with this process, and after any error, Ctrl-C included; the next call starts them anew.
+    They end with the engine, with this process, and when a call breaks off, by Ctrl-C say; the next one starts others.
     """
 
     def __init__(self, settings: TransformersEngineSettings) -> None:
@@ -84,10 +84,12 @@ class ParallelEngine(TransformersEngine):
                 )
             self._warned = True
             return super().sample_rows(model, prompts, spec, uniforms, codec, on_finished)
+        busy: dict[Any, tuple[_Worker, list[int]]] = {}
         try:
-            return self._sample(model, prompts, spec, uniforms, codec, on_finished)
-        except BaseException:  # the others may still be sampling
-            self.close()
+            return self._sample(model, prompts, spec, uniforms, codec, on_finished, busy)
+        except BaseException:
+            if busy:  # a dead one, or others that sample what nobody waits for any more
+                self.close()
             raise
 
     def close(self) -> None:
@@ -102,14 +104,15 @@ class ParallelEngine(TransformersEngine):
         uniforms: Tensor,
         codec: TextCodec | None,
         on_finished: OnFinished | None,
+        busy: dict[Any, tuple[_Worker, list[int]]],
     ) -> Samples:
+        """Sample, and keep in ``busy``, by their connections, the processes that have not answered, with their rows."""
         count = self.settings.workers
         while len(self._workers) < count:
             rows = ceil(self.settings.rows / count)
             self._workers.append(_Worker(replace(self.settings, workers=1, rows=rows)))
         self._model.hold(model)
         numbers = uniforms.cpu().numpy()
-        busy: dict[Any, tuple[_Worker, list[int]]] = {}
         for worker, share in zip(self._workers, share_rows(prompts, count, spec.max_new_tokens), strict=True):
             if share:
                 request = Request(
@@ -121,8 +124,8 @@ class ParallelEngine(TransformersEngine):
                     reports=on_finished is not None,
                     autocast=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
                 )
-                worker.send(request)
                 busy[worker.connection] = (worker, share)
+                worker.send(request)
         order: list[int] = []
         parts: list[Samples] = []
         while busy:
@@ -135,6 +138,9 @@ class ParallelEngine(TransformersEngine):
                     parts.append(content[0])
                     order += share
                     del busy[connection]
+                elif kind == "failed":
+                    del busy[connection]
+                    worker.raise_failure(*content)
         return _in_order(parts, order, prompts)
 
 
@@ -163,14 +169,15 @@ class _Worker:
         """Return the model, its tensors by reference, if this process has another one or none."""
         if version == self._version:
             return None
-        self._version = version
         try:
-            return bytes(ForkingPickler.dumps(model))
+            pickled = bytes(ForkingPickler.dumps(model))
         except Exception as error:
             raise ModelError(
                 f"the model cannot be sent to a sampling process ({type(error).__name__}: {error}); set "
                 "engine.transformers.workers=1"
             ) from error
+        self._version = version
+        return pickled
 
     def pickled_codec(self, codec: TextCodec | None) -> bytes | None:
         """Return the codec if it is needed and this process has another one or none."""
@@ -187,18 +194,20 @@ class _Worker:
             raise self._death() from error
 
     def receive(self) -> tuple[Any, ...]:
-        """Return the next answer; raises what the process raised, or ``WorkerError`` if it is no more."""
+        """Return the next answer; raises ``WorkerError`` if the process is no more."""
         try:
             answer: tuple[Any, ...] = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
-        if answer[0] == "failed":
-            _, known, text = answer
-            cause = WorkerError(f"a sampling process raised an error:\n{text}")
-            if known is None:
-                raise cause
-            raise known from cause
         return answer
+
+    def raise_failure(self, known: Exception | None, text: str) -> NoReturn:
+        """Raise what the process raised, with its traceback; it goes on, but may lack the model."""
+        self._version, self._codec = 0, None
+        cause = WorkerError(f"a sampling process raised an error:\n{text}")
+        if known is None:
+            raise cause
+        raise known from cause
 
     def end(self) -> None:
         """End the process, whatever it is doing."""

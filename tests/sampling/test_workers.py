@@ -166,16 +166,19 @@ def test_errors_reach_the_caller_and_the_next_call_works(model, tmp_path):
     assert "transformers_engine.py" in str(caught.value.__cause__), "the traceback of the process"
     with pytest.raises(WorkerError, match=r"(?s)Traceback.*transformers_engine.*IndexError"):
         engine.generate(model.model, [[3], [99]], spec, 0)  # an id outside the vocabulary
+    (process,) = (worker.process for worker in engine._workers)
+    assert process.poll() is None, "nobody else was at work, so it goes on"
+    expected = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+    assert_same(engine.generate(model.model, PROMPTS, spec, 0), expected)
+    assert [worker.process for worker in engine._workers] == [process]
 
     def on_finished(rows, ids):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         engine.generate(model.model, PROMPTS, spec, 0, None, on_finished)
-    assert not engine._workers
-    assert_same(
-        engine.generate(model.model, PROMPTS, spec, 0), TransformersEngine().generate(model.model, PROMPTS, spec, 0)
-    )
+    assert not engine._workers and process.poll() is not None
+    assert_same(engine.generate(model.model, PROMPTS, spec, 0), expected)
     (process,) = (worker.process for worker in engine._workers)
     del engine, caught
     gc.collect()

@@ -8,12 +8,11 @@ import torch
 
 from lmrl.config import build
 from lmrl.errors import RewardError, SettingsError
-from lmrl.plugins import PluginManager, hookimpl
+from lmrl.plugins import PluginManager
 from lmrl.rewards import per_row, resolve
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.specs import RewardSpec
 from lmrl.stages.rl import rl
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.run import read_metrics
@@ -178,7 +177,19 @@ def test_calls_that_have_not_begun_are_given_up_with_the_sampling(toy):
     assert called == [3]
 
 
-def test_a_reward_says_how_it_may_be_called():
+PLUGIN = """
+from lmrl import RewardSpec, hookimpl
+from lmrl.rewards.shape import Repetition, RepetitionSettings
+
+
+@hookimpl
+def lmrl_rewards():
+    yield RewardSpec("elsewhere", Repetition, RepetitionSettings, concurrency="process")
+    yield RewardSpec("here", Repetition, RepetitionSettings, concurrency="thread")
+"""
+
+
+def test_a_reward_says_how_it_may_be_called(tmp_path):
     def plain(prompts, responses):
         return [0.0] * len(responses)
 
@@ -187,23 +198,16 @@ def test_a_reward_says_how_it_may_be_called():
 
     threaded.concurrency = "thread"
 
-    class Plugin:
-        @hookimpl
-        def lmrl_rewards(self):
-            from lmrl.rewards.shape import Length, LengthSettings
-
-            yield RewardSpec("elsewhere", Length, LengthSettings, concurrency="process")
-            yield RewardSpec("here", Length, LengthSettings, concurrency="thread")
-
-    manager = PluginManager()
-    manager.register(Plugin(), "test")
+    file = tmp_path / "said.py"
+    file.write_text(PLUGIN, encoding="utf-8")
+    manager = PluginManager([file])
     assert resolve(plain).concurrency == "none"
     assert resolve(threaded).concurrency == "thread"
     assert resolve(threaded, {"scale": 2.0}).concurrency == "thread", "with settings bound to it"
     assert resolve("elsewhere", None, manager).concurrency == "process"
     weights = {"here": 1.0, "elsewhere": 1.0}
     assert resolve(weights, None, manager).concurrency == "process"
-    assert resolve(weights | {"length": 1.0}, None, manager).concurrency == "none"
+    assert resolve(weights | {"repetition": 1.0}, None, manager).concurrency == "none"
     threaded.concurrency = "threads"
     with pytest.raises(SettingsError, match="'threads'; expected one of none, thread, process"):
         resolve(threaded)
