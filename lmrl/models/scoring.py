@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.models.policy import StateOutputs
-from lmrl.models.text_policy import TextEvaluation
+from lmrl.models.text_policy import TextEvaluation, plain_temperature
 from lmrl.ops import scatter_rows
 from lmrl.rollout import TextInputs, lengths_to_mask, split_by_length
 from lmrl.sampling.spec import SamplingSpec
@@ -22,7 +22,7 @@ def score_logprobs(module: nn.Module, inputs: TextInputs, spec: SamplingSpec, to
     for rows in split_by_length(inputs.row_lengths, token_budget):
         part = inputs.select(rows)
         mask = lengths_to_mask(part.response_lengths, part.response_ids.shape[1])
-        outputs: StateOutputs = module(part)
+        outputs: StateOutputs = module(part, temperature=plain_temperature(spec))
         result[rows] = TextEvaluation(outputs, part.response_ids[mask], mask, spec).logprobs
     return result
 

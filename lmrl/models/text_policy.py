@@ -32,20 +32,20 @@ class TextEvaluation:
     def _flat_logprobs(self) -> Tensor | None:
         """The full distribution, (N, V), where the spec changes more than the temperature."""
         if self.spec.forbidden_ids or self.spec.filters_support:
-            return self.spec.log_distribution(self.outputs.logits)  # type: ignore[arg-type]
+            return self.spec.log_distribution(self.outputs.all_logits())
         return None
 
     @cached_property
     def _flat_logits(self) -> Tensor:
-        logits = self.outputs.logits
-        assert logits is not None
-        logits = logits.float()
+        logits = self.outputs.all_logits().float()
         return logits if self.spec.temperature == 1 else logits / self.spec.temperature
 
     @cached_property
     def logprobs(self) -> Tensor:
         """Log-probabilities of the sampled tokens."""
-        if self._flat_logprobs is not None:
+        if self.outputs.logprobs is not None:
+            flat = self.outputs.logprobs
+        elif self._flat_logprobs is not None:
             flat = self._flat_logprobs.gather(-1, self.ids[:, None]).squeeze(-1)
         else:
             flat = token_logprobs(self._flat_logits, self.ids)
@@ -95,6 +95,11 @@ class TextEvaluation:
         return torch.stack([scatter_rows(head, self.mask) for head in column])
 
 
+def plain_temperature(spec: SamplingSpec) -> float | None:
+    """Return the temperature where it is all that ``spec`` changes, and log-probabilities need no logits."""
+    return None if spec.forbidden_ids or spec.filters_support or not spec.temperature else spec.temperature
+
+
 class TextPolicy:
     """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
 
@@ -125,7 +130,8 @@ class TextPolicy:
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
         wanted = {"need_action_values": True} if self.with_action_values else {}
-        outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
+        temperature = plain_temperature(self.spec) if self.support is None else None
+        outputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
         if self.support is not None:
             outputs = outputs.restricted(self.support(inputs))
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
