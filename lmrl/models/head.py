@@ -5,6 +5,7 @@ Leaves out heads with a bias or more than a linear map, and whole distributions:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,14 +22,13 @@ def head_logprobs(hidden: Tensor, weight: Tensor, ids: Tensor, temperature: floa
 
     Shapes: hidden (N, width), weight (V, width), ids (N,). Can be differentiated twice (then by way of whole logits).
     """
+    compute: Callable[..., Tensor] = _HeadLogprobs.apply
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         precision = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            result: Tensor = _HeadLogprobs.apply(hidden.to(precision), weight.to(precision), ids, temperature)
-    else:
-        result = _HeadLogprobs.apply(hidden, weight, ids, temperature)
-    return result
+            return compute(hidden.to(precision), weight.to(precision), ids, temperature)
+    return compute(hidden, weight, ids, temperature)
 
 
 class _HeadLogprobs(torch.autograd.Function):

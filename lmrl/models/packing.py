@@ -62,7 +62,7 @@ def pack(inputs: TextInputs, include_last: bool = False) -> Packing:
     on the host.
     """
     device = inputs.prompt_ids.device
-    prompt_lengths, rows = inputs.prompt_lengths, len(inputs.prompt_lengths)
+    prompt_lengths = inputs.prompt_lengths
     wanted = inputs.response_lengths + int(include_last)
     after = (wanted - 1).clamp_min(0)  # tokens that follow the prompt
     lengths = prompt_lengths + after
@@ -154,7 +154,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(grad, ctx.packing), None
+        return _Gather.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):
@@ -182,7 +182,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grad, ctx.packing), None
+        return _Spread.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
 
 
 class _Read(torch.autograd.Function):
@@ -195,7 +195,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Write.apply(grad, ctx.packing), None
+        return _Write.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
 
 
 class _Write(torch.autograd.Function):
@@ -208,7 +208,7 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Read.apply(grad, ctx.packing), None
+        return _Read.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
 
 
 _current: ContextVar[Packing] = ContextVar("lmrl_packing")
@@ -229,17 +229,20 @@ def attend(
 
     Raises ``ModelError`` where the model wants more of its attention than causality.
     """
+    packing, calls = _current.get(), _calls.get()
     unknown = sorted(name for name in _UNSUPPORTED if options.get(name) is not None)
+    window = options.get("sliding_window")
+    if window is not None and window < max(length for _, length in packing.blocks):
+        unknown.append("sliding_window")
     if unknown or attention_mask is not None:
         raise ModelError(f"packed attention has no {', '.join(unknown) or 'masks'}; this model computes padded rows")
-    packing, calls = _current.get(), _calls.get()
     if calls is not None:
         calls.append(module)
     sizes = [rows * length for rows, length in packing.blocks]
 
     def blocks(flat: Tensor) -> Iterator[Tensor]:
         _, heads, count, width = flat.shape
-        slots = _Spread.apply(flat[0].transpose(0, 1).reshape(count, heads * width), packing)
+        slots = _Spread.apply(flat[0].transpose(0, 1).reshape(count, heads * width), packing)  # type: ignore[no-untyped-call]
         for part, (rows, length) in zip(slots.split(sizes), packing.blocks, strict=True):
             yield part.view(rows, length, heads, width).transpose(1, 2)
 
@@ -249,11 +252,11 @@ def attend(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1).flatten(1))
-    flat = _Read.apply(outputs[0] if len(outputs) == 1 else torch.cat(outputs), packing)
+    flat = _Read.apply(outputs[0] if len(outputs) == 1 else torch.cat(outputs), packing)  # type: ignore[no-untyped-call]
     return flat.view(1, query.shape[2], query.shape[1], -1), None
 
 
-_UNSUPPORTED = ("sliding_window", "softcap", "position_bias", "s_aux")
+_UNSUPPORTED = ("softcap", "position_bias", "s_aux")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
 
-Rows are packed into one sequence without padding where the model can (``lmrl.models.packable``). Elsewhere they are laid
-out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding. The LM head runs
-only where a response token is predicted, and logits are kept only where somebody reads them.
+Rows are packed into one sequence without padding where the model can (``lmrl.models.packable``). Elsewhere they are
+laid out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding. The LM
+head runs only where a response token is predicted, and logits are kept only where somebody reads them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lmrl.models.action_values import (
 from lmrl.models.head import head_logprobs
 from lmrl.models.loading import no_transformers_bars
 from lmrl.models.packable import is_packable, packed_states
-from lmrl.models.packing import Packing, pack
+from lmrl.models.packing import pack
 from lmrl.rollout import TextInputs, lengths_to_mask
 
 VALUE_HEAD_FILE = "value_head.safetensors"

@@ -15,7 +15,7 @@ from lmrl.experience import Responses
 from lmrl.models.action_values import ActionValues
 from lmrl.models.policy import StateOutputs
 from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import Batch, TextInputs, lengths_to_mask
+from lmrl.rollout import Batch, TextInputs, lengths_to_mask, split_by_length, split_by_prompt
 from lmrl.sampling.spec import SamplingSpec
 
 
@@ -140,9 +140,19 @@ class TextPolicy:
         self._known.append((batch, evaluation))
         return evaluation
 
+    def split(self, batch: Any, token_budget: int) -> list[Tensor]:
+        """Return the rows of each microbatch: by distinct tokens where rows are packed, else by padded positions."""
+        inputs = getattr(batch, "inputs", None)
+        if isinstance(inputs, TextInputs) and getattr(self._model(), "packs", False):
+            return split_by_prompt(inputs, token_budget)
+        return split_by_length(batch.row_lengths, token_budget)
+
+    def _model(self) -> Any:
+        return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+
     def move_targets(self, rate: float) -> None:
         """Move the targets of the action values this share of the way to them."""
-        model: Any = getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+        model = self._model()
         if model.action_values is None:
             raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
         model.action_values.move_targets(rate)

@@ -140,7 +140,12 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
-        microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
+        # A policy that knows better than by padded positions how rows fit together says so.
+        split = getattr(self.policy, "split", None)
+        if split is None:
+            microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
+        else:
+            microbatches = split(minibatch, self.token_budget)
         if self.optimizer.defines("statistics"):
             minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):
