@@ -292,7 +292,7 @@ def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
 
 
 def split_by_prompt(inputs: TextInputs, token_budget: int) -> list[Tensor]:
-    """Return index tensors that cover all rows, of at most ``token_budget`` tokens each, where equal prompts count once.
+    """Return index tensors that cover all rows, of ``token_budget`` tokens at most, where equal prompts count once.
 
     Rows with one prompt stay together where they fit into a piece, and are cut where they do not; a single row may
     exceed the budget. Reads the prompts on the host.
