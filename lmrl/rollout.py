@@ -291,6 +291,32 @@ def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
     return list(order.tensor_split(cuts))
 
 
+def split_by_prompt(inputs: TextInputs, token_budget: int) -> list[Tensor]:
+    """Return index tensors that cover all rows, of ``token_budget`` tokens at most, where equal prompts count once.
+
+    Rows with one prompt stay together where they fit into a piece, and are cut where they do not; a single row may
+    exceed the budget. Reads the prompts on the host.
+    """
+    prompt_lengths, lengths = inputs.prompt_lengths.tolist(), inputs.response_lengths.tolist()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, ids in enumerate(inputs.prompt_ids.tolist()):
+        groups.setdefault(tuple(ids[: prompt_lengths[row]]), []).append(row)
+    pieces: list[list[int]] = []
+    left = 0
+    for prompt, rows in groups.items():
+        whole = len(prompt) + sum(lengths[row] for row in rows)
+        joined = bool(pieces) and whole <= left
+        if joined:
+            left -= len(prompt)
+        for row in rows:
+            if not joined or lengths[row] > left:
+                pieces.append([])
+                left, joined = token_budget - len(prompt), True
+            pieces[-1].append(row)
+            left -= lengths[row]
+    return [torch.tensor(piece, device=inputs.prompt_ids.device) for piece in pieces]
+
+
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
     """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
     return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

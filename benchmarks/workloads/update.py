@@ -17,10 +17,11 @@ from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.rollout import Rollout
 from lmrl.sampling.transformers_engine import TransformersEngine
+from lmrl.stages.memory import microbatch_budget
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.update import Updater, microbatch_budget
+from lmrl.stages.update import Updater
 from workloads.setting import Setting
 from workloads.timing import Comparison, Run, compare
 

@@ -1,15 +1,16 @@
 """The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
 
-Rows are laid out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding.
-Hidden states are computed for all positions, the LM head only where a response token is predicted.
+Rows are packed into one sequence without padding where the model can (``lmrl.models.packable``). Elsewhere they are
+laid out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding. The LM
+head runs only where a response token is predicted, and logits are kept only where somebody reads them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from lmrl.models.action_values import (
     require_linear_head,
     restore_head,
 )
+from lmrl.models.head import head_logprobs
 from lmrl.models.loading import no_transformers_bars
+from lmrl.models.packable import is_packable, packed_states
+from lmrl.models.packing import pack
 from lmrl.rollout import TextInputs, lengths_to_mask
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -65,25 +69,42 @@ def state_positions(inputs: TextInputs, width: int, include_last: bool) -> Tenso
 class StateOutputs:
     """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none.
 
-    ``action_values`` are those of the N actions taken, or none.
+    ``action_values`` are those of the N actions taken, or none. ``logprobs`` (N,) are the log-probabilities of the
+    actions where they were asked for without logits; ``later_logits`` then computes these when somebody wants them.
     """
 
     logits: Tensor | None
     values: Tensor | None
     action_values: ActionValues | None = None
+    logprobs: Tensor | None = None
+    later_logits: Callable[[], Tensor] | None = None
+
+    def all_logits(self) -> Tensor:
+        """Return the logits, (N, V), computed now if they were not yet."""
+        if self.logits is not None:
+            return self.logits
+        assert self.later_logits is not None
+        return self.later_logits()
 
     def restricted(self, support: Tensor) -> StateOutputs:
         """Return the same with logits of -inf outside ``support``, (N, V) bool."""
-        assert self.logits is not None
-        return StateOutputs(self.logits.masked_fill(~support, -torch.inf), self.values, self.action_values)
+        return StateOutputs(self.all_logits().masked_fill(~support, -torch.inf), self.values, self.action_values)
 
     def select(self, kept: Tensor) -> StateOutputs:
         """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
         if bool(kept.all()):
             return self
-        logits, values = (None if column is None else column[kept] for column in (self.logits, self.values))
+        logits, values, logprobs = (
+            None if column is None else column[kept] for column in (self.logits, self.values, self.logprobs)
+        )
         actions = None if self.action_values is None else self.action_values.select(kept)
-        return StateOutputs(logits, values, actions)
+        whole = self.later_logits
+        later = None if whole is None else lambda: whole()[kept]
+        return StateOutputs(logits, values, actions, logprobs, later)
+
+
+States = Callable[[Any, bool, bool], tuple[Tensor | None, Tensor | None]]
+"""(model, need logits, need hidden states) -> the chosen states' last hidden states (N, width) and logits (N, V)."""
 
 
 class PolicyModel(nn.Module):
@@ -111,6 +132,7 @@ class PolicyModel(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self._head_is_linear = _head_is_linear(model)
+        self._packs: bool | None = None
         self.action_values: ActionValueHeads | None = None
         self.extraction = 0.0
         if with_action_values:
@@ -125,6 +147,13 @@ class PolicyModel(nn.Module):
         """Keep evaluation mode whatever is asked: dropout is off in rollout and update alike."""
         return super().train(False)
 
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed; found out when it is first asked."""
+        if self._packs is None:
+            self._packs = self._head_is_linear and is_packable(self.model)
+        return self._packs
+
     def forward(
         self,
         inputs: TextInputs,
@@ -132,42 +161,67 @@ class PolicyModel(nn.Module):
         need_values: bool = False,
         include_last: bool = False,
         need_action_values: bool = False,
+        temperature: float | None = None,
     ) -> StateOutputs:
         """Evaluate the states before each response token (and after the last one, with ``include_last``).
 
-        Action values are those of the response's tokens, so they exclude ``include_last``.
+        Action values are those of the response's tokens, so they exclude ``include_last``. So are the log-probabilities
+        at ``temperature``, which a model with a plain head gives in the place of logits.
         """
-        rows = join_rows(inputs)
-        chosen = state_positions(inputs, rows.shape[1], include_last)
         if need_values and self.value_head is None:
             raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
+        states = self._packed(inputs, include_last) if self.packs else self._padded(inputs, include_last)
+        head = self._plain_head() if need_logits and temperature and not include_last else None
         shared = (need_values and self.critic is None) or need_action_values
-        hidden = logits = None
+        outputs, hidden = StateOutputs(None, None), None
         if need_logits or shared:
-            hidden, logits = self._states(self.model, rows, chosen, need_logits, shared)
-        actions = None
+            hidden, logits = states(self.model, need_logits and head is None, shared or head is not None)
+            outputs = replace(outputs, logits=logits)
+        taken = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+        if head is not None:
+            assert hidden is not None and temperature is not None
+            logprobs = head_logprobs(hidden, head.weight, inputs.response_ids[taken], temperature)
+            outputs = replace(outputs, logprobs=logprobs, later_logits=_later(head, hidden))
         if need_action_values:
             assert self.action_values is not None and hidden is not None and not include_last
-            taken = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
             actions = self.action_values(hidden.float(), inputs.response_ids[taken])
+            outputs = replace(outputs, action_values=actions)
         if need_values and self.critic is not None:
-            hidden, _ = self._states(self.critic, rows, chosen, need_logits=False, need_hidden=True)
-        values = None
+            hidden, _ = states(self.critic, False, True)
         if need_values:
             assert self.value_head is not None and hidden is not None
-            values = self.value_head(hidden.float()).squeeze(-1)
-        return StateOutputs(logits, values, actions)
+            outputs = replace(outputs, values=self.value_head(hidden.float()).squeeze(-1))
+        return outputs
 
-    def _states(
-        self, model: Any, rows: Tensor, chosen: Tensor, need_logits: bool, need_hidden: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the chosen states' last hidden states and logits, (N, width) and (N, V)."""
-        if self._head_is_linear:
-            hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
+    def _packed(self, inputs: TextInputs, include_last: bool) -> States:
+        """Return how to compute states of packed rows."""
+        packing = pack(inputs, include_last)
+
+        def states(model: Any, need_logits: bool, need_hidden: bool) -> tuple[Tensor | None, Tensor | None]:
+            hidden = packed_states(model, packing)
             return hidden, model.get_output_embeddings()(hidden) if need_logits else None
-        output = model(input_ids=rows, use_cache=False, output_hidden_states=need_hidden)
-        hidden = output.hidden_states[-1][chosen] if need_hidden else None
-        return hidden, output.logits[chosen] if need_logits else None
+
+        return states
+
+    def _padded(self, inputs: TextInputs, include_last: bool) -> States:
+        """Return how to compute states of padded rows: the general way, and the clear one."""
+        rows = join_rows(inputs)
+        chosen = state_positions(inputs, rows.shape[1], include_last)
+
+        def states(model: Any, need_logits: bool, need_hidden: bool) -> tuple[Tensor | None, Tensor | None]:
+            if self._head_is_linear:
+                hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
+                return hidden, model.get_output_embeddings()(hidden) if need_logits else None
+            output = model(input_ids=rows, use_cache=False, output_hidden_states=need_hidden)
+            hidden = output.hidden_states[-1][chosen] if need_hidden else None
+            return hidden, output.logits[chosen] if need_logits else None
+
+        return states
+
+    def _plain_head(self) -> nn.Linear | None:
+        """Return the LM head where it is a matrix and nothing else."""
+        head = self.model.get_output_embeddings()
+        return head if self._head_is_linear and type(head) is nn.Linear and head.bias is None else None
 
     def value_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the trained parameters of the value and action-value heads, and those of a separate critic's trunk."""
@@ -229,6 +283,19 @@ class PolicyModel(nn.Module):
 
     def _critic_trunk(self) -> nn.Module | None:
         return None if self.critic is None else self.critic.base_model  # type: ignore[return-value]
+
+
+def _later(head: nn.Linear, hidden: Tensor) -> Callable[[], Tensor]:
+    """Return how to compute the logits of ``hidden`` later, in the precision of now."""
+    device = hidden.device.type
+    enabled, precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def logits() -> Tensor:
+        with torch.autocast(device, dtype=precision, enabled=enabled):
+            result: Tensor = head(hidden)
+        return result
+
+    return logits
 
 
 def copy_tokenizer(source: str, folder: Path) -> None:

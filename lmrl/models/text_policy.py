@@ -15,7 +15,7 @@ from lmrl.experience import Responses
 from lmrl.models.action_values import ActionValues
 from lmrl.models.policy import StateOutputs
 from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import Batch, TextInputs, lengths_to_mask
+from lmrl.rollout import Batch, TextInputs, lengths_to_mask, split_by_length, split_by_prompt
 from lmrl.sampling.spec import SamplingSpec
 
 
@@ -32,20 +32,20 @@ class TextEvaluation:
     def _flat_logprobs(self) -> Tensor | None:
         """The full distribution, (N, V), where the spec changes more than the temperature."""
         if self.spec.forbidden_ids or self.spec.filters_support:
-            return self.spec.log_distribution(self.outputs.logits)  # type: ignore[arg-type]
+            return self.spec.log_distribution(self.outputs.all_logits())
         return None
 
     @cached_property
     def _flat_logits(self) -> Tensor:
-        logits = self.outputs.logits
-        assert logits is not None
-        logits = logits.float()
+        logits = self.outputs.all_logits().float()
         return logits if self.spec.temperature == 1 else logits / self.spec.temperature
 
     @cached_property
     def logprobs(self) -> Tensor:
         """Log-probabilities of the sampled tokens."""
-        if self._flat_logprobs is not None:
+        if self.outputs.logprobs is not None:
+            flat = self.outputs.logprobs
+        elif self._flat_logprobs is not None:
             flat = self._flat_logprobs.gather(-1, self.ids[:, None]).squeeze(-1)
         else:
             flat = token_logprobs(self._flat_logits, self.ids)
@@ -95,6 +95,11 @@ class TextEvaluation:
         return torch.stack([scatter_rows(head, self.mask) for head in column])
 
 
+def plain_temperature(spec: SamplingSpec) -> float | None:
+    """Return the temperature where it is all that ``spec`` changes, and log-probabilities need no logits."""
+    return None if spec.forbidden_ids or spec.filters_support or not spec.temperature else spec.temperature
+
+
 class TextPolicy:
     """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
 
@@ -125,7 +130,8 @@ class TextPolicy:
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
         wanted = {"need_action_values": True} if self.with_action_values else {}
-        outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
+        temperature = plain_temperature(self.spec) if self.support is None else None
+        outputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
         if self.support is not None:
             outputs = outputs.restricted(self.support(inputs))
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
@@ -134,9 +140,19 @@ class TextPolicy:
         self._known.append((batch, evaluation))
         return evaluation
 
+    def split(self, batch: Any, token_budget: int) -> list[Tensor]:
+        """Return the rows of each microbatch: by distinct tokens where rows are packed, else by padded positions."""
+        inputs = getattr(batch, "inputs", None)
+        if isinstance(inputs, TextInputs) and getattr(self._model(), "packs", False):
+            return split_by_prompt(inputs, token_budget)
+        return split_by_length(batch.row_lengths, token_budget)
+
+    def _model(self) -> Any:
+        return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+
     def move_targets(self, rate: float) -> None:
         """Move the targets of the action values this share of the way to them."""
-        model: Any = getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+        model = self._model()
         if model.action_values is None:
             raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
         model.action_values.move_targets(rate)

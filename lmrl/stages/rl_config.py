@@ -23,8 +23,11 @@ class TrainSettings:
     group_size: int = 1
     """Responses sampled per prompt."""
     microbatch_tokens: int = 0
-    """Positions per forward and backward pass, padding included: a memory limit that changes no gradient.
-    0: 2048 on a CPU, 16384 elsewhere."""
+    """Tokens per forward and backward pass, a prompt that rows share counted once (with models whose rows cannot be
+    packed: positions, padding included). A memory limit that changes no gradient. 0: as microbatch_memory says."""
+    microbatch_memory: float = 0.0
+    """GiB that may be kept for a backward pass; tokens are measured by it at the start. 0: on a GPU 0.4 of what is free
+    beside gradients and AdamW's moments; on a CPU 2048 tokens, which measured fastest."""
     learning_rate: float = 1e-4
     """Peak learning rate of the policy."""
     value_learning_rate: float = 1e-3
@@ -48,7 +51,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require_at_least("train", self, {"updates": 1, "prompts_per_update": 1, "group_size": 1})
-        optional = ("microbatch_tokens", "resamples", "warmup_updates", "max_gradient_norm", "weight_decay")
+        optional = (
+            "microbatch_tokens",
+            "microbatch_memory",
+            "resamples",
+            "warmup_updates",
+            "max_gradient_norm",
+            "weight_decay",
+        )
         require_at_least("train", self, dict.fromkeys(("learning_rate", "value_learning_rate", *optional), 0))
 
 

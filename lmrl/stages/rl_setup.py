@@ -31,12 +31,13 @@ from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import free_folder, make_accelerator
+from lmrl.stages.memory import microbatch_budget
 from lmrl.stages.rl_checks import check_ranks, check_settings, encode_prompts, note_plain_prompts, usable_prompts
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rl_offline import OfflineData, load_offline
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import CONFIG_FILE, Run, create_folder, truncate_metrics, write_versions
-from lmrl.stages.update import MetricMeans, Updater, microbatch_budget
+from lmrl.stages.update import MetricMeans, Updater
 
 
 @dataclass
@@ -259,7 +260,8 @@ def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence
 def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return AdamW over the policy, with a learning rate of its own for the value head.
 
-    A group's ``role`` says whether it is the policy's or the value function's.
+    It is fused where all parameters are of a kind that has that (CPU and CUDA): 3 to 5 times as fast as one operation
+    over all tensors after another. A group's ``role`` says whether it is the policy's or the value function's.
     """
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained, "lr": settings.learning_rate, "role": "policy"}]
@@ -269,7 +271,10 @@ def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.
     if trunk:
         groups.append({"params": trunk, "lr": settings.learning_rate, "role": "value"})
     betas = (settings.adam_beta1, settings.adam_beta2)
-    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, foreach=True)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    kind = {"fused": True} if fused else {"foreach": True}
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, **kind)
 
 
 def _embedded_model() -> str:

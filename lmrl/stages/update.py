@@ -19,6 +19,7 @@ from lmrl.kl import KLSettings, kl_losses
 from lmrl.ops import aggregate_losses, masked_sum
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.rollout import Advantages, Batch, Rollout, split_by_length
+from lmrl.stages.memory import microbatch_budget
 from lmrl.stages.minibatch import WholeMinibatch
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.run import require_finite
@@ -66,16 +67,6 @@ def learning_rate_factor(update: int, settings: TrainSettings) -> float:
     return schedule_factor(update - 1, settings.updates, settings.warmup_updates, settings.schedule)
 
 
-def microbatch_budget(settings: TrainSettings, device: torch.device) -> int:
-    """Return the positions per forward pass: as set, or by the device.
-
-    On a CPU small pieces stay in its caches and compute less padding; an accelerator wants large ones.
-    """
-    if settings.microbatch_tokens:
-        return settings.microbatch_tokens
-    return 2048 if device.type == "cpu" else 16384
-
-
 class Updater:
     """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or whatever else evaluates batches."""
 
@@ -94,7 +85,9 @@ class Updater:
         self.accelerator = accelerator
         self.settings = settings
         self.kl = kl
-        self.token_budget = microbatch_budget(settings, accelerator.device)
+        module = getattr(policy, "module", None)
+        model = getattr(module, "module", module)  # accelerate wraps it on several ranks
+        self.token_budget = microbatch_budget(settings, accelerator.device, model)
         self._peaks = [group["lr"] for group in torch_optimizer.param_groups]
 
     def update(self, rollout: Rollout, beta: float, update: int, seed: int) -> dict[str, float]:
@@ -140,7 +133,12 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
-        microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
+        # A policy that knows better than by padded positions how rows fit together says so.
+        split = getattr(self.policy, "split", None)
+        if split is None:
+            microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
+        else:
+            microbatches = split(minibatch, self.token_budget)
         if self.optimizer.defines("statistics"):
             minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):

@@ -71,10 +71,10 @@ def test_an_update_leaves_reference_and_rollout_alone(toy):
 def test_target_kl_leaves_out_the_step_and_the_rest(toy):
     world = toy()
     rollout = world.rollout()
-    free = world.updater(optimizer_of("ppo", epochs=4, minibatches=2), learning_rate=1.0)
+    free = world.updater(optimizer_of("ppo", epochs=4, minibatches=2), learning_rate=0.3)
     assert free.update(rollout, 0.1, 1, seed=0)["optimizer/steps"] == 8
     world = toy()
-    bound = world.updater(optimizer_of("ppo", epochs=4, minibatches=2, target_kl=1e-3), learning_rate=1.0)
+    bound = world.updater(optimizer_of("ppo", epochs=4, minibatches=2, target_kl=1e-3), learning_rate=0.3)
     assert 1 <= bound.update(rollout, 0.1, 1, seed=0)["optimizer/steps"] < 8
 
 
