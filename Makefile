@@ -35,7 +35,7 @@ docs: $(VENV)/.has-docs ## Build the documentation into site/; a broken link is 
 	@$(RUN)mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html."
 
-bench-smoke: $(VENV)/.has-test ## Run the throughput benchmark on the smallest sizes
+bench-smoke: $(VENV)/.has-test ## Run the throughput suite on the smallest sizes
 	@$(RUN)python benchmarks/throughput.py --smoke
 
 format: $(VENV)/.has-dev ## Rewrite the code in the project's style

@@ -37,7 +37,13 @@ class Learner:
     """An lmrl session on a cell's workload."""
 
     def __init__(
-        self, stage: Stage, cell: Cell, algorithm: str, learning_rate: float = STILL, seed: int = 0, updates: int = 10**6
+        self,
+        stage: Stage,
+        cell: Cell,
+        algorithm: str,
+        learning_rate: float = STILL,
+        seed: int = 0,
+        updates: int = 10**6,
     ) -> None:
         settings = stage.settings
         self.reward = ShareOfWords(stage.shape.vocabulary // 4)

@@ -81,9 +81,7 @@ def _note_decode_steps(stage: Stage, cell: Cell, comparison: Comparison) -> None
     comparison.sides = [side for side in comparison.sides if not side.name.endswith(ONE_TOKEN)]
 
 
-def sample_lmrl(
-    stage: Stage, cell: Cell, prompts: Sequence[list[int]], new_tokens: int, number: int
-) -> list[int]:
+def sample_lmrl(stage: Stage, cell: Cell, prompts: Sequence[list[int]], new_tokens: int, number: int) -> list[int]:
     """Sample with lmrl's engine; of a longer queue as many rows stand side by side as ``generate`` is given."""
     engine = TransformersEngine(TransformersEngineSettings(rows=min(cell.rows, stage.settings.rows)))
     samples = engine.generate(stage.model, prompts, stage.spec(cell.lengths, new_tokens), number)

@@ -13,8 +13,8 @@ Lengths = Literal["full", "varying"]
 WORKLOADS = ("sampling", "update", "episodes", "learning", "environment", "memory")
 LENGTHS: tuple[Lengths, ...] = ("full", "varying")
 SIDES = ("lmrl", "generate", "generate_logprobs", "padded", "plain", "trl_grpo", "trl_rloo")
-"""Who may take part: ``generate`` is transformers' own, ``padded`` an update over padded rows with all logits, ``plain``
-a whole batch of these two, ``trl_*`` TRL's trainers."""
+"""Who may take part: ``generate`` is transformers' own, ``padded`` an update over padded rows with all logits,
+``plain`` a whole batch of these two, ``trl_*`` TRL's trainers."""
 LARGE = 30_000_000
 """From so many parameters on the default leaves out what ``complete`` brings back."""
 

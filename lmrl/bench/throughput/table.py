@@ -86,7 +86,11 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     steps = [record for record in records if "decode_floor_seconds" in record]
     if steps:
-        lines += ["", "| decode step | groups | side | ms | floor, ms | share of the floor |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            "| decode step | groups | side | ms | floor, ms | share of the floor |",
+            "|---|---|---|---|---|---|",
+        ]
         for record in steps:
             step, floor = 1000 * record["decode_step_seconds"], 1000 * record["decode_floor_seconds"]
             lines.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import queue
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,18 @@ class TRLTrainer:
     """One of TRL's trainers on a cell's workload; ``step`` lets it take one step."""
 
     def __init__(
-        self, stage: Stage, cell: Cell, algorithm: str, learning_rate: float = STILL, seed: int = 0, updates: int = 10**6
+        self,
+        stage: Stage,
+        cell: Cell,
+        algorithm: str,
+        learning_rate: float = STILL,
+        seed: int = 0,
+        updates: int = 10**6,
     ) -> None:
         self.reward = ShareOfWords(stage.shape.vocabulary // 4)
-        self.trainer = _make_trainer(stage, cell, algorithm, self.reward, learning_rate, seed, updates)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers renames
+            self.trainer = _make_trainer(stage, cell, algorithm, self.reward, learning_rate, seed, updates)
         self._go = threading.Semaphore(0)
         self._done: queue.Queue[BaseException | None] = queue.Queue()
         self._closing = False

@@ -72,7 +72,8 @@ def padded_logprobs(model: torch.nn.Module, ids: Tensor, attention: Tensor, widt
     """Return the log-probabilities of the last ``width`` tokens of every row, (B, width), from all logits."""
     logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
     logprobs = logits[:, -width - 1 : -1].float().log_softmax(-1)
-    return logprobs.gather(-1, ids[:, -width:, None]).squeeze(-1)
+    chosen: Tensor = logprobs.gather(-1, ids[:, -width:, None]).squeeze(-1)
+    return chosen
 
 
 class PaddedLearner:
