@@ -42,7 +42,7 @@ format: $(VENV)/.has-dev ## Rewrite the code in the project's style
 	@$(RUN)ruff check --fix .
 	@$(RUN)ruff format .
 
-constraints: $(VENV)/.has-test $(VENV)/.has-dev $(VENV)/.has-docs ## Pin what this environment holds into constraints.txt
+constraints: $(VENV)/.has-test $(VENV)/.has-dev $(VENV)/.has-docs $(VENV)/.has-peers ## Pin what this environment holds into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(VENV)/bin/python -m pip freeze --exclude-editable | sed -E '/^#/d; s/\+[A-Za-z0-9.]+$$//'; } > $(VENV)/constraints.new
 	@mv $(VENV)/constraints.new constraints.txt

@@ -14,7 +14,7 @@ from lmrl.bench.throughput import trl_peer
 from lmrl.bench.throughput.flops import episode_flops
 from lmrl.bench.throughput.learner import Learner
 from lmrl.bench.throughput.sampling import generate, response_lengths
-from lmrl.bench.throughput.setting import Cell
+from lmrl.bench.throughput.setting import LARGE, Cell
 from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Run, compare
@@ -56,6 +56,9 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
     baseline = peer if trainer is not None else PLAIN
     try:
         comparison = compare("episodes", sides, stage.settings.rounds, baseline, stage.device)
+        if trainer is not None:
+            found = {side.name: side for side in comparison.sides}
+            found[peer].notes["mean_length"] = trainer.mean_length(stage.settings.rounds)
     finally:
         learner.close()
         if trainer is not None:
@@ -67,7 +70,7 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
 
 def takes_plain(stage: Stage, cell: Cell, with_trl: bool) -> bool:
     """Say whether the plain batch takes part: with GRPO, and beside TRL only where it was asked for or is cheap."""
-    large = stage.shape.parameters > 30_000_000 and not stage.settings.complete
+    large = stage.shape.parameters > LARGE and not stage.settings.complete
     return cell.algorithm == "grpo" and stage.settings.takes(PLAIN) and not (large and with_trl)
 
 
@@ -91,9 +94,10 @@ def _note(
             distinct = cell.rows // cell.group_size
             side.flops.append(episode_flops(stage.shape, stage.settings.prompt_tokens, distinct, lengths))
     comparison.sides[0].notes["microbatch_tokens"] = learner.microbatch_tokens
-    if comparison.sides[0].name == "lmrl" and cell.lengths == "varying":
-        lengths = [length for batch in lengths_of["lmrl"][1:] for length in batch]
-        comparison.sides[0].notes["mean_length"] = sum(lengths) / len(lengths)
+    for side in comparison.sides:
+        if lengths_of.get(side.name):
+            drawn = [length for batch in lengths_of[side.name][1:] for length in batch]
+            side.notes["mean_length"] = sum(drawn) / len(drawn)
 
 
 class PlainBatch:

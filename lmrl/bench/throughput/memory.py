@@ -25,6 +25,7 @@ SIDES = ("lmrl", "trl_grpo", "trl_grpo, recomputing", "plain")
 
 def measure(stage: Stage, cell: Cell) -> list[dict[str, Any]]:
     """Return one record per side of whole GRPO batches; the ratio is lmrl's bytes over the side's."""
+    stage.release()
     records: list[dict[str, Any]] = []
     for side in SIDES:
         if not stage.settings.takes(side.split(",")[0]):
@@ -72,7 +73,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     stage = Stage(settings, job["size"], Path(job["folder"]), None, Path(job["runs"]))
     cell = Cell(**job["cell"])
     _import_libraries(job["side"], stage, cell)
-    imported = _peak(settings.device)
+    imported = _begin(settings.device)
     if job["side"] == "lmrl":
         learner: Any = Learner(stage, cell, cell.algorithm)
     elif job["side"].startswith("trl"):
@@ -110,6 +111,16 @@ def _import_libraries(side: str, stage: Stage, cell: Cell) -> None:
                 learner.close()
             else:
                 PlainBatch(tiny, small).step(0)
+
+
+def _begin(device: str) -> int:
+    """Return the bytes in use before the work; on a CPU the peak cannot be set back, so it is that of a tiny model."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    return _peak(device)
 
 
 def _peak(device: str) -> int:

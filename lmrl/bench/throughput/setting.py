@@ -15,6 +15,8 @@ LENGTHS: tuple[Lengths, ...] = ("full", "varying")
 SIDES = ("lmrl", "generate", "generate_logprobs", "padded", "plain", "trl_grpo", "trl_rloo")
 """Who may take part: ``generate`` is transformers' own, ``padded`` an update over padded rows with all logits,
 ``plain`` a whole batch of these two, ``trl_*`` TRL's trainers."""
+LEARNER = "0.1M"
+"""The model of the learning check."""
 LARGE = 30_000_000
 """From so many parameters on the default leaves out what ``complete`` brings back."""
 
@@ -119,7 +121,7 @@ class Cell:
 
 
 def cells(settings: ThroughputSettings) -> Iterator[Cell]:
-    """Yield what is to be measured, smaller models first; the environment and the learning check take the smallest."""
+    """Yield what is to be measured, size by size, then the environment (smallest size) and the learning check."""
     for size in settings.sizes:
         large = SHAPES[size].parameters > LARGE and settings.device == "cpu" and not settings.complete
         groups = [max(settings.group_sizes)] if large else settings.group_sizes
@@ -130,9 +132,9 @@ def cells(settings: ThroughputSettings) -> Iterator[Cell]:
                 if lengths in settings.lengths:
                     yield from _of_lengths(settings, workload, size, lengths, groups, large)
     smallest = min(settings.sizes, key=lambda name: SHAPES[name].parameters)
-    for workload in ("learning", "environment"):
+    for workload, size in (("environment", smallest), ("learning", "smoke" if settings.smoke else LEARNER)):
         if workload in settings.workloads:
-            yield Cell(workload, smallest, "full", max(settings.group_sizes), settings.rows)
+            yield Cell(workload, size, "full", max(settings.group_sizes), settings.rows)
 
 
 def _of_lengths(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,13 @@ class Stage:
         from lmrl.models import load
 
         return load(self.folder, device=self.device, dtype=self.dtype).model
+
+    def release(self) -> None:
+        """Let go of the model and of what torch keeps of a GPU's memory."""
+        self.__dict__.pop("model", None)
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def spec(self, lengths: str, new_tokens: int = 0) -> SamplingSpec:
         """Return how tokens are drawn; full length has no EOS."""

@@ -64,6 +64,11 @@ class TRLTrainer:
         if error is not None:
             raise error
 
+    def mean_length(self, steps: int) -> float:
+        """Return the mean length of the responses of the last ``steps`` steps, as the trainer counts them."""
+        lengths: list[float] = self.trainer._metrics["train"]["completions/mean_length"][-steps:]
+        return sum(lengths) / len(lengths)
+
     def close(self) -> None:
         """Let the trainer stop after the step that it is at."""
         self._closing = True
