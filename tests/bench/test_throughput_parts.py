@@ -17,9 +17,9 @@ from lmrl.bench.throughput.setting import Cell, cells
 from lmrl.bench.throughput.shapes import SHAPES, Shape, ShareOfWords, prompt_text, write_model
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.table import rows_of, target_of
-from lmrl.bench.throughput.timing import Comparison, Side, compare
+from lmrl.bench.throughput.timing import Comparison, Host, Side, compare
 from lmrl.bench.throughput.update import PaddedBatch, PaddedLearner
-from lmrl.errors import LmrlError, SettingsError
+from lmrl.errors import SettingsError
 from lmrl.models import load_card
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
@@ -169,31 +169,34 @@ def test_the_plain_batch_learns_from_its_own_samples(stage):
     assert all(torch.equal(frozen, start) and not torch.equal(now, start) for now, frozen, start in moved)
 
 
+def test_a_host_takes_the_last_turn_of_every_round():
+    order = []
+
+    def loop(between):
+        while between():
+            order.append("host")
+
+    sides = {"a": lambda number: order.append(number) or 1}
+    comparison = compare("calls", sides, rounds=2, baseline="trainer", host=Host("trainer", loop, 5))
+    assert order == [0, "host", 1, "host", 2, "host"]
+    mine, host = comparison.sides
+    assert host.counts == [5, 5] and len(mine.seconds) == len(host.seconds) == 2
+    assert len(comparison.ratios(mine)) == 2
+
+
 @needs_trl
-def test_trl_takes_one_step_at_a_time_and_the_same_workload(stage):
+def test_trl_lets_others_take_their_turn_between_two_steps(stage):
     from lmrl.bench.throughput.trl_peer import TRLTrainer
 
-    trainer = TRLTrainer(stage, Cell("episodes", "smoke", "full", 4, 8, "grpo"), "grpo", updates=2)
-    for step in (1, 2):
-        trainer.step()
-        assert trainer.trainer.state.global_step == step == len(trainer.reward.means)
-        if step == 1:  # the end of the training empties them
-            metrics = dict(trainer.trainer._metrics["train"])
-            assert metrics["completions/mean_length"][-1] == 8 and metrics["kl"]
-    trainer.close()
-    with pytest.raises(LmrlError, match="come to its end"):
-        trainer.step()
+    trainer = TRLTrainer(stage, Cell("episodes", "smoke", "full", 4, 8, "grpo"), "grpo")
+    steps = []
 
+    def between():
+        steps.append(trainer.trainer.state.global_step)
+        return len(steps) < 3
 
-@needs_trl
-def test_an_error_in_trl_reaches_the_caller(stage, monkeypatch):
-    from lmrl.bench.throughput.trl_peer import TRLTrainer
-
-    trainer = TRLTrainer(stage, Cell("episodes", "smoke", "full", 4, 8, "rloo"), "rloo")
-    monkeypatch.setattr(trainer.trainer, "training_step", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        trainer.step()
-    trainer.close()
+    trainer.train(between)
+    assert steps == [0, 1, 2] and len(trainer.reward.means) == 2 and trainer.lengths == [8, 8]
 
 
 def test_a_job_of_the_memory_process_says_what_it_holds(stage):

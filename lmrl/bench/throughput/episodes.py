@@ -17,7 +17,7 @@ from lmrl.bench.throughput.sampling import generate, response_lengths
 from lmrl.bench.throughput.setting import LARGE, Cell
 from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
-from lmrl.bench.throughput.timing import Comparison, Run, compare
+from lmrl.bench.throughput.timing import Comparison, Host, Run, compare
 from lmrl.bench.throughput.update import PaddedBatch, PaddedLearner, padded_logprobs
 from lmrl.ops import group_normalise
 from lmrl.rollout import lengths_to_mask
@@ -44,7 +44,6 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
             skipped[peer] = reason
         else:
             trainer = trl_peer.TRLTrainer(stage, cell, cell.algorithm)
-            sides[peer] = _run_of(trainer, cell.rows)
     if takes_plain(stage, cell, trainer is not None):
         plain = PlainBatch(stage, cell)
 
@@ -54,15 +53,14 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
 
         sides[PLAIN] = with_plain
     baseline = peer if trainer is not None else PLAIN
+    host = Host(peer, trainer.train, cell.rows) if trainer is not None else None
     try:
-        comparison = compare("episodes", sides, stage.settings.rounds, baseline, stage.device)
-        if trainer is not None:
-            found = {side.name: side for side in comparison.sides}
-            found[peer].notes["mean_length"] = trainer.mean_length(stage.settings.rounds)
+        comparison = compare("episodes", sides, stage.settings.rounds, baseline, stage.device, host=host)
     finally:
         learner.close()
-        if trainer is not None:
-            trainer.close()
+    if trainer is not None:
+        lengths = trainer.lengths[1:]
+        comparison.sides[-1].notes["mean_length"] = sum(lengths) / len(lengths)
     comparison.skipped = skipped
     _note(stage, cell, comparison, lengths_of, learner)
     return comparison
@@ -72,14 +70,6 @@ def takes_plain(stage: Stage, cell: Cell, with_trl: bool) -> bool:
     """Say whether the plain batch takes part: with GRPO, and beside TRL only where it was asked for or is cheap."""
     large = stage.shape.parameters > LARGE and not stage.settings.complete
     return cell.algorithm == "grpo" and stage.settings.takes(PLAIN) and not (large and with_trl)
-
-
-def _run_of(trainer: trl_peer.TRLTrainer, rows: int) -> Run:
-    def run(number: int) -> int:
-        trainer.step()
-        return rows
-
-    return run
 
 
 def _note(

@@ -119,6 +119,12 @@ class Learner:
         lengths: list[int] = scored.samples.inputs.response_lengths.tolist()
         return lengths
 
+    def train(self) -> None:
+        """Take all updates."""
+        for _ in range(self.session.config.train.updates):
+            self.step()
+        self.close()
+
     def close(self) -> None:
         """Let go of the run folder."""
         self.session.run.close()

@@ -43,10 +43,8 @@ def measure(stage: Stage, cell: Cell) -> Iterator[dict[str, Any]]:
             for seed in range(settings.learning_seeds):
                 start = time.perf_counter()
                 learner = make(short, cell, algorithm, LEARNING_RATE, seed, settings.learning_updates)
-                for _ in range(settings.learning_updates):
-                    learner.step()
+                learner.train()
                 curves.append([round(mean, 5) for mean in learner.reward.means])
-                learner.close()
                 seconds.append(time.perf_counter() - start)
             ends = [statistics.mean(curve[-LAST:]) for curve in curves]
             yield {

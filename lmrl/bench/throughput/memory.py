@@ -75,13 +75,13 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     _import_libraries(job["side"], stage, cell)
     imported = _begin(settings.device)
     if job["side"] == "lmrl":
-        learner: Any = Learner(stage, cell, cell.algorithm)
+        Learner(stage, cell, cell.algorithm, updates=REPEATS).train()
     elif job["side"].startswith("trl"):
-        learner = trl_peer.TRLTrainer(stage, cell, cell.algorithm)
+        trl_peer.TRLTrainer(stage, cell, cell.algorithm, updates=REPEATS).train()
     else:
-        learner = PlainBatch(stage, cell)
-    for number in range(REPEATS):
-        learner.step(number) if isinstance(learner, PlainBatch) else learner.step()
+        plain = PlainBatch(stage, cell)
+        for number in range(REPEATS):
+            plain.step(number)
     peak = _peak(settings.device)
     return {"peak_bytes": peak - imported, "imported_bytes": imported, "repeats": REPEATS}
 
@@ -98,17 +98,13 @@ def _import_libraries(side: str, stage: Stage, cell: Cell) -> None:
         path = write_model(Path(folder) / "model", SHAPES["smoke"], 8)
         tiny = Stage(settings, "smoke", path, None, Path(folder))
         if side.startswith("trl"):
-            trainer = trl_peer.TRLTrainer(tiny, small, cell.algorithm, updates=1)
-            trainer.step()
-            trainer.close()
+            trl_peer.TRLTrainer(tiny, small, cell.algorithm, updates=1).train()
         else:
             from lmrl.bench.throughput.episodes import PlainBatch
             from lmrl.bench.throughput.learner import Learner
 
             if side == "lmrl":
-                learner = Learner(tiny, small, cell.algorithm)
-                learner.step()
-                learner.close()
+                Learner(tiny, small, cell.algorithm, updates=1).train()
             else:
                 PlainBatch(tiny, small).step(0)
 

@@ -54,23 +54,79 @@ class Comparison:
         return [mine / theirs for mine, theirs in zip(side.rates, base.rates, strict=True)]
 
 
+@dataclass
+class Host:
+    """A side that cannot be called for one run: it goes through its own loop, and lets the others run in between.
+
+    ``loop(between)`` calls ``between`` before its first run and after each, until that returns False; every run of it
+    does ``count``.
+    """
+
+    name: str
+    loop: Callable[[Callable[[], bool]], None]
+    count: int
+
+
 def compare(
-    unit: str, sides: Mapping[str, Run], rounds: int, baseline: str | None, device: str = "cpu", variant: str = ""
+    unit: str,
+    sides: Mapping[str, Run],
+    rounds: int,
+    baseline: str | None,
+    device: str = "cpu",
+    variant: str = "",
+    host: Host | None = None,
 ) -> Comparison:
-    """Run the sides in turns, ``rounds`` times each after one round that is not counted."""
-    found = {name: Side(name) for name in sides}
-    for number in range(-1, rounds):
+    """Run the sides in turns, ``rounds`` times each after one round that is not counted; the host's turn is last."""
+    clock = _Clock(device)
+    found = {name: Side(name) for name in [*sides, *([host.name] if host else [])]}
+
+    def add(name: str, number: int, count: int, seconds: float) -> None:
+        if number >= 0:
+            found[name].counts.append(count)
+            found[name].seconds.append(seconds)
+
+    def play(number: int) -> None:
         for name, run in sides.items():
-            gc.collect()
-            synchronise(device)
-            start = time.perf_counter()
+            clock.start()
             count = run(number + 1)
-            synchronise(device)
-            seconds = time.perf_counter() - start
-            if number >= 0:
-                found[name].counts.append(count)
-                found[name].seconds.append(seconds)
+            add(name, number, count, clock.stop())
+
+    if host is None:
+        for number in range(-1, rounds):
+            play(number)
+    else:
+        numbers = iter(range(-1, rounds + 1))
+        name, count = host.name, host.count
+
+        def between() -> bool:
+            number = next(numbers)
+            if number >= 0:  # the host's run of the round before is over
+                add(name, number - 1, count, clock.stop())
+            if number == rounds:
+                return False
+            play(number)
+            clock.start()
+            return True
+
+        host.loop(between)
     return Comparison(unit, list(found.values()), baseline if baseline in found else None, variant=variant)
+
+
+class _Clock:
+    """Reads the time when the device has nothing left to do."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.begun = 0.0
+
+    def start(self) -> None:
+        gc.collect()
+        synchronise(self.device)
+        self.begun = time.perf_counter()
+
+    def stop(self) -> float:
+        synchronise(self.device)
+        return time.perf_counter() - self.begun
 
 
 def synchronise(device: str) -> None:

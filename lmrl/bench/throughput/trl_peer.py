@@ -1,15 +1,15 @@
-"""TRL's trainers as a side: one step at a time, so that they can take turns with lmrl in one process.
+"""TRL's trainers as a side, which take turns with lmrl in one process.
 
-The trainer's own ``train`` runs in a thread of its own and waits, in a callback, between two of its steps. TRL is an
-extra (``pip install "lmrl[peers]"``); without it the sides are skipped.
+The trainer's own ``train`` runs, and a callback gives the others their turn between two of its steps. (In a thread of
+its own it would bring a second pool of workers, and both sides would run at half their speed.) TRL is an extra
+(``pip install "lmrl[peers]"``); without it the sides are skipped.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import queue
-import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from lmrl.bench.throughput.learner import ADAM_BETA2, BETA, STILL
 from lmrl.bench.throughput.setting import Cell
 from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
-from lmrl.errors import LmrlError
 
 ALGORITHMS = ("grpo", "rloo")
 
@@ -32,7 +31,7 @@ def missing() -> str | None:
 
 
 class TRLTrainer:
-    """One of TRL's trainers on a cell's workload; ``step`` lets it take one step."""
+    """One of TRL's trainers on a cell's workload."""
 
     def __init__(
         self,
@@ -44,67 +43,36 @@ class TRLTrainer:
         updates: int = 10**6,
     ) -> None:
         self.reward = ShareOfWords(stage.shape.vocabulary // 4)
+        self.lengths: list[float] = []
+        """Mean length of the responses of every step, as the trainer counts them."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers renames
             self.trainer = _make_trainer(stage, cell, algorithm, self.reward, learning_rate, seed, updates)
-        self._go = threading.Semaphore(0)
-        self._done: queue.Queue[BaseException | None] = queue.Queue()
-        self._closing = False
-        self._threads = torch.get_num_threads()
-        self.trainer.add_callback(_callback(self))
-        self._thread = threading.Thread(target=self._train, name="trl", daemon=True)
-        self._thread.start()
 
-    def step(self) -> None:
-        """Sample, score and learn once, and return when the step is over."""
-        if not self._thread.is_alive():
-            raise LmrlError("TRL's trainer has come to its end; ask it for more updates when it is made")
-        self._go.release()
-        error = self._done.get()
-        if error is not None:
-            raise error
+    def train(self, between: Callable[[], bool] | None = None) -> None:
+        """Train to the end, or until ``between``, called before the first step and after each, says to go no further.
 
-    def mean_length(self, steps: int) -> float:
-        """Return the mean length of the responses of the last ``steps`` steps, as the trainer counts them."""
-        lengths: list[float] = self.trainer._metrics["train"]["completions/mean_length"][-steps:]
-        return sum(lengths) / len(lengths)
-
-    def close(self) -> None:
-        """Let the trainer stop after the step that it is at."""
-        self._closing = True
-        self._go.release()
-        self._thread.join()
-
-    def wait(self) -> bool:
-        """Wait for the next step to be asked for; return whether there is one."""
-        self._go.acquire()
-        return not self._closing
-
-    def _train(self) -> None:
-        try:
-            torch.set_num_threads(self._threads)  # a new thread starts with the library's own number
+        It sees a step end as soon as the parameters have moved.
+        """
+        self.trainer.add_callback(_callback(self, between or (lambda: True)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             self.trainer.train()
-        except BaseException as error:
-            self._done.put(error)
-
-    def finish_step(self) -> None:
-        """Say that a step is over."""
-        self._done.put(None)
 
 
-def _callback(owner: TRLTrainer) -> Any:
+def _callback(owner: TRLTrainer, between: Callable[[], bool]) -> Any:
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):  # type: ignore[misc]
-        """Waits before the first step and after each."""
+        """Gives the others their turn before the first step and after each."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            control.should_training_stop = not owner.wait()
+            between()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            owner.finish_step()
-            if state.global_step < state.max_steps:
-                control.should_training_stop = not owner.wait()
+            owner.lengths += owner.trainer._metrics["train"]["completions/mean_length"][-1:]
+            if not between():
+                control.should_training_stop = True
 
     return Turns()
 
