@@ -35,14 +35,14 @@ docs: $(VENV)/.has-docs ## Build the documentation into site/; a broken link is 
 	@$(RUN)mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html."
 
-bench-smoke: $(VENV)/.has-test ## Run the throughput benchmark on the smallest sizes
+bench-smoke: $(VENV)/.has-test ## Run the throughput suite on the smallest sizes
 	@$(RUN)python benchmarks/throughput.py --smoke
 
 format: $(VENV)/.has-dev ## Rewrite the code in the project's style
 	@$(RUN)ruff check --fix .
 	@$(RUN)ruff format .
 
-constraints: $(VENV)/.has-test $(VENV)/.has-dev $(VENV)/.has-docs ## Pin what this environment holds into constraints.txt
+constraints: $(VENV)/.has-test $(VENV)/.has-dev $(VENV)/.has-docs $(VENV)/.has-peers ## Pin what this environment holds into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(VENV)/bin/python -m pip freeze --exclude-editable | sed -E '/^#/d; s/\+[A-Za-z0-9.]+$$//'; } > $(VENV)/constraints.new
 	@mv $(VENV)/constraints.new constraints.txt

@@ -1,77 +1,58 @@
-"""Throughput of sampling, updating and stepping, side by side with the plain way of doing the same."""
+"""Throughput of sampling, updates, whole batches and the environment, side by side with transformers and TRL."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable
+import dataclasses
+import json
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-from workloads import batch, environment, record, sampling, update
-from workloads.setting import SHAPES, Setting, make_setting, write_model
-from workloads.timing import Comparison
-
+from lmrl.bench.throughput import ThroughputSettings, markdown, measure, table
 from lmrl.cli.tables import make_console
-
-WORKLOADS: dict[str, list[tuple[Callable[[Setting, bool, Callable[[], None]], Comparison], bool, int]]] = {
-    "sampling": [(sampling.measure, False, sampling.SIDES), (sampling.measure, True, sampling.SIDES)],
-    "update": [(update.measure, False, update.SIDES), (update.measure, True, update.SIDES)],
-    "environment": [(environment.measure, False, environment.SIDES), (environment.measure, True, environment.SIDES)],
-    "batch": [(batch.measure, False, batch.SIDES), (batch.measure, True, batch.SIDES)],
-}
+from lmrl.errors import SettingsError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line: an option for every setting of the suite."""
     parser = argparse.ArgumentParser(
-        description=__doc__ + " All sides run in turns in one process.",
-        epilog="Example: python benchmarks/throughput.py --size 0.3M --output benchmarks/results/throughput.jsonl",
+        description=__doc__,
+        epilog="Example: python benchmarks/throughput.py --sizes 1M --workloads sampling,update --output results.jsonl",
     )
-    sizes = [size for size in SHAPES if size != "smoke"]
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes and one run, to see that everything works")
-    parser.add_argument("--runs", type=int, help="timed runs of every side (default: 5, with --smoke 1)")
-    parser.add_argument("--size", choices=sizes, default="1M", help="parameters of the random Llama (default: 1M)")
-    parser.add_argument("--model", metavar="FOLDER", type=Path, help="measure this checkpoint instead")
-    parser.add_argument(
-        "--only", choices=list(WORKLOADS), action="append", help="leave out the others; may be repeated"
-    )
-    parser.add_argument("--threads", type=int, help="threads of torch; 1 is steadier where cores are shared")
+    for field in dataclasses.fields(ThroughputSettings):
+        option = "--" + field.name.replace("_", "-")
+        if field.type == "bool":
+            parser.add_argument(option, action="store_true")
+        elif "list" in str(field.type):
+            parser.add_argument(option, metavar="A,B", help="names or numbers with commas between")
+        else:
+            parser.add_argument(option, type=int if field.type == "int" else str)
     parser.add_argument("--output", metavar="FILE.jsonl", type=Path, help="add the records to this file")
     options = parser.parse_args(arguments)
-    options.runs = options.runs if options.runs is not None else (1 if options.smoke else 5)
-    for name in ("runs", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} is {value}; expected at least 1")
+    given = {name: value for name, value in vars(options).items() if value is not None and name != "output"}
+    for name, value in given.items():
+        if isinstance(value, str) and name != "device":
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+            given[name] = [int(part) for part in parts] if name == "group_sizes" else parts
+    try:
+        options.settings = ThroughputSettings(**given)
+    except (SettingsError, ValueError) as error:
+        parser.error(str(error))
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, record and show."""
     options = parse(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    jobs = [job for name in options.only or WORKLOADS for job in WORKLOADS[name]]
-    size = "smoke" if options.smoke else options.size
-    comparisons = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.model or write_model(Path(folder) / "model", size)
-        setting = make_setting(path, options.model.name if options.model else size, options.runs, options.smoke)
-        around = record.circumstances(setting)
-        total = sum(sides for _, _, sides in jobs) * (options.runs + 1)
-        with tqdm(total=total, desc=f"throughput, {setting.name}", unit="run") as bar:
-            for measure, variant, _ in jobs:
-                comparisons.append(measure(setting, variant, bar.update))
-                if options.output:
-                    record.append(options.output, comparisons[-1], around)
-    console = make_console()
-    console.print(record.table(comparisons))
-    console.print(
-        f"{setting.parameters:,} parameters, {setting.rows} rows of at most {setting.new_tokens} tokens, "
-        f"{around['threads']} threads; medians of {options.runs} runs."
-    )
+    records = []
+    for record in measure(options.settings):
+        records.append(record)
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            with options.output.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(record) + "\n")
+    make_console().print(table(records))
+    if options.output:
+        options.output.with_suffix(".md").write_text(markdown(records), encoding="utf-8")
 
 
 if __name__ == "__main__":
