@@ -1,10 +1,10 @@
 """Did anything get worse? Two results of the same suites, decided by bounds of what counts as no difference.
 
 For each task, optimizer and coefficient, and for each optimizer over all of them, the difference of mean scores has a
-Student's t interval: over paired seeds where both results have the same ones, else Welch's. It is worse if it lies below
-minus the margin, equal if all of it lies within the margin, and undecided otherwise: one seed decides nothing. Worse and
-better are tested at 5% over all comparisons together (Holm 1979), so that a hundred comparisons are no hundred chances
-for a false alarm.
+Student's t interval: over paired seeds where both results have the same ones, else Welch's. It is worse if it lies
+below minus the margin, equal if all of it lies within the margin, and undecided otherwise: one seed decides nothing.
+Worse and better are tested at 5% over all comparisons together (Holm 1979), so that a hundred comparisons are no
+hundred chances for a false alarm.
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ def _scores(records: Sequence[Record]) -> dict[Group, dict[int, float]]:
     return found
 
 
-def _difference(
-    old: Mapping[int, float], new: Mapping[int, float], margin: float
-) -> tuple[Interval, float, float]:
+def _difference(old: Mapping[int, float], new: Mapping[int, float], margin: float) -> tuple[Interval, float, float]:
     """Return the difference with its interval, and the p values of not worse and of not better than the margin."""
     from scipy.stats import t
 

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,11 @@ def run_suite(
     with folder_lock(output.parent, taken):
         known = _known(suite, output, planned)
         todo = [
-            one
-            for one in planned
-            if _key(one.run) not in known or (retry and known[_key(one.run)].status == "failed")
+            one for one in planned if _key(one.run) not in known or (retry and known[_key(one.run)].status == "failed")
         ]
         if todo:
-            kind_named(suite.kind).prepare(suite, output.parent, list(dict.fromkeys(one.run.task for one in todo)))
+            tasks = list(dict.fromkeys(one.run.task for one in todo))
+            kind_named(suite.kind).prepare(suite, output.parent, tasks, progress)
         jobs_to_do = [Job(suite, one, output.parent) for one in todo]
         bar = tqdm(
             total=len(planned), initial=len(planned) - len(todo), unit="run", desc=suite.name, disable=not progress
@@ -166,6 +166,8 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
     """Do one run and return its record; a run that fails is one that says so, and is never averaged away."""
     import torch
 
+    import lmrl.stages.rl  # noqa: F401  # what is imported now is not counted as a run's time
+
     torch.set_num_threads(1)
     suite, run = job.suite, job.planned.run
     kind = kind_named(suite.kind)
@@ -175,7 +177,8 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
     curve: dict[str, list[float]] = {}
     details: list[dict[str, Any]] = []
     try:
-        outcome = kind.execute(suite, run, job.folder, plugins)
+        with _only_warnings():
+            outcome = kind.execute(suite, run, job.folder, plugins)
         metrics, curve, details = outcome.metrics, outcome.curve, outcome.details
         wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
         if wrong:
@@ -209,3 +212,15 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         machine=machine(torch.get_num_threads()),
         **circumstances(),
     )
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Leave out the notes on data that every run would repeat."""
+    library = logging.getLogger("lmrl")
+    level = library.level
+    library.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        library.setLevel(level)

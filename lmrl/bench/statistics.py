@@ -97,7 +97,7 @@ def performance_profile(
 
 
 def probability_of_improvement(
-    scores: Scores, baseline: Scores, *, confidence: float = 0.95, seed: int = 0
+    scores: Scores, baseline: Scores, *, confidence: float = 0.95, seed: int = 0, resamples: int = 1999
 ) -> Interval:
     """Return the chance that a run of one optimizer beats a run of another on a task drawn at random; ties are halves.
 
@@ -111,8 +111,8 @@ def probability_of_improvement(
     if not pairs:
         return Interval(math.nan, 0.0, 1.0, 0)
     estimate = float(np.mean([_wins(x[None], y[None])[0] for x, y in pairs]))
-    mine = resampled([x for x, _ in pairs], seed, 1999)
-    theirs = resampled([y for _, y in pairs], seed + 1, 1999)
+    mine = resampled([x for x, _ in pairs], seed, resamples)
+    theirs = resampled([y for _, y in pairs], seed + 1, resamples)
     drawn = np.mean([_wins(x, y) for x, y in zip(mine, theirs, strict=True)], axis=0)
     trials = sum(min(x.size, y.size) for x, y in pairs)
     return _share(drawn, estimate, [min(x.size, y.size) for x, y in pairs], trials, confidence)
@@ -136,5 +136,3 @@ def _wins(x: Floats, y: Floats) -> Floats:
 
 def _arrays(scores: Scores) -> list[Floats]:
     return [np.asarray(part, dtype=np.float64) for part in scores]
-
-

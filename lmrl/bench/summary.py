@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lmrl.bench.records import Record
+from lmrl.bench.records import Key, Record
 from lmrl.bench.statistics import Scores, interquartile_interval
 from lmrl.statistics import Interval, mean_interval
 
@@ -28,6 +28,13 @@ class Row:
     """Mean of the runs that ended well."""
     tokens_per_second: float
     """NaN where the kind has no such thing."""
+    complete: bool = True
+    """Whether there is a run that ended well for every task and coefficient."""
+
+    @property
+    def title(self) -> str:
+        """The name, with a star where the aggregate is over fewer tasks or coefficients than others'."""
+        return self.optimizer if self.complete else f"{self.optimizer} *"
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,16 @@ class Summary:
             [record.score for record in self.done(optimizer, cell) if record.score is not None] for cell in self.cells
         ]
 
-    def interval(self, optimizer: str, cell: Cell, metric: str) -> Interval:
-        """Return a metric's mean over seeds with Student's t interval."""
-        return mean_interval([r.metrics[metric] for r in self.done(optimizer, cell) if metric in r.metrics])
+    def interval(
+        self, optimizer: str, cell: Cell, metric: str, low: float = -math.inf, high: float = math.inf
+    ) -> Interval:
+        """Return a metric's mean over seeds with Student's t interval, cut at what is possible."""
+        found = mean_interval([r.metrics[metric] for r in self.done(optimizer, cell) if metric in r.metrics])
+        if not found.is_finite:
+            return found
+        # A KL that sampling made negative keeps its mean inside of the interval.
+        bounds = min(max(found.low, low), found.mean), max(min(found.high, high), found.mean)
+        return Interval(found.mean, *bounds, found.count)
 
     @cached_property
     def failed(self) -> list[Record]:
@@ -96,11 +110,11 @@ class Summary:
         return [record for record in self.records if record.status != "done"]
 
     @cached_property
-    def missing(self) -> list[str]:
+    def missing(self) -> list[Key]:
         """Runs of the grid (every optimizer, cell and seed that the file names) that are not there."""
         there = {record.key for record in self.records}
         return [
-            f"{task}, {name}, beta {beta:g}, seed {seed}"
+            (task, name, beta, seed)
             for name in dict.fromkeys(record.optimizer for record in self.records)
             for task, beta in self.cells
             for seed in self.seeds
@@ -109,7 +123,7 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Return the summary of one suite's records; an optimizer without a run that ended well comes last."""
+    """Return the summary of one suite's records; optimizers that lack runs of a task or coefficient come last."""
     bare = Summary(records)
     planned = len(bare.cells) * len(bare.seeds)
     rows = []
@@ -126,9 +140,10 @@ def summarise(records: Sequence[Record]) -> Summary:
                 planned - len(mine),
                 mean([record.seconds for record in done]),
                 mean(speeds),
+                all(len(part) for part in bare.scores(name)),
             )
         )
-    rows.sort(key=lambda row: -row.score.mean if row.done else math.inf)
+    rows.sort(key=lambda row: (not row.complete, -row.score.mean if row.done else math.inf))
     return Summary(records, rows)
 
 

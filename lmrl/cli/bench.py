@@ -157,7 +157,10 @@ def _print_records(records: Sequence[Any], output: Path) -> None:
         if record.status == "failed":
             console.print(f"failed: {record.title}: {record.error}", soft_wrap=True, markup=False)
     console.print(
-        f"Results in {output}. A page of them: lmrl bench report {output}", soft_wrap=True, markup=False, highlight=False
+        f"Results in {output}. A page of them: lmrl bench report {output}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
 
 
@@ -201,9 +204,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     shown = [one for one in comparisons if arguments.all or one.verdict != "equal"]
     for one in shown:
         title = one.title + (f": {one.note}" if one.note else "")
-        table.add_row(
-            one.verdict, title, f"{one.old:.3f}", f"{one.new:.3f}", str(one.difference), f"{one.margin:g}"
-        )
+        table.add_row(one.verdict, title, f"{one.old:.3f}", f"{one.new:.3f}", str(one.difference), f"{one.margin:g}")
     if shown:
         console.print(table)
     counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
@@ -219,7 +220,9 @@ VERDICTS = ("failed", "worse", "undecided", "better", "equal")
 
 
 def _declare_exact(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--optimizers", default="all", help="names with commas between; default: all that are installed")
+    parser.add_argument(
+        "--optimizers", default="all", help="names with commas between; default: all that are installed"
+    )
     parser.add_argument("--beta", default="0.1,0.3,1", help="coefficients of the KL; default: %(default)s")
     parser.add_argument("--problems", default="random,counting", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")

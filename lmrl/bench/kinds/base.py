@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ class Metric:
 
     label: str
     decimals: int = 3
+    low: float = -math.inf
+    """The least possible value: no interval goes below it."""
+    high: float = math.inf
+    """The greatest possible value."""
     shown: bool = True
     """Whether reports have a table of it."""
 
@@ -50,6 +55,8 @@ class Kind(ABC):
     """The metric that suites compare unless they say another. More of it is better."""
     curve: str
     """The column of curves that reports draw."""
+    has_frontier = True
+    """Whether reward against KL says something: the metrics reward and kl are there."""
 
     @abstractmethod
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
@@ -67,9 +74,9 @@ class Kind(ABC):
     def execute(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> Outcome:
         """Run once; ``folder`` keeps what runs share (pretrained models)."""
 
-    def prepare(self, suite: Suite, folder: Path, tasks: list[str]) -> None:
+    def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
         """Make what the runs of these tasks share, before any of them."""
-        del suite, folder, tasks
+        del suite, folder, tasks, progress
 
     def scale(self, suite: Suite, task: str) -> tuple[float, float]:
         """Return the least and the greatest value that the measure can have in a task: scores 0 and 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lmrl.bench.exact import BEST_OF, KINDS, Task, run_task
 from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run, substituted
@@ -43,12 +43,12 @@ class ExactKind(Kind):
 
     measure = "gap_closed"
     curve = "gap_closed"
-    metrics = {
-        "gap_closed": Metric("gap closed"),
-        "total_variation": Metric("total variation to the optimum"),
+    metrics: ClassVar = {
+        "gap_closed": Metric("gap closed", high=1.0),
+        "total_variation": Metric("total variation to the optimum", low=0.0, high=1.0),
         "objective": Metric("objective", shown=False),
         "reward": Metric("reward"),
-        "kl": Metric("KL to the reference"),
+        "kl": Metric("KL to the reference", low=0.0),
     }
 
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
