@@ -36,6 +36,19 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def pathless(value: Any) -> Any:
+    """Return a value with every absolute path in it cut to its last part: results name no folder of a machine.
+
+    >>> pathless({"path": "/home/me/data.jsonl", "size": 3})
+    {'path': 'data.jsonl', 'size': 3}
+    """
+    if isinstance(value, dict):
+        return {key: pathless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [pathless(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
 def commit() -> str:
     """Return the checkout's commit, marked if the library differs from it; empty for an installed package."""
     package = Path(__file__).parents[1]

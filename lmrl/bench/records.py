@@ -49,6 +49,8 @@ class Record:
     """The resolved settings that matter."""
     details: list[dict[str, Any]] = field(default_factory=list)
     """Lines of a kind that measures more than one thing at once."""
+    asked: str = ""
+    """What names the suite on the command line, to repeat it: its name, --smoke, overrides."""
     error: str = ""
     seconds: float = 0.0
     commit: str = ""

@@ -280,22 +280,21 @@ def _add_recipes(writer: Writer, summary: Summary) -> None:
 
 
 def _commands(summary: Summary) -> list[str]:
-    first = summary.records[0]
     betas = sorted({record.beta for record in summary.records})
-    return [
-        f"lmrl bench run {summary.suite} --optimizers {','.join(sorted(summary.optimizers))} "
-        f"--seeds {len(summary.seeds)} --beta {','.join(f'{beta:g}' for beta in betas)} budget.amount={first.budget.amount} "
-        f"--output results/{summary.suite}.jsonl",
-        f"lmrl bench report results/{summary.suite}.jsonl",
+    names = ",".join(sorted(summary.optimizers))
+    lines = [
+        f"lmrl bench run {asked} --optimizers {names} --seeds {len(summary.seeds)} --beta {_listed(betas, ',')}"
+        for asked in dict.fromkeys(record.asked or summary.suite for record in summary.records)
     ]
+    return [*lines, f"lmrl bench report results/{summary.suite}.jsonl"]
 
 
 def _short(interval: Interval) -> str:
     return f"{interval.mean:.2f}" if interval.count else "none"
 
 
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+def _listed(values: Sequence[float], between: str = ", ") -> str:
+    return between.join(f"{value:g}" for value in values)
 
 
 def _plain(value: object) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrl.bench.circumstances import circumstances, machine
+from lmrl.bench.circumstances import circumstances, machine, pathless
 from lmrl.bench.kinds import Kind, Run, kind_named
 from lmrl.bench.processes import run_all
 from lmrl.bench.records import Record, append, read_records, require_alike
@@ -41,6 +41,7 @@ class Job:
     suite: Suite
     planned: Planned
     folder: Path
+    asked: str = ""
 
 
 def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
@@ -57,7 +58,7 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
             for beta in suite.betas:
                 run = Run(task, name, beta, 0)
                 try:
-                    settings = kind.resolve(suite, run, plugins)
+                    settings = pathless(kind.resolve(suite, run, plugins))
                 except SettingsError as error:
                     raise SettingsError(f"the suite {suite.name}, task {task!r}, {name}: {error}") from error
                 planned.append(Planned(run, settings, digest_of(suite, run, settings)))
@@ -100,10 +101,12 @@ def run_suite(
     jobs: int = 1,
     retry: bool = False,
     progress: bool = True,
+    asked: str = "",
 ) -> list[Record]:
     """Run what ``output`` does not hold yet, append it line by line, and return the records of the suite's runs.
 
-    A run that fails is a record that says so; with ``retry`` such runs are tried again. Raises ``SettingsError`` if the
+    A run that fails is a record that says so; with ``retry`` such runs are tried again. ``asked`` is how the command
+    line names the suite, for reports. Raises ``SettingsError`` if the
     file holds results of another suite or budget, or of these runs under other settings.
     """
     from tqdm import tqdm
@@ -124,7 +127,7 @@ def run_suite(
         if todo:
             tasks = list(dict.fromkeys(one.run.task for one in todo))
             kind_named(suite.kind).prepare(suite, output.parent, tasks, progress)
-        jobs_to_do = [Job(suite, one, output.parent) for one in todo]
+        jobs_to_do = [Job(suite, one, output.parent, asked) for one in todo]
         bar = tqdm(
             total=len(planned), initial=len(planned) - len(todo), unit="run", desc=suite.name, disable=not progress
         )
@@ -207,6 +210,7 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         curve=curve,
         settings=job.planned.settings,
         details=details,
+        asked=job.asked or suite.name,
         error=error,
         seconds=round(time.perf_counter() - start, 3),
         machine=machine(torch.get_num_threads()),

@@ -11,7 +11,8 @@ SHIPPED = {
     "stories": "Sentiment, object consistency and length in the embedded story world",
     "verifiable": "Addition, word sorting and copying with exact graders",
     "synthetic": "Increasing numbers, dates, and shortest paths from random walks",
-    "smoke": "The suites above at toy size, in a few minutes",
+    "reasoning": "GSM8K and BIG-bench's word sorting, for a model and data of yours",
+    "smoke": "The suites above but reasoning at toy size, in a few minutes",
 }
 """Their files lie in `suites/`, by name."""
 

@@ -20,7 +20,7 @@ from lmrl.statistics import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
 Scores = Sequence[Sequence[float] | Floats]
-RESAMPLES = 4999
+RESAMPLES = 1999
 
 
 def interquartile_mean(values: Floats) -> Floats:
@@ -86,7 +86,7 @@ def performance_profile(
     count = sum(part.size for part in strata)
     if not count:
         return [Interval(math.nan, 0.0, 1.0, 0) for _ in thresholds]
-    draws = np.concatenate(resampled(strata, seed, 1999), axis=1)
+    draws = np.concatenate(resampled(strata, seed), axis=1)
     pooled = np.concatenate(strata)
     sizes = [part.size for part in strata]
     found = []
@@ -97,7 +97,7 @@ def performance_profile(
 
 
 def probability_of_improvement(
-    scores: Scores, baseline: Scores, *, confidence: float = 0.95, seed: int = 0, resamples: int = 1999
+    scores: Scores, baseline: Scores, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
     """Return the chance that a run of one optimizer beats a run of another on a task drawn at random; ties are halves.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         changes["betas"] = _numbers("--beta", arguments.beta)
     broken = 0
     suites = [load_suite(name, manager, smoke=smoke, overrides=arguments.overrides, changes=changes) for name in names]
-    for suite in suites:
+    for name, suite in zip([Path(name).name for name in names], suites, strict=True):  # no path of this machine
         output = _output(arguments.output, suite.name, smoke, len(suites) > 1)
         chosen = _only(suite, _names(arguments.tasks))
         records = run_suite(
@@ -113,10 +114,19 @@ def _run(arguments: argparse.Namespace) -> int:
             jobs=arguments.jobs,
             retry=arguments.retry,
             progress=not arguments.quiet,
+            asked=" ".join([name, *(["--smoke"] if smoke else []), *_quoted(arguments.overrides)]),
         )
         _print_records(records, output)
         broken += sum(record.status == "failed" for record in records)
     return 1 if broken else 0
+
+
+def _quoted(overrides: Sequence[str]) -> list[str]:
+    """Return overrides as a shell takes them, without the folders of this machine."""
+    from lmrl.bench.circumstances import pathless
+
+    parts = [override.partition("=") for override in overrides]
+    return [shlex.quote(f"{key}={pathless(value)}") for key, _, value in parts]
 
 
 def _output(given: Path | None, suite: str, smoke: bool, several: bool) -> Path:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lmrl.bench.suite import Suite
 from lmrl.plugins import PluginManager
@@ -49,7 +49,7 @@ class Metric:
 class Kind(ABC):
     """A kind of suite. It holds no state: runs happen in other processes."""
 
-    metrics: Mapping[str, Metric]
+    metrics: ClassVar[Mapping[str, Metric]]
     """By name, in the order of reports."""
     measure: str
     """The metric that suites compare unless they say another. More of it is better."""

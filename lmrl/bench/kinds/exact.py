@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ class ExactKind(Kind):
 
     measure = "gap_closed"
     curve = "gap_closed"
-    metrics: ClassVar = {
+    metrics: ClassVar[Mapping[str, Metric]] = {
         "gap_closed": Metric("gap closed", high=1.0),
         "total_variation": Metric("total variation to the optimum", low=0.0, high=1.0),
         "objective": Metric("objective", shown=False),

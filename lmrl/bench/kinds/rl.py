@@ -9,7 +9,7 @@ optimised, reward minus beta times KL.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class RLTask:
     """A table [tasks.NAME] of a suite of the kind `rl`."""
 
     model: str = "stories"
-    """A table of [models], a folder, a hub id, or stories: the embedded model."""
+    """A table of [models], a folder, a hub id, or stories: the embedded model. Empty: the user must say."""
     prompts: PromptsOf | None = None
     """Generated prompts; left out, settings.prompts says where they come from."""
     low: float = 0.0
@@ -62,7 +62,7 @@ class RLKind(Kind):
 
     measure = "objective"
     curve = "reward"
-    metrics: ClassVar = {
+    metrics: ClassVar[Mapping[str, Metric]] = {
         "objective": Metric("objective (reward - beta KL)"),
         "reward": Metric("reward on held-out prompts"),
         "kl": Metric("KL to the reference (nats per answer)", low=0.0),
@@ -91,6 +91,11 @@ class RLKind(Kind):
         import tomllib
 
         task = self._task(suite, run.task)
+        if not task.model:
+            raise SettingsError(
+                f"tasks.{run.task}.model is empty: the suite needs a model of yours; give tasks.{run.task}.model=... "
+                "with a folder or a hub id"
+            )
         config = resolved(self.config(suite, run, Path(), plugins), plugins)
         _check_reward(config, plugins)
         table = tomllib.loads(to_toml(config))
@@ -206,7 +211,7 @@ def _measured(lines: Sequence[dict[str, float]], beta: float) -> tuple[dict[str,
     first, last = evaluations[0], evaluations[-1]
     seconds = sum(value for line in lines for name, value in line.items() if name in TIMES)
     tokens = sum(line["time/tokens_per_second"] * _seconds(line) for line in lines if "time/tokens_per_second" in line)
-    metrics: ClassVar = {
+    metrics = {
         "objective": last["evaluation/reward"] - beta * last["evaluation/kl"],
         "reward": last["evaluation/reward"],
         "kl": last["evaluation/kl"],
