@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -63,6 +64,9 @@ def model_settings(table: Mapping[str, Any], where: str) -> GeneratedModel:
 def imported(name: str, where: str) -> Callable[..., Any]:
     """Return what "module:function" names; raises ``SettingsError`` if it cannot be called."""
     module, colon, attribute = name.partition(":")
+    # A script has its own folder on the path, but an installed command does not have the folder it is called from.
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         found = getattr(import_module(module), attribute) if colon else None
     except (ImportError, AttributeError, ValueError) as error:

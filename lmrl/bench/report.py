@@ -92,14 +92,16 @@ def add_suite(
     writer.heading(f"Which optimizer: {measure}", 3)
     _add_scores(writer, summary)
     _add_improvement(writer, summary)
-    writer.page.add_heading("Performance profiles", 3)
-    writer.page.add_panels(
-        figures.profiles(summary), "Share of runs above each score, with 95% bands; the others in grey."
-    )
+    if len(summary.rows) > 1:
+        writer.page.add_heading("Performance profiles", 3)
+        writer.page.add_panels(
+            figures.profiles(summary), "Share of runs above each score, with 95% bands; the others in grey."
+        )
     if kind.has_frontier:
         _add_frontiers(writer, summary)
     _add_curves(writer, summary, kind)
     _add_metrics(writer, summary, kind)
+    _add_details(writer, summary, kind)
     _add_recipes(writer, summary)
     writer.heading("To repeat it", 3)
     writer.commands(_commands(summary))
@@ -263,6 +265,17 @@ def _cell(summary: Summary, optimizer: str, cell: tuple[str, float], name: str, 
     if found.is_finite:
         said += f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
     return said + (f" ({found.count} of {len(summary.seeds)} seeds)" if found.count < len(summary.seeds) else "")
+
+
+def _add_details(writer: Writer, summary: Summary, kind: Kind) -> None:
+    """Show what runs of some kinds measured besides, of the first seed of each task."""
+    for task in summary.tasks:
+        kept = [record for record in summary.records if record.task == task and record.details]
+        text = kind.details(kept[0].details) if kept else ""
+        if text:
+            writer.heading(f"In detail: {task}, seed {kept[0].seed}", 3)
+            writer.page.add_commands(text.splitlines())
+            writer.lines += [text, ""]
 
 
 def _add_recipes(writer: Writer, summary: Summary) -> None:

@@ -115,6 +115,8 @@ def run_suite(
         raise SettingsError(f"jobs is {jobs}; expected a number of processes of at least 1")
     plugins = plugins or PluginManager()
     planned = plan(suite, plugins)
+    if kind_named(suite.kind).exclusive:
+        jobs = 1
 
     def taken(holder: str) -> None:
         raise SettingsError(f"{output.parent} is being written to by {holder}; wait for it, or give another --output")

@@ -1,12 +1,13 @@
 """Running: nothing twice, nothing lost by a kill, failures as failures, and a small RL suite from model to page."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -220,3 +221,32 @@ def test_wrong_settings_of_an_rl_suite_are_refused_before_anything_is_made(tmp_p
 def test_results_are_json_that_everybody_can_read(small):
     for line in (small / "small.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_throughput_suite_keeps_what_was_measured(tmp_path, plugins, monkeypatch, capsys):
+    """With a stand-in for the module that measures."""
+    from types import ModuleType
+
+    from lmrl.bench.kinds import throughput
+
+    @dataclass
+    class ThroughputSettings:
+        rows: int = 4
+
+    module = ModuleType("stand_in")
+    module.ThroughputSettings = ThroughputSettings
+    module.measure = lambda settings, progress: iter(
+        [
+            {"workload": "sampling", "side": "lmrl", "rate": {"median": 100.0 * settings.rows}},
+            {"workload": "sampling", "side": "generate", "rate": {"median": 1.0}},
+        ]
+    )
+    module.markdown = lambda records: f"{len(records)} records"
+    monkeypatch.setattr(throughput, "_module", lambda: module)
+    file = tmp_path / "speed.toml"
+    file.write_text('name = "speed"\nkind = "throughput"\nseeds = 2\nbetas = [0.0]\n[tasks.sampling]\nrows = 8\n')
+    assert main(["bench", "run", str(file), "--quiet", "--output", str(tmp_path)]) == 0
+    records = read_records(tmp_path / "speed.jsonl")
+    assert [one.metrics["log_rate"] for one in records] == [pytest.approx(math.log(800))] * 2
+    assert main(["bench", "report", str(tmp_path / "speed.jsonl"), "--output", str(tmp_path / "page")]) == 0
+    assert "2 records" in (tmp_path / "page" / "report.md").read_text()

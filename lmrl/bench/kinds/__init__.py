@@ -18,6 +18,7 @@ GROUP = "group"
 KINDS = {
     "exact": "lmrl.bench.kinds.exact:ExactKind",
     "rl": "lmrl.bench.kinds.rl:RLKind",
+    "throughput": "lmrl.bench.kinds.throughput:ThroughputKind",
 }
 """The class of each kind, as "module:Class"."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,8 @@ class Kind(ABC):
     """The column of curves that reports draw."""
     has_frontier = True
     """Whether reward against KL says something: the metrics reward and kl are there."""
+    exclusive = False
+    """Whether a run needs the machine for itself: then --jobs is 1."""
 
     @abstractmethod
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
@@ -77,6 +79,11 @@ class Kind(ABC):
     def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
         """Make what the runs of these tasks share, before any of them."""
         del suite, folder, tasks, progress
+
+    def details(self, details: Sequence[Mapping[str, Any]]) -> str:
+        """Return Markdown of the records that a run kept besides its metrics; empty is nothing."""
+        del details
+        return ""
 
     def scale(self, suite: Suite, task: str) -> tuple[float, float]:
         """Return the least and the greatest value that the measure can have in a task: scores 0 and 1."""
