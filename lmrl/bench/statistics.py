@@ -63,13 +63,15 @@ def expanded_percentiles(drawn: Floats, sizes: Sequence[int], confidence: float)
     """Return the bootstrap's percentiles, moved outward for strata of few values (Hesterberg 2015).
 
     Resampling n values has a variance too small by (n - 1) / n, and a normal quantile stands where Student's t should,
-    with as many degrees of freedom as all strata have together.
+    with half of the degrees of freedom that all strata have together, but no fewer than one of them has.
     """
     from scipy.stats import norm, t
 
     several = [size for size in sizes if size > 1]
-    freedom = sum(size - 1 for size in several)
-    variance_lost = sum(several) / freedom
+    own = sum(size - 1 for size in several)
+    variance_lost = sum(several) / own
+    # The interquartile mean rests on half of the values: as many degrees of freedom as they have.
+    freedom = max(own / 2, max(several) - 1)
     tail = float(norm.cdf(math.sqrt(variance_lost) * t.ppf((1 - confidence) / 2, freedom)))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)

@@ -127,7 +127,7 @@ def test_two_processes_give_the_same_figures(tmp_path, exact, plugins):
 def test_a_killed_suite_goes_on_where_it_was(tmp_path, exact):
     output = tmp_path / "out.jsonl"
     suite = str(tmp_path / "tiny.toml")
-    command = [sys.executable, "-m", "lmrl", "bench", "run", suite, "--quiet", "--output", str(output), "--jobs", "2"]
+    command = [sys.executable, "-m", "lmrl", "bench", "run", suite, "--quiet", "--output", str(output)]
     process = subprocess.Popen(
         [*command, "budget.amount=60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -85,7 +85,7 @@ def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
         ("amount = 3", "amount = 0", "at least 1"),
         ("betas = [0.3]", "betas = [0.3, 0.3]", "each number once"),
         ("[tasks.counting]\n", "[settings]\n", "settings.problem"),
-        ("[smoke]", "[measure]\nname = 'gap'\n[smoke]", "did you mean 'gap_closed'"),
+        ("[smoke]", "[measure]\nname = 'gap_close'\n[smoke]", "did you mean 'gap_closed'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(plugins, tiny, old, new, said):

@@ -15,6 +15,6 @@ def objects(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """
     scores = []
     for prompt, response in zip(prompts, responses, strict=True):
-        mentions = sum(word.strip(".,?!'\"") in OBJECTS for word in response.split())
+        mentions = sum(word.strip(".,?!'\":") in OBJECTS for word in response.split())
         scores.append(object_consistency(prompt, response) * min(mentions, 4) / 4)
     return scores
