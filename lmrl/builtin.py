@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.plugins import hookimpl
-from lmrl.specs import CommandSpec, DatasetSpec, EngineSpec, EnvironmentSpec, RewardSpec, TrackerSpec
+from lmrl.specs import BenchmarkSpec, CommandSpec, DatasetSpec, EngineSpec, EnvironmentSpec, RewardSpec, TrackerSpec
 
 
 @hookimpl
@@ -59,6 +59,14 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
             summary="Text generation: one action is one token.",
         )
     ]
+
+
+@hookimpl
+def lmrl_benchmarks() -> Iterable[BenchmarkSpec]:
+    """Offer the suites of ``lmrl.bench``."""
+    from lmrl.bench.shipped import builtin_benchmarks
+
+    return builtin_benchmarks()
 
 
 @hookimpl

@@ -15,9 +15,15 @@ from pathlib import Path
 
 from lmrl.errors import DataError
 
-STYLE = """
-:root { color-scheme: light dark; --line: #d5d9de; --soft: #f4f6f8; --note: #5c6670; --mark: #1f6feb; }
+DARK = """
 @media (prefers-color-scheme: dark) { :root { --line: #3a4048; --soft: #1d2126; --note: #9aa4af; --mark: #6cb0ff; } }
+"""
+LIGHT = ":root { color-scheme: light; } body { background: #fff; color: #1a1a1a; }\n"
+STYLE = (
+    """
+:root { color-scheme: light dark; --line: #d5d9de; --soft: #f4f6f8; --note: #5c6670; --mark: #1f6feb; }"""
+    + DARK
+    + """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { font-size: 1.05rem; }
 .scroll { overflow-x: auto; }
@@ -31,7 +37,16 @@ td.strong { font-weight: 600; }
 .note { display: block; color: var(--note); font-size: .85em; margin-top: .35rem; }
 pre { background: var(--soft); border: 1px solid var(--line); padding: .7rem .9rem; overflow-x: auto; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; } figcaption { color: var(--note); }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .3rem; }
+.panels img { width: 100%; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 10pt; } .scroll { overflow: visible; } pre { white-space: pre-wrap; }
+  tr, figure > img, .panels img { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .panels { grid-template-columns: repeat(4, 1fr); } th, td { padding: .15rem .3rem; min-width: 0; }
+  td.number { white-space: normal; }
+}
 """
+)
 
 
 @dataclass(frozen=True)
@@ -47,10 +62,11 @@ CellLike = Cell | str | int | float | None
 
 
 class Page:
-    """A page that grows from top to bottom; ``write`` stores it."""
+    """A page that grows from top to bottom; ``write`` stores it. ``light`` keeps it dark on white in the dark, too."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, light: bool = False) -> None:
         self.title = title
+        self.style = STYLE if not light else STYLE.replace(DARK, "") + LIGHT
         self._body: list[str] = [f"<h1>{escape(title)}</h1>"]
 
     def add_heading(self, text: str, level: int = 2) -> Page:
@@ -95,6 +111,19 @@ class Page:
         self._body.append(f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">{below}</figure>')
         return self
 
+    def add_drawing(self, svg: str, caption: str = "") -> Page:
+        """Add an SVG image; raises ``DataError`` if it is none."""
+        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        self._body.append(f"<figure>{_drawing(svg, caption)}{below}</figure>")
+        return self
+
+    def add_panels(self, panels: Iterable[tuple[str, str]], caption: str = "") -> Page:
+        """Add small SVG images with their names, as many side by side as there is room for."""
+        images = "\n".join(_drawing(svg, name) for name, svg in panels)
+        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        self._body.append(f'<figure><div class="panels">{images}</div>{below}</figure>')
+        return self
+
     def add_commands(self, commands: Sequence[str]) -> Page:
         """Add commands of a shell, one a line, to be copied."""
         lines = "\n".join(escape(command) for command in commands)
@@ -105,7 +134,7 @@ class Page:
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+            f"<title>{escape(self.title)}</title>\n<style>{self.style}</style>\n</head>\n<body>\n"
             + "\n".join(self._body)
             + "\n</body>\n</html>\n"
         )
@@ -142,6 +171,14 @@ def _cell(value: CellLike) -> str:
         return f"<td{kind}>{escape(value.text)}{note}</td>"
     shown = f"{value:,}" if isinstance(value, int) else (f"{value:.4g}" if math.isfinite(value) else str(value))
     return f'<td class="number">{shown}</td>'
+
+
+def _drawing(svg: str, name: str) -> str:
+    if not svg.startswith("<svg"):
+        raise DataError(f"the drawing {name!r} begins with {svg[:20]!r}; expected <svg")
+    # As an image of its own: the names inside of two drawings may be the same.
+    data = base64.b64encode(svg.encode("utf-8")).decode("ascii")
+    return f'<img alt="{escape(name)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _read(path: Path) -> bytes:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmrl.bench.processes import run_all
+from lmrl.bench.records import end_half_written_line, read_lines
+from lmrl.config import build, read_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 
@@ -105,15 +108,17 @@ def _able(plugins: PluginManager) -> list[str]:
     return able
 
 
-def run_task(task: Task, plugins: PluginManager | None = None) -> dict[str, Any]:
+def run_task(
+    task: Task, plugins: PluginManager | None = None, table: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Train once and return the record: the task, and where the policy ended.
 
-    ``curve`` is the gap closed on the way.
+    ``curve`` is the gap closed on the way. ``table`` holds the optimizer's settings; left out, they are those that the
+    suite file gives it.
     """
     import torch
 
     from lmrl.bench.exact_best_of import best_of_measures
-    from lmrl.config import build
     from lmrl.kl import KLSettings
     from lmrl.stages.rl_config import TrainSettings
     from lmrl.testing import counting_problem, random_problem
@@ -125,7 +130,7 @@ def run_task(task: Task, plugins: PluginManager | None = None) -> dict[str, Any]
         n, measures = best_of_measures(problem, task.beta)
         return {"suite": SUITE, **asdict(task), "status": "done", "n": n, **asdict(measures), "seconds": 0.0}
     spec = (plugins or PluginManager()).get("optimizer", task.optimizer)
-    settings = build(spec.settings, settings_for(spec, task))
+    settings = build(spec.settings, settings_for(task) if table is None else table)
     train = TrainSettings(
         updates=task.updates,
         prompts_per_update=task.groups,
@@ -149,17 +154,14 @@ def run_task(task: Task, plugins: PluginManager | None = None) -> dict[str, Any]
     }
 
 
-def settings_for(spec: Any, task: Task) -> dict[str, Any]:
+def settings_for(task: Task) -> dict[str, Any]:
     """Return an optimizer's settings: its recipe here, and the suite's beta where it has a coefficient of its own."""
-    from lmrl.bench.recipes import EXACT
+    from lmrl.bench.kinds.base import substituted
+    from lmrl.bench.suite import Suite
 
-    table = dict(EXACT.get(task.optimizer, {}))
-    for name, value in table.items():
-        if value == "beta":
-            table[name] = task.beta
-        elif value == "1/beta":
-            table[name] = 1 / task.beta
-    return table
+    suite = build(Suite, read_toml(Path(__file__).parent / "suites" / f"{SUITE}.toml"))
+    recipe = suite.recipes.get(task.optimizer)
+    return substituted(recipe.optimizer, task.beta) if recipe else {}
 
 
 def run_suite(
@@ -181,7 +183,7 @@ def run_suite(
     end_half_written_line(output)
     with output.open("a", encoding="utf-8") as file:
         bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="run", desc=SUITE, disable=not progress)
-        for record in _run_all(todo, plugins, jobs):
+        for record in run_all(_attempt, todo, jobs, plugins):
             file.write(json.dumps(record) + "\n")
             file.flush()
             known[record_key(record)] = record
@@ -191,24 +193,7 @@ def run_suite(
     return [known[task.key] for task in tasks]
 
 
-def _run_all(tasks: Sequence[Task], plugins: PluginManager, jobs: int) -> Iterator[dict[str, Any]]:
-    if jobs <= 1:
-        for task in tasks:
-            yield _attempt(task, plugins)
-        return
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_attempt, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _attempt(task: Task, plugins: PluginManager | None = None) -> dict[str, Any]:
+def _attempt(task: Task, plugins: PluginManager) -> dict[str, Any]:
     """Return the run's record; a run that fails is one that says so, and is never averaged away."""
     try:
         return run_task(task, plugins)
@@ -220,15 +205,12 @@ def _attempt(task: Task, plugins: PluginManager | None = None) -> dict[str, Any]
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file; lines that are cut off or no records are skipped, and said."""
-    if not path.exists():
-        return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, record in read_lines(path):
         try:
-            record = json.loads(line)
             record_key(record)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            logger.warning("%s, line %d is no whole record (a run that was killed?); it is left out", path, number)
+        except (KeyError, TypeError):
+            logger.warning("%s, line %d is no result of this suite; it is left out", path, number)
             continue
         if record["suite"] != SUITE:
             raise SettingsError(
@@ -241,15 +223,6 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def record_key(record: dict[str, Any]) -> str:
     """Return the key of the task that a record is of."""
     return Task(**{name: record[name] for name in Task.__dataclass_fields__}).key
-
-
-def end_half_written_line(path: Path) -> None:
-    """Make sure that what is appended begins on a line of its own."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
 
 
 def failed(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

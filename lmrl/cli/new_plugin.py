@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lmrl.plugins import PluginManager
-from lmrl.plugins.scaffold import SHORT_RUN, USES, new_plugin
+from lmrl.plugins.scaffold import USES, new_plugin, short_run
 from lmrl.specs import CommandSpec
 
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  cd {path}")
     print("  python -m pip install -e .")
     print("  python -m pytest")
-    print(f"  lmrl rl {USES[kind].format(name=arguments.name)} {SHORT_RUN}")
+    print(f"  {short_run(kind, arguments.name)}")
     return 0
 
 
@@ -35,6 +35,6 @@ SPEC = CommandSpec(
     name="new-plugin",
     add_arguments=add_arguments,
     run=run,
-    summary="write a plugin to start from: an optimizer, a reward, a dataset or an engine",
+    summary="write a plugin to start from: an optimizer, a reward, a dataset, an engine or a benchmark",
     example="lmrl new-plugin my_algorithm --folder plugins",
 )

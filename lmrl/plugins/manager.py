@@ -62,7 +62,9 @@ class PluginManager:
         self._check_disabled(names, [point.name for point in points], raise_failures)
         for point in points:
             self._add_entry_point(point, point.name in names, raise_failures)
-        for file in dict.fromkeys(Path(file) for file in files):
+        self.files = tuple(dict.fromkeys(Path(file) for file in files))
+        """The one-off plugins, for another process that needs the same ones."""
+        for file in self.files:
             self._add_file(file, strict is not False)
         if raise_failures and self.conflicts():
             raise PluginError(self.conflicts()[0])

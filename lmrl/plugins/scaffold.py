@@ -21,8 +21,9 @@ USES = {
     "reward": "reward.name={name}",
     "dataset": "prompts.name={name}",
     "engine": "engine.name={name}",
+    "benchmark": "",
 }
-"""What picks the plugin in a recipe, by its kind."""
+"""What picks the plugin in a recipe, by its kind; a benchmark has a command of its own."""
 SECTIONS = {"dataset": "prompts"}
 
 
@@ -47,9 +48,8 @@ def new_plugin(name: str, folder: str | Path = ".", *, kind: str = "optimizer", 
         "kind": kind,
         "title": "".join(word.capitalize() for word in name.split("_")),
         "distribution": name.strip("_").replace("_", "-"),
-        "use": USES[kind].format(name=name),
         "section": SECTIONS.get(kind, kind),
-        "short_run": SHORT_RUN,
+        "short_run": short_run(kind, name),
     }
     files = {
         "pyproject.toml": "pyproject.toml",
@@ -57,11 +57,20 @@ def new_plugin(name: str, folder: str | Path = ".", *, kind: str = "optimizer", 
         f"{name}.py": f"{kind}.py",
         f"test_{name}.py": f"{kind}_tests.py",
     }
+    if kind == "benchmark":
+        files[f"{name}.toml"] = "benchmark.toml"
     texts = {file: _rendered(template, values) for file, template in files.items()}
     target.mkdir(parents=True)
     for file, text in texts.items():
         (target / file).write_text(text, encoding="utf-8")
     return target
+
+
+def short_run(kind: str, name: str) -> str:
+    """Return the command that uses a plugin of this kind for a moment."""
+    if kind == "benchmark":
+        return f"lmrl bench run {name} --smoke"
+    return f"lmrl rl {USES[kind].format(name=name)} {SHORT_RUN}"
 
 
 def _check_name(name: str, kind: str, taken: Iterable[str]) -> None:

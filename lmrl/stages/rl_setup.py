@@ -154,7 +154,7 @@ def open_session(
     reward_function = _reward(config, reward, plugins)
     accelerator = make_accelerator(config.run)
     check_ranks(config, optimizer_spec.needs, accelerator.num_processes)
-    start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
+    start = load(config.model or embedded_model(), device=accelerator.device, dtype=torch.float32)
     spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
     note_plain_prompts(start, rows)
@@ -277,7 +277,8 @@ def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.
     return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, **kind)
 
 
-def _embedded_model() -> str:
+def embedded_model() -> str:
+    """Return the folder of the model that a recipe without one begins with."""
     from lmrl.stories import MODEL_PATH
 
     return str(MODEL_PATH)

@@ -114,20 +114,25 @@ def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, 
 
 def write_versions(folder: Path, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
     """Record the stage and the versions of Python, the libraries and the plugins."""
+    content = {
+        "stage": stage,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": library_versions(),
+        "plugins": dict(plugin_versions),
+    }
+    (folder / VERSIONS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that figures depend on, as far as they are installed."""
     libraries = {}
     for name in LIBRARIES:
         try:
             libraries[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    content = {
-        "stage": stage,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": libraries,
-        "plugins": dict(plugin_versions),
-    }
-    (folder / VERSIONS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return libraries
 
 
 def stage_of(folder: Path) -> str:

@@ -11,15 +11,21 @@ from lmrl.plugins import PluginManager
 from lmrl.plugins.scaffold import USES, new_plugin
 
 
+def project_of(path):
+    return tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("kind", USES)
 def test_a_new_plugin_is_a_plugin(kind, tmp_path):
     path = new_plugin("my_own", tmp_path, kind=kind)
     assert path == tmp_path / "my_own"
-    assert {file.name for file in path.iterdir()} == {"README.md", "my_own.py", "pyproject.toml", "test_my_own.py"}
+    more = {"my_own.toml"} if kind == "benchmark" else set()
+    names = {"README.md", "my_own.py", "pyproject.toml", "test_my_own.py"} | more
+    assert {file.name for file in path.iterdir()} == names
+    assert more <= set(project_of(path)["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
     manager = PluginManager([path / "my_own.py"], entry_points=[], strict=True)
     assert "my_own" in manager.records(kind)
-    project = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["entry-points"]["lmrl"] == {"my_own": "my_own"}
+    assert project_of(path)["project"]["entry-points"]["lmrl"] == {"my_own": "my_own"}
     for file in path.iterdir():
         text = file.read_text(encoding="utf-8")
         assert "{{" not in text and text.endswith("\n") and max(map(len, text.splitlines())) <= 170

@@ -98,8 +98,22 @@ def test_a_single_file_trains(reader, sections, tmp_path, heading):
     assert ("tokens per second" in printed) == (heading == "An engine")
 
 
-def test_a_benchmark_is_listed(reader, sections, tmp_path):
-    assert "arithmetic_suite" in follow(reader, sections, tmp_path, "A benchmark")
+@pytest.mark.slow
+def test_a_benchmark_is_listed_run_and_reported(reader, sections, tmp_path):
+    printed = follow(reader, sections, tmp_path, "A benchmark")
+    assert "arithmetic_suite" in printed and "rloo" in printed
+    assert (tmp_path / "results" / "report" / "report.html").exists()
+    assert len((tmp_path / "results" / "arithmetic_suite.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.slow
+def test_a_new_benchmark_installs_passes_its_tests_and_runs_as_its_readme_says(reader, tmp_path):
+    reader.place = tmp_path
+    reader.run("lmrl new-plugin my_sums --kind benchmark")
+    reader.place = tmp_path / "my_sums"
+    printed = reader.follow((reader.place / "README.md").read_text(encoding="utf-8"))
+    assert "2 passed" in printed and "my_sums" in printed
+    assert (reader.place / "results" / "smoke" / "my_sums.jsonl").exists()
 
 
 def test_the_table_of_checks_is_the_kits(sections):

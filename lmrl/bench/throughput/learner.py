@@ -17,7 +17,7 @@ from lmrl.rollout import Rollout, Scored
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_setup import open_session
-from lmrl.stages.update import microbatch_budget
+from lmrl.stages.memory import microbatch_budget
 
 BETA = 0.04
 """Coefficient of the KL on every side, so that all evaluate the reference."""

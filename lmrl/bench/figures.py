@@ -1,0 +1,221 @@
+"""Figures of a report as SVG: small panels, one per optimizer, that a page lays out as the screen is wide.
+
+In a panel of curves or of a frontier its own optimizer is in colour and the others are grey, so that twenty of them
+can be told apart.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmrl.bench.records import Record
+from lmrl.bench.statistics import performance_profile, probability_of_improvement
+from lmrl.bench.summary import Cell, Summary
+from lmrl.statistics import Interval, mean_interval
+
+INK, GREY, MARK, BAND = "#1a1a1a", "#c4c8cc", "#1f5fbf", "#9dbfe8"
+SMALL = (3.0, 2.2)
+PATHS, DIGITS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d)\d+")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "svg.hashsalt": "lmrl",
+}
+
+
+def draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
+    """Return the SVG of a figure with one set of axes, which ``paint`` fills; the same data give the same text."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.subplots())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    # A tenth of a point is less than anybody sees, and half of the file.
+    return PATHS.sub(lambda path: DIGITS.sub(r"\1", path[0]), text[text.index("<svg") :])
+
+
+def scores(summary: Summary) -> str:
+    """Draw the interquartile mean of every optimizer with its interval, the best on top."""
+    rows = [row for row in summary.rows if row.done][::-1]
+
+    means = [row.score.mean for row in rows]
+    lows = [row.score.low if row.score.is_finite else row.score.mean for row in rows]
+    middle, high = float(np.median(means)), max(means)
+    # One optimizer that fell far below must not press all others into a line.
+    floor = max(min(lows), middle - 3 * (high - middle + 0.1)) - 0.03
+
+    def paint(axes: Any) -> None:
+        for place, row in enumerate(rows):
+            if row.score.mean < floor:
+                axes.text(
+                    floor, place, f" \N{LEFTWARDS ARROW} {row.score.mean:.2f}", va="center", fontsize=8, color=MARK
+                )
+                continue
+            if row.score.is_finite:
+                axes.plot([max(row.score.low, floor), row.score.high], [place, place], color=BAND, linewidth=5)
+            axes.plot([row.score.mean], [place], "o", color=MARK, markersize=4)
+        axes.set_yticks(range(len(rows)), [row.title for row in rows])
+        axes.set(xlim=(floor, None), ylim=(-0.6, len(rows) - 0.4))
+        axes.set_xlabel(f"interquartile mean of {summary.measure.replace('_', ' ')}")
+        axes.grid(axis="x", alpha=0.3)
+
+    return draw((4.6, 0.24 * len(rows) + 0.8), paint)
+
+
+def profiles(summary: Summary) -> list[tuple[str, str]]:
+    """Return for each optimizer its performance profile: the share of runs above a score, over all scores."""
+    names = [row.optimizer for row in summary.rows if row.done]
+    pooled = np.concatenate([np.concatenate([np.asarray(s) for s in summary.scores(name) if len(s)]) for name in names])
+    low, high = np.quantile(pooled, [0.1, 1.0])
+    thresholds = np.linspace(min(low, high - 0.1), high + 0.02 * max(high - low, 0.1), 60)
+    found = {name: performance_profile([s for s in summary.scores(name) if len(s)], thresholds) for name in names}
+    panels = []
+    for name in names:
+
+        def paint(axes: Any, name: str = name) -> None:
+            for other in names:
+                axes.plot(thresholds, [p.mean for p in found[other]], color=GREY, linewidth=0.7)
+            mine = found[name]
+            axes.fill_between(thresholds, [p.low for p in mine], [p.high for p in mine], color=BAND, alpha=0.6, lw=0)
+            axes.plot(thresholds, [p.mean for p in mine], color=MARK, linewidth=1.6)
+            axes.set(ylim=(-0.02, 1.02), xlabel="score", ylabel="runs above", title=name)
+
+        panels.append((name, draw(SMALL, paint)))
+    return panels
+
+
+def improvement(summary: Summary) -> str:
+    """Draw the chance that a run of the row's optimizer beats a run of the column's."""
+    names = [row.optimizer for row in summary.rows if row.done]
+    table = np.full((len(names), len(names)), np.nan)
+    for i, mine in enumerate(names):
+        for j in range(i):
+            found = probability_of_improvement(summary.scores(mine), summary.scores(names[j]), resamples=1)
+            table[i, j], table[j, i] = found.mean, 1 - found.mean
+
+    def paint(axes: Any) -> None:
+        axes.imshow(table, cmap="RdBu", vmin=0, vmax=1)
+        for i in range(len(names)):
+            for j in range(len(names)):
+                if not math.isnan(table[i, j]):
+                    strong = abs(table[i, j] - 0.5) > 0.35
+                    colour = "white" if strong else INK
+                    axes.text(j, i, f"{100 * table[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+
+    side = 0.3 * len(names) + 1.3
+    return draw((side, side), paint)
+
+
+def curves(summary: Summary, cell: Cell, column: str, label: str) -> list[tuple[str, str]]:
+    """Return for each optimizer its learning curve in a cell: the mean over seeds and its 95% band."""
+    found = {name: curve_of(summary.done(name, cell), column) for name in summary.optimizers}
+    found = {name: points for name, points in found.items() if points}
+    if not found:
+        return []
+    begun = min(points[0][1].mean for points in found.values())
+    vertical = limits([interval.mean for points in found.values() for _, interval in points], begun)
+    panels = []
+    for name, points in found.items():
+
+        def paint(axes: Any, name: str = name, points: list[tuple[float, Interval]] = points) -> None:
+            for other in found.values():
+                axes.plot([x for x, _ in other], [y.mean for _, y in other], color=GREY, linewidth=0.7)
+            steps = [x for x, _ in points]
+            if all(y.is_finite for _, y in points):
+                low, high = [y.low for _, y in points], [y.high for _, y in points]
+                axes.fill_between(steps, low, high, color=BAND, alpha=0.6, lw=0)
+            axes.plot(steps, [y.mean for _, y in points], color=MARK, linewidth=1.6)
+            axes.set(xlabel="update", ylabel=label, title=name, ylim=vertical)
+
+        panels.append((name, draw(SMALL, paint)))
+    return panels
+
+
+def curve_of(records: Sequence[Record], column: str) -> list[tuple[float, Interval]]:
+    """Return a curve's points: update, and mean over the seeds that have it with Student's t interval."""
+    values: dict[float, list[float]] = {}
+    for record in records:
+        if column in record.curve:
+            for update, value in zip(record.curve["update"], record.curve[column], strict=True):
+                values.setdefault(update, []).append(value)
+    return [(update, mean_interval(values[update])) for update in sorted(values)]
+
+
+def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:
+    """Return for each optimizer its frontier in a task: reward over the root of the KL, a point per coefficient.
+
+    Bars are 95% intervals over seeds in both directions; the cross is the model that everybody began with.
+    """
+    betas = summary.betas(task)
+    found = {}
+    for name in summary.optimizers:
+        points = [
+            (beta, summary.interval(name, (task, beta), "kl", low=0.0), summary.interval(name, (task, beta), "reward"))
+            for beta in betas
+            if summary.done(name, (task, beta))
+        ]
+        if points:
+            found[name] = points
+    starts = [r.metrics["start_reward"] for r in summary.records if r.task == task and "start_reward" in r.metrics]
+    rewards = [reward.mean for points in found.values() for _, _, reward in points]
+    start = sum(starts) / len(starts) if starts else min(rewards, default=0.0)
+    across = limits([root(kl.mean) for points in found.values() for _, kl, _ in points], 0.0)
+    along = limits(rewards, start)
+    panels = []
+    for name, points in found.items():
+
+        def paint(axes: Any, name: str = name, points: list[tuple[float, Interval, Interval]] = points) -> None:
+            for other in found.values():
+                axes.plot([root(kl.mean) for _, kl, _ in other], [r.mean for _, _, r in other], color=GREY, lw=0.7)
+            if starts:
+                axes.plot([0], [start], "x", color=INK, markersize=5)
+            for beta, kl, reward in points:
+                x, y = root(kl.mean), reward.mean
+                if kl.is_finite:
+                    axes.plot([root(kl.low), root(kl.high)], [y, y], color=BAND, linewidth=1.5)
+                    axes.plot([x, x], [reward.low, reward.high], color=BAND, linewidth=1.5)
+                axes.annotate(f"{beta:g}", (x, y), textcoords="offset points", xytext=(4, -9), fontsize=7)
+            axes.plot(
+                [root(kl.mean) for _, kl, _ in points], [r.mean for _, _, r in points], "o-", color=MARK, lw=1.2, ms=3
+            )
+            axes.set(xlabel="root of KL", ylabel="reward", title=name, xlim=across, ylim=along)
+
+        panels.append((name, draw(SMALL, paint)))
+    return panels
+
+
+def root(kl: float) -> float:
+    """Return the root of a KL, 0 of one that sampling made negative."""
+    return math.sqrt(max(kl, 0.0))
+
+
+def limits(values: Sequence[float], start: float) -> tuple[float, float]:
+    """Return limits that hold all values but what lies farther below the start than the best lies above it."""
+    finite = [value for value in values if math.isfinite(value)] + [start]
+    high = max(finite)
+    low = max(min(finite), start - max(high - start, 0.05))
+    room = 0.08 * max(high - low, 0.05 * max(abs(high), 0.2))
+    return low - room, high + room

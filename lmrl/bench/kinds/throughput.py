@@ -1,0 +1,71 @@
+"""Suites of the kind `throughput`: what ``lmrl.bench.throughput`` measures, as runs that can be kept and compared.
+
+A task is a set of workloads, a seed a repetition, and the one thing that is run is called lmrl. Runs have the machine
+to themselves, whatever --jobs says. The score is the mean logarithm of lmrl's rates, so that differences are shares:
+0.05 is five percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run
+from lmrl.bench.suite import Suite, merged
+from lmrl.config import build
+from lmrl.errors import SettingsError
+from lmrl.plugins import PluginManager
+
+MODULE = "lmrl.bench.throughput"
+OURS = "lmrl"
+
+
+class ThroughputKind(Kind):
+    """Runs ``measure(settings, progress)`` and keeps every record of it."""
+
+    measure = "log_rate"
+    curve = ""
+    has_frontier = False
+    exclusive = True
+    metrics: ClassVar[Mapping[str, Metric]] = {"log_rate": Metric("mean logarithm of lmrl's rates")}
+
+    def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
+        """Return the library itself: no optimizer is chosen here."""
+        return {OURS: ""}
+
+    def resolve(self, suite: Suite, run: Run, plugins: PluginManager) -> dict[str, Any]:
+        """Return the settings of the measurement."""
+        return asdict(self._settings(suite, run))
+
+    def execute(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> Outcome:
+        """Measure once."""
+        found = list(_module().measure(self._settings(suite, run), False))
+        logs = [math.log(rate) for rate in map(_own_rate, found) if rate]
+        if not logs:
+            raise SettingsError("nothing that was measured has a rate of lmrl; expected at least one such workload")
+        return Outcome({"log_rate": sum(logs) / len(logs)}, details=found)
+
+    def details(self, details: Sequence[Mapping[str, Any]]) -> str:
+        """Return the table of one run's records."""
+        return str(_module().markdown(list(details)))
+
+    def _settings(self, suite: Suite, run: Run) -> Any:
+        return build(_module().ThroughputSettings, merged(suite.settings, suite.tasks[run.task]), f"tasks.{run.task}")
+
+
+def _module() -> Any:
+    try:
+        return import_module(MODULE)
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"suites of the kind throughput need {MODULE}, which is not installed: {error}") from error
+
+
+def _own_rate(record: Mapping[str, Any]) -> float:
+    """Return the median rate of a record of lmrl's own side, or 0."""
+    rate = record.get("rate")
+    median = rate.get("median") if isinstance(rate, Mapping) else rate
+    return float(median) if str(record.get("side", "")).startswith(OURS) and median else 0.0

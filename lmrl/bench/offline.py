@@ -1,0 +1,89 @@
+"""Data for optimizers that do not sample: answers of the starting model, judged by the task's reward.
+
+As many as an optimizer that samples would draw within the budget, group by group; prompts come again where there are
+fewer than that. Held-out prompts are not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmrl.plugins import PluginManager
+from lmrl.seeds import derive_seed
+from lmrl.stages.rl_config import RLConfig
+
+CHUNK = 512
+"""Answers that are sampled at once."""
+
+
+def judged_answers(
+    config: RLConfig, rows: Sequence[Any] | None, experience: str, plugins: PluginManager
+) -> list[dict[str, Any]]:
+    """Return rows of preferences (best against worst of a prompt), labels (above the mean) or rewards."""
+    from lmrl.data import load_prompts
+    from lmrl.models import load
+    from lmrl.rewards import resolve
+    from lmrl.sampling.texts import sample_texts, sampling_spec
+    from lmrl.stages.rl_checks import encode_prompts
+    from lmrl.stages.rl_setup import embedded_model
+
+    model = load(config.model or embedded_model(), device="cpu")
+    if rows is None:
+        spec, settings = config.prompts.resolve(plugins)
+        rows = list(spec.build(settings))
+    training, _ = load_prompts(rows, codec=model.card.codec).split(config.evaluation.prompts, config.run.seed)
+    size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
+    places = [group % len(training) for group in range(groups) for _ in range(size)]
+    ids = encode_prompts(model, training)
+    engine_spec, engine_settings = config.engine.resolve(plugins)
+    engine = engine_spec.build(engine_settings)
+    texts: list[str] = []
+    for start in range(0, len(places), CHUNK):
+        asked_ids = [ids[place] for place in places[start : start + CHUNK]]
+        seed = derive_seed(config.run.seed, "offline data", start)
+        drawn = sample_texts(model, asked_ids, sampling_spec(config.sampling, model.card), seed, engine)
+        texts += [completion.text for completion in drawn]
+    tables = config.reward.tables
+    reward = (
+        resolve(config.reward_weights, tables, plugins)
+        if config.reward_weights
+        else resolve(config.reward.name, tables.get(config.reward.name), plugins)
+    )
+    columns = {name: [column[place] for place in places] for name, column in training.columns.items()}
+    asked = [training.prompts[place] for place in places]
+    scores = [float(score) for score in reward(asked, texts, columns).scores]
+    return MAKERS[experience](asked, texts, scores, size)
+
+
+def _preferences(
+    prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float], size: int
+) -> list[dict[str, Any]]:
+    rows = []
+    for start in range(0, len(texts), size):
+        group = range(start, start + size)
+        best, worst = max(group, key=scores.__getitem__), min(group, key=scores.__getitem__)
+        if scores[best] > scores[worst]:
+            rows.append({"prompt": prompts[start], "chosen": texts[best], "rejected": texts[worst]})
+    return rows
+
+
+def _labelled(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float], size: int) -> list[dict[str, Any]]:
+    """Good is what scores more than the mean of all: with a reward of two values, the higher one."""
+    del size
+    usual = sum(scores) / len(scores)
+    return [
+        {"prompt": prompt, "completion": text, "label": score > usual}
+        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+    ]
+
+
+def _rewarded(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float], size: int) -> list[dict[str, Any]]:
+    del size
+    return [
+        {"prompt": prompt, "completion": text, "reward": score}
+        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+    ]
+
+
+MAKERS = {"preferences": _preferences, "labelled": _labelled, "trajectories": _rewarded}

@@ -1,0 +1,314 @@
+"""What results say, as one HTML page that needs nothing else, and as Markdown.
+
+Both are made of the same parts; the figures stand on the page alone. A run that failed or is missing is shown, and is
+in no figure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lmrl.bench import figures
+from lmrl.bench.compare import Comparison, compare
+from lmrl.bench.kinds import Kind, Metric, kind_named
+from lmrl.bench.records import Record
+from lmrl.bench.statistics import probability_of_improvement
+from lmrl.bench.summary import Summary, summarise
+from lmrl.html import Page
+from lmrl.statistics import Interval
+
+PAGE, TEXT = "report.html", "report.md"
+SHOWN = 40
+"""Failed or missing runs that are listed by name; more are counted."""
+
+
+def write_report(
+    results: Mapping[str, Sequence[Record]],
+    folder: Path,
+    against: Mapping[str, Sequence[Record]] | None = None,
+    title: str = "Benchmarks",
+) -> tuple[Path, Path]:
+    """Write the page and the Markdown into a folder and return their paths."""
+    writer = Writer(title)
+    for records in results.values():
+        add_suite(writer, summarise(records), kind_named(records[0].kind), against)
+    text = folder / TEXT
+    path = writer.page.write(folder / PAGE)
+    text.write_text("\n".join(writer.lines).rstrip() + "\n", encoding="utf-8")
+    return path, text
+
+
+class Writer:
+    """Writes a page and its Markdown side by side."""
+
+    def __init__(self, title: str) -> None:
+        self.page = Page(title, light=True)
+        self.lines = [f"# {title}", ""]
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """Add a heading."""
+        self.page.add_heading(text, level)
+        self.lines += [f"{'#' * level} {text}", ""]
+
+    def text(self, text: str) -> None:
+        """Add a paragraph."""
+        self.page.add_text(text)
+        self.lines += [text, ""]
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | int]], caption: str = "") -> None:
+        """Add a table."""
+        rows = [list(row) for row in rows]
+        self.page.add_text(caption)  # a caption would be as wide as the table, and scroll with it
+        self.page.add_table(columns, rows)
+        self.lines += [
+            *([caption, ""] if caption else []),
+            "| " + " | ".join(columns) + " |",
+            "|---" * len(columns) + "|",
+        ]
+        self.lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
+
+    def commands(self, commands: Sequence[str]) -> None:
+        """Add commands."""
+        self.page.add_commands(commands)
+        self.lines += ["```sh", *commands, "```", ""]
+
+
+def add_suite(
+    writer: Writer, summary: Summary, kind: Kind, against: Mapping[str, Sequence[Record]] | None = None
+) -> None:
+    """Add everything about one suite."""
+    writer.heading(f"Suite {summary.suite}")
+    writer.text(_what_ran(summary))
+    _add_absences(writer, summary)
+    if not any(row.done for row in summary.rows):
+        writer.text("No run ended well, so there is nothing to show.")
+        return
+    if against and summary.suite in against:
+        _add_comparison(writer, compare({summary.suite: against[summary.suite]}, {summary.suite: summary.records}))
+    measure = summary.measure.replace("_", " ")
+    writer.heading(f"Which optimizer: {measure}", 3)
+    _add_scores(writer, summary)
+    _add_improvement(writer, summary)
+    if len(summary.rows) > 1:
+        writer.page.add_heading("Performance profiles", 3)
+        writer.page.add_panels(
+            figures.profiles(summary), "Share of runs above each score, with 95% bands; the others in grey."
+        )
+    if kind.has_frontier:
+        _add_frontiers(writer, summary)
+    _add_curves(writer, summary, kind)
+    _add_metrics(writer, summary, kind)
+    _add_details(writer, summary, kind)
+    _add_recipes(writer, summary)
+    writer.heading("To repeat it", 3)
+    writer.commands(_commands(summary))
+
+
+def _what_ran(summary: Summary) -> str:
+    first = summary.records[0]
+    machines = dict.fromkeys(_machine(record) for record in summary.records if record.machine)
+    commits = [commit for commit in dict.fromkeys(record.commit for record in summary.records) if commit]
+    versions = [f"{name} {version}" for name, version in list(first.versions.items())[:4]]
+    tasks = "; ".join(f"{task} at beta {_listed(summary.betas(task))}" for task in summary.tasks)
+    said = (
+        f"{len(summary.records)} runs: {len(summary.rows)} optimizers, {len(summary.seeds)} seeds. {tasks}. "
+        f"Everybody's budget: {first.budget}."
+    )
+    if versions:
+        said += f" With {', '.join(versions)}" + (f", commit {', '.join(commits)}" if commits else "") + "."
+    return said + (f" On {'; '.join(machines)}." if machines else "")
+
+
+def _machine(record: Record) -> str:
+    found = record.machine
+    threads = f"{found['threads']} thread" + ("s" if found["threads"] != 1 else "")
+    return f"{found['processor']}, {found['cores']} cores, {threads} per run"
+
+
+def _add_absences(writer: Writer, summary: Summary) -> None:
+    failed, missing = summary.failed, summary.missing
+    if not failed and not missing:
+        return
+    writer.heading("Not complete", 3)
+    writer.text(
+        f"{len(failed)} runs failed and {len(missing)} are missing; they are in no figure. An optimizer with a * lacks "
+        "all runs of some task or coefficient, so its aggregate is over others than that of the rest."
+    )
+    rows = [["failed", record.title, record.error] for record in failed[:SHOWN]]
+    if len(failed) > SHOWN:
+        rows.append(["failed", f"{len(failed) - SHOWN} more", ""])
+    groups: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for task, name, beta, seed in missing:
+        groups.setdefault((task, name), []).append((beta, seed))
+    for (task, name), places in groups.items():
+        betas, seeds = sorted({beta for beta, _ in places}), sorted({seed for _, seed in places})
+        said = f"{len(places)} runs: beta {_listed(betas)}; seed {_listed(seeds)}"
+        rows.append(["missing", f"{task}, {name}", said])
+    writer.table(["", "run", "why, or which"], rows)
+
+
+def _add_comparison(writer: Writer, comparisons: Sequence[Comparison]) -> None:
+    writer.heading("Against the older results", 3)
+    counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
+    writer.text(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) + ".")
+    shown = [one for one in comparisons if one.verdict != "equal"][:SHOWN]
+    if shown:
+        writer.table(
+            ["verdict", "what", "old", "new", "difference", "margin"],
+            [[o.verdict, o.title, f"{o.old:.3f}", f"{o.new:.3f}", str(o.difference), f"{o.margin:g}"] for o in shown],
+        )
+
+
+VERDICTS = ("failed", "worse", "undecided", "better", "equal")
+
+
+def _add_scores(writer: Writer, summary: Summary) -> None:
+    writer.page.add_drawing(figures.scores(summary), "Interquartile mean over tasks, coefficients and seeds, 95%.")
+    fast = any(not math.isnan(row.tokens_per_second) for row in summary.rows)
+    columns = ["optimizer", "interquartile mean", "runs", "failed", "missing", "seconds per run"]
+    rows: list[list[str | int]] = []
+    for row in summary.rows:
+        cells: list[str | int] = [
+            row.optimizer,
+            str(row.score),
+            row.done,
+            row.failed,
+            row.missing,
+            f"{row.seconds:.1f}",
+        ]
+        cells[0] = row.title
+        rows.append(cells + ([f"{row.tokens_per_second:,.0f}"] if fast else []))
+    writer.table(
+        columns + (["tokens per second"] if fast else []),
+        rows,
+        "Over all tasks and coefficients; stratified bootstrap over seeds, 95%",
+    )
+
+
+def _add_improvement(writer: Writer, summary: Summary) -> None:
+    names = [row.optimizer for row in summary.rows if row.done]
+    if len(names) < 2:
+        return
+    best = names[0]
+    rows = [[name, str(probability_of_improvement(summary.scores(best), summary.scores(name)))] for name in names[1:]]
+    writer.heading("Probability of improvement", 3)
+    writer.page.add_drawing(
+        figures.improvement(summary), "How often, in percent, a run of the row's optimizer beats one of the column's."
+    )
+    writer.table(["optimizer", f"chance that {best} is better"], rows)
+
+
+def _add_frontiers(writer: Writer, summary: Summary) -> None:
+    writer.heading("Reward against KL", 3)
+    for task in summary.tasks:
+        panels = figures.frontiers(summary, task)
+        writer.page.add_panels(
+            panels,
+            f"{task}: reward over the root of the KL, one point per coefficient with 95% intervals over seeds; the "
+            "cross is the model that all began with, the others are grey.",
+        )
+        betas = summary.betas(task)
+        rows = [
+            [
+                name,
+                *(
+                    f"{_short(summary.interval(name, (task, beta), 'reward'))} at "
+                    f"{_short(summary.interval(name, (task, beta), 'kl'))}"
+                    for beta in betas
+                ),
+            ]
+            for name in summary.optimizers
+        ]
+        writer.table(
+            ["optimizer", *(f"beta {beta:g}" for beta in betas)], rows, f"{task}: reward at KL, means over seeds"
+        )
+
+
+def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:
+    for task in summary.tasks:
+        betas = summary.betas(task)
+        beta = betas[len(betas) // 2]
+        panels = figures.curves(summary, (task, beta), kind.curve, kind.curve.replace("_", " "))
+        if panels:
+            writer.page.add_heading(f"Learning curves: {task}, beta {beta:g}", 3)
+            writer.page.add_panels(panels, "Means over seeds with 95% bands (Student's t); the others in grey.")
+
+
+def _add_metrics(writer: Writer, summary: Summary, kind: Kind) -> None:
+    for task in summary.tasks:
+        betas = summary.betas(task)
+        writer.heading(f"Figures: {task}", 3)
+        for name, metric in kind.metrics.items():
+            if not metric.shown:
+                continue
+            rows = []
+            for optimizer in summary.optimizers:
+                cells = [_cell(summary, optimizer, (task, beta), name, metric) for beta in betas]
+                rows.append([optimizer, *cells])
+            writer.table(
+                ["optimizer", *(f"beta {beta:g}" for beta in betas)],
+                rows,
+                f"{metric.label}: means over seeds, 95% (Student's t)",
+            )
+
+
+def _cell(summary: Summary, optimizer: str, cell: tuple[str, float], name: str, metric: Metric) -> str:
+    """Return a mean with its interval and, where seeds are lacking, how many there are."""
+    found = summary.interval(optimizer, cell, name, metric.low, metric.high)
+    if not found.count:
+        return "none"
+    decimals = metric.decimals
+    said = f"{found.mean:.{decimals}f}"
+    if found.is_finite:
+        said += f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
+    return said + (f" ({found.count} of {len(summary.seeds)} seeds)" if found.count < len(summary.seeds) else "")
+
+
+def _add_details(writer: Writer, summary: Summary, kind: Kind) -> None:
+    """Show what runs of some kinds measured besides, of the first seed of each task."""
+    for task in summary.tasks:
+        kept = [record for record in summary.records if record.task == task and record.details]
+        text = kind.details(kept[0].details) if kept else ""
+        if text:
+            writer.heading(f"In detail: {task}, seed {kept[0].seed}", 3)
+            writer.page.add_commands(text.splitlines())
+            writer.lines += [text, ""]
+
+
+def _add_recipes(writer: Writer, summary: Summary) -> None:
+    """Say what each optimizer was given: its own settings as they were."""
+    rows = []
+    for name in sorted(summary.optimizers):
+        mine = [record for record in summary.records if record.optimizer == name]
+        settings = mine[0].settings.get("optimizer", {})
+        own = settings.get(name, settings)
+        rows.append([name, ", ".join(f"{key} {_plain(value)}" for key, value in own.items()) or "none"])
+    writer.heading("Settings", 3)
+    common = {key: value for key, value in summary.records[0].settings.items() if key != "optimizer"}
+    writer.text("Shared by all, of the first run's task: " + json.dumps(common) + ".")
+    writer.table(["optimizer", "its settings in the first of its runs"], rows)
+
+
+def _commands(summary: Summary) -> list[str]:
+    betas = sorted({record.beta for record in summary.records})
+    names = ",".join(sorted(summary.optimizers))
+    lines = [
+        f"lmrl bench run {asked} --optimizers {names} --seeds {len(summary.seeds)} --beta {_listed(betas, ',')}"
+        for asked in dict.fromkeys(record.asked or summary.suite for record in summary.records)
+    ]
+    return [*lines, f"lmrl bench report results/{summary.suite}.jsonl"]
+
+
+def _short(interval: Interval) -> str:
+    return f"{interval.mean:.2f}" if interval.count else "none"
+
+
+def _listed(values: Sequence[float], between: str = ", ") -> str:
+    return between.join(f"{value:g}" for value in values)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,232 @@
+"""Running a suite: what is there already is not run again, and every run that ends is one more line of the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmrl.bench.circumstances import circumstances, machine, pathless
+from lmrl.bench.kinds import Kind, Run, kind_named
+from lmrl.bench.processes import run_all
+from lmrl.bench.records import Record, append, read_records, require_alike
+from lmrl.bench.suite import Suite
+from lmrl.errors import SettingsError, unknown
+from lmrl.locks import folder_lock
+from lmrl.plugins import PluginManager
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with its resolved settings and their digest."""
+
+    run: Run
+    settings: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to do one run."""
+
+    suite: Suite
+    planned: Planned
+    folder: Path
+    asked: str = ""
+
+
+def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
+    """Return every run of a suite, seed by seed so that a study that is stopped early has whole rounds.
+
+    Raises ``SettingsError`` for an optimizer that is unknown or that the kind cannot run, and for every setting that
+    is wrong for any run.
+    """
+    kind = kind_named(suite.kind)
+    names = chosen_optimizers(suite, kind, plugins)
+    planned = []
+    for task in suite.tasks:
+        for name in names:
+            for beta in suite.betas:
+                run = Run(task, name, beta, 0)
+                try:
+                    settings = pathless(kind.resolve(suite, run, plugins))
+                except SettingsError as error:
+                    raise SettingsError(f"the suite {suite.name}, task {task!r}, {name}: {error}") from error
+                planned.append(Planned(run, settings, digest_of(suite, run, settings)))
+    return [
+        Planned(Run(one.run.task, one.run.optimizer, one.run.beta, seed), one.settings, one.digest)
+        for seed in range(suite.seeds)
+        for one in planned
+    ]
+
+
+def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[str]:
+    """Return the names to run: those asked for, or all that can be; what is left out is said in the log."""
+    able = kind.able(suite, plugins)
+    if suite.measure.name and suite.measure.name not in kind.metrics:
+        raise SettingsError(f"the suite {suite.name}: " + unknown("measure", suite.measure.name, kind.metrics))
+    for name in suite.optimizers:
+        if name not in able:
+            raise SettingsError(unknown("optimizer", name, able, plugins.absences()))
+        if able[name]:
+            raise SettingsError(f"{name} cannot be run in the suite {suite.name}: {able[name]}")
+    if suite.optimizers:
+        return list(dict.fromkeys(suite.optimizers))
+    for name, reason in able.items():
+        if reason:
+            logger.info("left out: %s (%s)", name, reason)
+    return [name for name, reason in able.items() if not reason]
+
+
+def digest_of(suite: Suite, run: Run, settings: dict[str, Any]) -> str:
+    """Return the digest of everything that a run's figures depend on but its seed."""
+    content = [suite.kind, run.task, run.optimizer, run.beta, suite.budget.unit, suite.budget.amount, settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def run_suite(
+    suite: Suite,
+    output: Path,
+    *,
+    plugins: PluginManager | None = None,
+    jobs: int = 1,
+    retry: bool = False,
+    progress: bool = True,
+    asked: str = "",
+) -> list[Record]:
+    """Run what ``output`` does not hold yet, append it line by line, and return the records of the suite's runs.
+
+    A run that fails is a record that says so; with ``retry`` such runs are tried again. ``asked`` is how the command
+    line names the suite, for reports. Raises ``SettingsError`` if the
+    file holds results of another suite or budget, or of these runs under other settings.
+    """
+    from tqdm import tqdm
+
+    if jobs < 1:
+        raise SettingsError(f"jobs is {jobs}; expected a number of processes of at least 1")
+    plugins = plugins or PluginManager()
+    planned = plan(suite, plugins)
+    if kind_named(suite.kind).exclusive:
+        jobs = 1
+
+    def taken(holder: str) -> None:
+        raise SettingsError(f"{output.parent} is being written to by {holder}; wait for it, or give another --output")
+
+    with folder_lock(output.parent, taken):
+        known = _known(suite, output, planned)
+        todo = [
+            one for one in planned if _key(one.run) not in known or (retry and known[_key(one.run)].status == "failed")
+        ]
+        if todo:
+            tasks = list(dict.fromkeys(one.run.task for one in todo))
+            kind_named(suite.kind).prepare(suite, output.parent, tasks, progress)
+        jobs_to_do = [Job(suite, one, output.parent, asked) for one in todo]
+        bar = tqdm(
+            total=len(planned), initial=len(planned) - len(todo), unit="run", desc=suite.name, disable=not progress
+        )
+        with bar:
+            for record in run_all(attempt, jobs_to_do, jobs, plugins):
+                append(output, record)
+                known[record.key] = record
+                failed = sum(one.status == "failed" for one in known.values())
+                bar.set_postfix_str(f"{record.title}" + (f"; {failed} failed" if failed else ""))
+                bar.update()
+    return [known[_key(one.run)] for one in planned]
+
+
+def _known(suite: Suite, output: Path, planned: Sequence[Planned]) -> dict[Any, Record]:
+    """Return what the file holds; refuses what must not stand in one file with this suite's runs."""
+    wanted = {_key(one.run): one for one in planned}
+    known = {}
+    for record in read_records(output):
+        require_alike(_blank(suite), record, str(output))
+        one = wanted.get(record.key)
+        if one is not None and record.digest != one.digest:
+            raise SettingsError(
+                f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now "
+                f"{one.digest}); give another --output, or move the file away to run it anew"
+            )
+        known[record.key] = record
+    return known
+
+
+def _blank(suite: Suite) -> Record:
+    return Record(suite.name, suite.kind, "", "", 0.0, 0, suite.budget, "done")
+
+
+def _key(run: Run) -> tuple[str, str, float, int]:
+    return run.task, run.optimizer, run.beta, run.seed
+
+
+def attempt(job: Job, plugins: PluginManager) -> Record:
+    """Do one run and return its record; a run that fails is one that says so, and is never averaged away."""
+    import torch
+
+    import lmrl.stages.rl  # noqa: F401  # what is imported now is not counted as a run's time
+
+    torch.set_num_threads(1)
+    suite, run = job.suite, job.planned.run
+    kind = kind_named(suite.kind)
+    measure = suite.measure.name or kind.measure
+    start = time.perf_counter()
+    error, score, metrics = "", None, {}
+    curve: dict[str, list[float]] = {}
+    details: list[dict[str, Any]] = []
+    try:
+        with _only_warnings():
+            outcome = kind.execute(suite, run, job.folder, plugins)
+        metrics, curve, details = outcome.metrics, outcome.curve, outcome.details
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong:
+            raise ArithmeticError(f"{wrong[0]} is {metrics.pop(wrong[0])}; expected a finite number")
+        low, high = kind.scale(suite, run.task)
+        score = (metrics[measure] - low) / (high - low)
+    except KeyboardInterrupt:
+        raise
+    except Exception as caught:
+        error = f"{type(caught).__name__}: {caught}"
+        metrics, score = {}, None
+    return Record(
+        suite=suite.name,
+        kind=suite.kind,
+        task=run.task,
+        optimizer=run.optimizer,
+        beta=run.beta,
+        seed=run.seed,
+        budget=suite.budget,
+        status="failed" if error else "done",
+        digest=job.planned.digest,
+        measure=measure,
+        margin=suite.measure.margin,
+        score=score,
+        metrics=metrics,
+        curve=curve,
+        settings=job.planned.settings,
+        details=details,
+        asked=job.asked or suite.name,
+        error=error,
+        seconds=round(time.perf_counter() - start, 3),
+        machine=machine(torch.get_num_threads()),
+        **circumstances(),
+    )
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Leave out the notes on data that every run would repeat."""
+    library = logging.getLogger("lmrl")
+    level = library.level
+    library.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        library.setLevel(level)

@@ -1,0 +1,152 @@
+"""Records of one suite put together: what each optimizer comes to, by task and coefficient, and what is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lmrl.bench.records import Key, Record
+from lmrl.bench.statistics import Scores, interquartile_interval
+from lmrl.statistics import Interval, mean_interval
+
+Cell = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer over all tasks and coefficients."""
+
+    optimizer: str
+    score: Interval
+    """Interquartile mean of the scores, with its stratified bootstrap interval."""
+    done: int
+    failed: int
+    missing: int
+    seconds: float
+    """Mean of the runs that ended well."""
+    tokens_per_second: float
+    """NaN where the kind has no such thing."""
+    complete: bool = True
+    """Whether there is a run that ended well for every task and coefficient."""
+
+    @property
+    def title(self) -> str:
+        """The name, with a star where the aggregate is over fewer tasks or coefficients than others'."""
+        return self.optimizer if self.complete else f"{self.optimizer} *"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The records of one suite; ``rows`` are sorted, the best first."""
+
+    records: Sequence[Record]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def suite(self) -> str:
+        """The suite's name."""
+        return self.records[0].suite
+
+    @property
+    def measure(self) -> str:
+        """The metric that scores are made of."""
+        return self.records[0].measure
+
+    @cached_property
+    def optimizers(self) -> list[str]:
+        """Names, the best first."""
+        return [row.optimizer for row in self.rows]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Names in the order of the file."""
+        return list(dict.fromkeys(record.task for record in self.records))
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """All that stand in the file."""
+        return sorted({record.seed for record in self.records})
+
+    def betas(self, task: str) -> list[float]:
+        """Return the coefficients of a task."""
+        return sorted({record.beta for record in self.records if record.task == task})
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Every pair of task and coefficient."""
+        return [(task, beta) for task in self.tasks for beta in self.betas(task)]
+
+    def done(self, optimizer: str, cell: Cell) -> list[Record]:
+        """Return the runs of an optimizer that ended well in a cell, by seed."""
+        found = [
+            record
+            for record in self.records
+            if record.optimizer == optimizer and record.cell == cell and record.status == "done"
+        ]
+        return sorted(found, key=lambda record: record.seed)
+
+    def scores(self, optimizer: str) -> Scores:
+        """Return the scores of each cell, in the order of ``cells``."""
+        return [
+            [record.score for record in self.done(optimizer, cell) if record.score is not None] for cell in self.cells
+        ]
+
+    def interval(
+        self, optimizer: str, cell: Cell, metric: str, low: float = -math.inf, high: float = math.inf
+    ) -> Interval:
+        """Return a metric's mean over seeds with Student's t interval, cut at what is possible."""
+        found = mean_interval([r.metrics[metric] for r in self.done(optimizer, cell) if metric in r.metrics])
+        if not found.is_finite:
+            return found
+        # A KL that sampling made negative keeps its mean inside of the interval.
+        bounds = min(max(found.low, low), found.mean), max(min(found.high, high), found.mean)
+        return Interval(found.mean, *bounds, found.count)
+
+    @cached_property
+    def failed(self) -> list[Record]:
+        """Runs that failed."""
+        return [record for record in self.records if record.status != "done"]
+
+    @cached_property
+    def missing(self) -> list[Key]:
+        """Runs of the grid (every optimizer, cell and seed that the file names) that are not there."""
+        there = {record.key for record in self.records}
+        return [
+            (task, name, beta, seed)
+            for name in dict.fromkeys(record.optimizer for record in self.records)
+            for task, beta in self.cells
+            for seed in self.seeds
+            if (task, name, beta, seed) not in there
+        ]
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """Return the summary of one suite's records; optimizers that lack runs of a task or coefficient come last."""
+    bare = Summary(records)
+    planned = len(bare.cells) * len(bare.seeds)
+    rows = []
+    for name in dict.fromkeys(record.optimizer for record in records):
+        mine = [record for record in records if record.optimizer == name]
+        done = [record for record in mine if record.status == "done"]
+        speeds = [r.metrics["tokens_per_second"] for r in done if "tokens_per_second" in r.metrics]
+        rows.append(
+            Row(
+                name,
+                interquartile_interval([part for part in bare.scores(name) if len(part)]),
+                len(done),
+                len(mine) - len(done),
+                planned - len(mine),
+                mean([record.seconds for record in done]),
+                mean(speeds),
+                all(len(part) for part in bare.scores(name)),
+            )
+        )
+    rows.sort(key=lambda row: (not row.complete, -row.score.mean if row.done else math.inf))
+    return Summary(records, rows)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, NaN of nothing."""
+    return sum(values) / len(values) if values else math.nan
