@@ -15,9 +15,9 @@ from lmrl.config import build
 from lmrl.plugins import PluginManager
 from lmrl.rollout import Rollout, Scored
 from lmrl.seeds import derive_seed
+from lmrl.stages.memory import microbatch_budget
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_setup import open_session
-from lmrl.stages.memory import microbatch_budget
 
 BETA = 0.04
 """Coefficient of the KL on every side, so that all evaluate the reference."""
