@@ -12,7 +12,8 @@ SHIPPED = {
     "verifiable": "Addition, word sorting and copying with exact graders",
     "synthetic": "Increasing numbers, dates, and shortest paths from random walks",
     "reasoning": "GSM8K and BIG-bench's word sorting, for a model and data of yours",
-    "smoke": "The suites above but reasoning at toy size, in a few minutes",
+    "throughput": "Sampling, updates and whole batches beside generate, a padded update and TRL",
+    "smoke": "The suites of optimizers, but reasoning, at toy size, in a few minutes",
 }
 """Their files lie in `suites/`, by name."""
 

@@ -64,7 +64,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, capacity: int, first: int = 0) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.is_initialized: bool = False
         self.first = self.end = first
         self._buffers = (WindowBuffer(capacity), WindowBuffer(capacity))
 

@@ -36,9 +36,7 @@ _known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 def supports(model: Any) -> bool:
     """Say whether ``LlamaDecoder`` gives this model's own logits."""
-    if not isinstance(model, nn.Module) or torch.is_autocast_enabled(model.device.type):  # type: ignore[attr-defined]
-        return False
-    if not _has_known_parts(model):
+    if not isinstance(model, nn.Module) or torch.is_autocast_enabled("cpu") or not _has_known_parts(model):
         return False
     if model not in _known:
         _known[model] = _agrees(model)
@@ -59,7 +57,7 @@ def _has_known_parts(model: Any) -> bool:
     # An adapter replaces these modules by its own.
     if not all(type(module) is nn.Linear and module.weight.dtype == torch.float32 for module in linears):
         return False
-    return model.device.type == "cpu"
+    return bool(model.device.type == "cpu")
 
 
 @torch.no_grad()
@@ -276,11 +274,12 @@ class _Groups:
         """Return rows (B, heads, repeats, N) as (groups, heads, samples x repeats, N)."""
         if self._gather is not None:
             rows = rows.index_select(0, self._gather)
-        return rows.unflatten(0, (-1, self._samples)).transpose(1, 2).flatten(2, 3)
+        grouped: Tensor = rows.unflatten(0, (-1, self._samples)).transpose(1, 2).flatten(2, 3)
+        return grouped
 
     def _ungroup(self, grouped: Tensor) -> Tensor:
         """Undo ``_group``."""
-        rows = grouped.unflatten(2, (self._samples, -1)).transpose(1, 2).flatten(0, 1)
+        rows: Tensor = grouped.unflatten(2, (self._samples, -1)).transpose(1, 2).flatten(0, 1)
         return rows if self._scatter is None else rows.index_select(0, self._scatter)
 
     def _house(self, active: list[int], ready: dict[int, _Prompt]) -> None:
