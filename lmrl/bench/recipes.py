@@ -1,7 +1,7 @@
 """Settings of optimizers in the suites, where a default is made for another size. Everybody's budget is the same.
 
-``"beta"`` stands for the suite's coefficient: methods without a KL of their own in the reward have one in their loss.
-Names that are not installed are harmless.
+``"beta"`` and ``"1/beta"`` stand for the suite's coefficient: methods without the KL in their reward have one of their
+own. Names that are not installed are harmless.
 """
 
 from __future__ import annotations
@@ -15,4 +15,13 @@ EXACT: dict[str, dict[str, Any]] = {
     "dpo": {"beta": "beta"},
     "kto": {"beta": "beta"},
     "online_dpo": {"beta": "beta"},
+    "ilql": {"beta": "1/beta"},
 }
+
+EXACT_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Dividing by a group's deviation is a bias; these are the same plugins without it.
+    "grpo_centred": ("grpo", {"normalisation": "none"}),
+    "gspo_centred": ("gspo", {"normalise_std": False}),
+    "cispo_centred": ("cispo", {"normalise_std": False}),
+}
+"""Further rows of the table: an optimizer under another name, with other settings."""

@@ -79,10 +79,12 @@ class StateOutputs:
 
     def select(self, kept: Tensor) -> StateOutputs:
         """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
-        if bool(kept.all()):
-            return self
-        logits, values = (None if column is None else column[kept] for column in (self.logits, self.values))
-        actions = None if self.action_values is None else self.action_values.select(kept)
+        return self if bool(kept.all()) else self.at(kept)
+
+    def at(self, places: Tensor) -> StateOutputs:
+        """Return the states at these places, by index or by mask."""
+        logits, values = (None if column is None else column[places] for column in (self.logits, self.values))
+        actions = None if self.action_values is None else self.action_values.at(places)
         return StateOutputs(logits, values, actions)
 
 

@@ -124,8 +124,7 @@ class TextPolicy:
                 return evaluation
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
-        wanted = {"need_action_values": True} if self.with_action_values else {}
-        outputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
+        outputs = self.states(inputs)
         if self.support is not None:
             outputs = outputs.restricted(self.support(inputs))
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
@@ -133,6 +132,12 @@ class TextPolicy:
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation
+
+    def states(self, inputs: TextInputs) -> StateOutputs:
+        """Return what the model says of the states before each response token."""
+        wanted = {"need_action_values": True} if self.with_action_values else {}
+        outputs: StateOutputs = self.module(inputs, need_logits=True, need_values=self.with_values, **wanted)
+        return outputs
 
     def move_targets(self, rate: float) -> None:
         """Move the targets of the action values this share of the way to them."""
