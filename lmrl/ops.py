@@ -199,15 +199,16 @@ def group_means(x: Tensor, group: Tensor) -> Tensor:
     return sums / counts
 
 
-def leave_one_out_means(x: Tensor, group: Tensor) -> Tensor:
+def leave_one_out_means(x: Tensor, group: Tensor, left_out: Tensor | None = None) -> Tensor:
     """Return for each row the mean of ``x`` (B,) over the *others* of its group (Kool et al. 2019, eq. 8).
 
-    Raises ``ValueError`` for a group of one, which has no others.
+    Rows ``left_out`` (B,) bool, whose score was withheld, count among nobody's others. They, and rows that have no
+    others left, are given their own ``x``: compared with that they are 0. Raises ``ValueError`` for a group of one.
     """
-    sums, counts = group_sums(x, group)
-    if bool((counts < 2).any()):
+    if bool((group_sums(x, group)[1] < 2).any()):
         raise ValueError("a group of one row has no others to take a mean of; expected at least two samples per prompt")
-    return (sums - x) / (counts - 1)
+    sums, counts = group_sums(x, group if left_out is None else split_off(group, left_out))
+    return torch.where(counts > 1, (sums - x) / (counts - 1).clamp_min(1), x)
 
 
 def group_spread(x: Tensor, group: Tensor) -> Tensor:

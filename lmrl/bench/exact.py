@@ -25,6 +25,16 @@ SUITE = "exact"
 KINDS = ("random", "counting")
 BEST_OF = "best_of_n"
 """A row of the table without training: the reference's best of n answers, by the true reward."""
+ASCENT = "exact_gradient"
+"""A row of the table without samples: J climbed with its exact gradient, in as many steps of the same size."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Dividing by a group's deviation is a bias; these are the same plugins without it.
+    "grpo_centred": ("grpo", {"normalisation": "none"}),
+    "gspo_centred": ("gspo", {"normalise_std": False}),
+    "cispo_centred": ("cispo", {"normalise_std": False}),
+}
+"""Further rows of the table: an optimizer under another name, with other settings."""
+MEASURES = ("objective", "gap", "reward", "kl", "total_variation", "gap_closed")
 
 
 @dataclass
@@ -32,20 +42,21 @@ class ExactSuite:
     """What is run: every optimizer on every problem, at every beta, with every seed."""
 
     optimizers: list[str] = field(default_factory=list)
-    """Names; empty runs all that are installed and can learn here."""
+    """Names; empty runs all that are installed, some of them again with other settings, and what they are compared
+    with."""
     betas: list[float] = field(default_factory=lambda: [0.1, 0.3, 1.0])
     """Coefficients of the KL: small ones leave the reference far behind."""
     problems: list[str] = field(default_factory=lambda: list(KINDS))
     """random: rewards without any pattern; counting: how often one token comes."""
     seeds: int = 5
     """Each is a problem, a starting policy, and everything that is drawn."""
-    updates: int = 300
+    updates: int = 200
     """Rollouts or batches to learn from."""
-    groups: int = 16
+    groups: int = 64
     """Prompts per update."""
-    group_size: int = 4
-    """Answers per prompt."""
-    learning_rate: float = 5e-3
+    group_size: int = 8
+    """Answers per prompt; methods that learn from pairs get half as many pairs."""
+    learning_rate: float = 3e-3
     """Peak learning rate; it falls linearly to 0."""
 
     def __post_init__(self) -> None:
@@ -79,10 +90,12 @@ class Task:
 
 def tasks_of(suite: ExactSuite, plugins: PluginManager) -> list[Task]:
     """Return the runs of a suite. Raises ``SettingsError`` for an optimizer that is not installed."""
-    names = suite.optimizers or [*_able(plugins), BEST_OF]
+    installed = plugins.optimizers()
+    variants = [name for name, (base, _) in VARIANTS.items() if base in installed]
+    names = suite.optimizers or [*installed, *variants, ASCENT, BEST_OF]
     for name in names:
-        if name != BEST_OF:
-            plugins.get("optimizer", name)
+        if name not in (ASCENT, BEST_OF):
+            plugins.get("optimizer", base_of(name))
     budget = (suite.updates, suite.groups, suite.group_size, suite.learning_rate)
     return [
         Task(name, problem, beta, seed, *budget)
@@ -93,28 +106,13 @@ def tasks_of(suite: ExactSuite, plugins: PluginManager) -> list[Task]:
     ]
 
 
-def _able(plugins: PluginManager) -> list[str]:
-    """Return the optimizers that can learn here; others are named in the log with the reason."""
-    from lmrl.testing.exact_rollouts import require_served
-
-    able = []
-    for name, spec in plugins.optimizers().items():
-        try:
-            require_served(name, spec.needs)
-        except SettingsError as error:
-            logger.info("left out: %s", error)
-        else:
-            able.append(name)
-    return able
-
-
 def run_task(
     task: Task, plugins: PluginManager | None = None, table: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train once and return the record: the task, and where the policy ended.
 
-    ``curve`` is the gap closed on the way. ``table`` holds the optimizer's settings; left out, they are those that the
-    suite file gives it.
+    ``gap`` is J(pi*) - J(pi), ``start_gap`` that of the reference; ``curve`` is the share of it closed on the way.
+    ``table`` holds the optimizer's settings; left out, they are those that the suite file gives it.
     """
     import torch
 
@@ -122,14 +120,21 @@ def run_task(
     from lmrl.kl import KLSettings
     from lmrl.stages.rl_config import TrainSettings
     from lmrl.testing import counting_problem, random_problem
-    from lmrl.testing.exact_training import ExactTrainer
+    from lmrl.testing.exact_training import ExactTrainer, ascend_exactly
 
     torch.set_num_threads(1)
     problem = {"random": random_problem, "counting": counting_problem}[task.problem](task.seed)
+    start = problem.measure_of(problem.reference_table.log_probabilities, task.beta)
+    head = {"suite": SUITE, **asdict(task), "status": "done", "start_gap": round(start.gap, 5)}
     if task.optimizer == BEST_OF:
         n, measures = best_of_measures(problem, task.beta)
-        return {"suite": SUITE, **asdict(task), "status": "done", "n": n, **asdict(measures), "seconds": 0.0}
-    spec = (plugins or PluginManager()).get("optimizer", task.optimizer)
+        return head | {"n": n, **_rounded(measures), "seconds": 0.0}
+    every = max(1, task.updates // 10)
+    if task.optimizer == ASCENT:
+        rate = task.learning_rate
+        climbed = ascend_exactly(problem, beta=task.beta, updates=task.updates, learning_rate=rate, every=every)
+        return head | _ended(climbed)
+    spec = (plugins or PluginManager()).get("optimizer", base_of(task.optimizer))
     settings = build(spec.settings, settings_for(task) if table is None else table)
     train = TrainSettings(
         updates=task.updates,
@@ -139,19 +144,25 @@ def run_task(
         value_learning_rate=2 * task.learning_rate,
         schedule="linear",
         max_gradient_norm=0.0,
+        microbatch_tokens=2**31,  # however many answers there are, the model sees each distinct one once
     )
     trainer = ExactTrainer(problem, spec, settings, kl=KLSettings(beta=task.beta), train=train, seed=task.seed)
-    curve = trainer.run(every=max(1, task.updates // 20))
-    return {
-        "suite": SUITE,
-        **asdict(task),
-        "status": "done",
-        **asdict(curve.last),
-        "curve": [round(value, 5) for value in curve.column("gap_closed")],
-        "curve_updates": curve.updates,
-        "settings": asdict(settings),
-        "seconds": round(curve.seconds, 3),
-    }
+    return head | _ended(trainer.run(every)) | {"settings": settings_for(task)}
+
+
+def _rounded(measures: Any) -> dict[str, float]:
+    return {name: round(getattr(measures, name), 5) for name in MEASURES}
+
+
+def _ended(curve: Any) -> dict[str, Any]:
+    """Return what a record says of a curve."""
+    shares = [round(value, 4) for value in curve.column("gap_closed")]
+    return {**_rounded(curve.last), "curve": shares, "curve_updates": curve.updates, "seconds": round(curve.seconds, 2)}
+
+
+def base_of(name: str) -> str:
+    """Return the optimizer that a row of the table is of."""
+    return VARIANTS[name][0] if name in VARIANTS else name
 
 
 def settings_for(task: Task) -> dict[str, Any]:
@@ -160,8 +171,9 @@ def settings_for(task: Task) -> dict[str, Any]:
     from lmrl.bench.suite import Suite
 
     suite = build(Suite, read_toml(Path(__file__).parent / "suites" / f"{SUITE}.toml"))
-    recipe = suite.recipes.get(task.optimizer)
-    return substituted(recipe.optimizer, task.beta) if recipe else {}
+    base, changes = VARIANTS.get(task.optimizer, (task.optimizer, {}))
+    recipe = suite.recipes.get(base)
+    return substituted((recipe.optimizer if recipe else {}) | changes, task.beta)
 
 
 def run_suite(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lmrl.testing.exact import ExactMeasures, ExactProblem
@@ -28,15 +27,5 @@ def best_of_log_probabilities(problem: ExactProblem, n: int) -> Tensor:
 
 def best_of_measures(problem: ExactProblem, beta: float) -> tuple[int, ExactMeasures]:
     """Return the n of ``SIZES`` whose objective is the highest, and where it stands."""
-    start = problem.objective_of(problem.reference_table.log_probabilities, beta)
-    gap = problem.optimal_objective(beta) - start
-    found = []
-    for n in SIZES:
-        log_probabilities = best_of_log_probabilities(problem, n)
-        objective = problem.objective_of(log_probabilities, beta)
-        reward = problem.objective_of(log_probabilities, 0.0)
-        distance = problem.total_variation(log_probabilities, beta)
-        kl = (reward - objective) / beta
-        found.append((n, ExactMeasures(objective, reward, kl, distance, (objective - start) / gap)))
-    best = int(torch.tensor([measures.objective for _, measures in found]).argmax())
-    return found[best]
+    found = [(n, problem.measure_of(best_of_log_probabilities(problem, n), beta)) for n in SIZES]
+    return max(found, key=lambda pair: pair[1].objective)

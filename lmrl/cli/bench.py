@@ -236,7 +236,9 @@ def _declare_exact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beta", default="0.1,0.3,1", help="coefficients of the KL; default: %(default)s")
     parser.add_argument("--problems", default="random,counting", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--updates", type=int, default=300, help="updates of every run; default: %(default)s")
+    parser.add_argument("--updates", type=int, default=200, help="updates of every run; default: %(default)s")
+    parser.add_argument("--groups", type=int, default=64, help="prompts per update; default: %(default)s")
+    parser.add_argument("--group-size", type=int, default=8, help="answers per prompt; default: %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
     parser.add_argument(
         "--output",
@@ -259,6 +261,8 @@ def _exact(arguments: argparse.Namespace) -> int:
         problems=_names(arguments.problems),
         seeds=arguments.seeds,
         updates=arguments.updates,
+        groups=arguments.groups,
+        group_size=arguments.group_size,
     )
     output: Path = arguments.output
     records = run_suite(

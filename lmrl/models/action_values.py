@@ -36,9 +36,9 @@ class ActionValues:
     targets: Tensor
     logprobs: Tensor
 
-    def select(self, kept: Tensor) -> ActionValues:
-        """Return the states where ``kept`` (N,) is true."""
-        return ActionValues(self.taken[:, kept], self.targets[:, kept], self.logprobs[:, kept])
+    def at(self, places: Tensor) -> ActionValues:
+        """Return the states at these places, by index or by mask."""
+        return ActionValues(self.taken[:, places], self.targets[:, places], self.logprobs[:, places])
 
 
 class ActionValueHead(nn.Module):

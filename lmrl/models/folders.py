@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+MASK_FILE = "mask_policy.safetensors"
+"""A checkpoint's mask policy, within whose sets the policy was trained (NLPO)."""
 CHECKPOINT_LINK = "checkpoint"
 """Name of the link in a run folder that leads to its newest checkpoint."""
 

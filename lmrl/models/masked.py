@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from lmrl.errors import ResumeError
+from lmrl.models.folders import MASK_FILE
 from lmrl.models.loading import freeze_copy
 from lmrl.models.policy import PolicyModel, StateOutputs
 from lmrl.rollout import TextInputs, lengths_to_mask
 from lmrl.sampling.cache import JointCache
 from lmrl.sampling.spec import SamplingSpec
-
-MASK_FILE = "mask_policy.safetensors"
 
 
 class MaskPolicy:

@@ -92,14 +92,16 @@ class StateOutputs:
 
     def select(self, kept: Tensor) -> StateOutputs:
         """Return the states where ``kept`` (N,) is true; without a copy if that is all of them."""
-        if bool(kept.all()):
-            return self
+        return self if bool(kept.all()) else self.at(kept)
+
+    def at(self, places: Tensor) -> StateOutputs:
+        """Return the states at these places, by index or by mask."""
         logits, values, logprobs = (
-            None if column is None else column[kept] for column in (self.logits, self.values, self.logprobs)
+            None if column is None else column[places] for column in (self.logits, self.values, self.logprobs)
         )
-        actions = None if self.action_values is None else self.action_values.select(kept)
+        actions = None if self.action_values is None else self.action_values.at(places)
         whole = self.later_logits
-        later = None if whole is None else lambda: whole()[kept]
+        later = None if whole is None else lambda: whole()[places]
         return StateOutputs(logits, values, actions, logprobs, later)
 
 

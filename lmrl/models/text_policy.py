@@ -129,9 +129,7 @@ class TextPolicy:
                 return evaluation
         inputs: TextInputs = batch.inputs
         mask = batch.action_mask
-        wanted = {"need_action_values": True} if self.with_action_values else {}
-        temperature = plain_temperature(self.spec) if self.support is None else None
-        outputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
+        outputs = self.states(inputs)
         if self.support is not None:
             outputs = outputs.restricted(self.support(inputs))
         # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
@@ -139,6 +137,13 @@ class TextPolicy:
         evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation
+
+    def states(self, inputs: TextInputs) -> StateOutputs:
+        """Return what the model says of the states before each response token."""
+        wanted = {"need_action_values": True} if self.with_action_values else {}
+        temperature = plain_temperature(self.spec) if self.support is None else None
+        outputs: StateOutputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
+        return outputs
 
     def split(self, batch: Any, token_budget: int) -> list[Tensor]:
         """Return the rows of each microbatch: by distinct tokens where rows are packed, else by padded positions."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models.chat_template import prompt_ids, template_end_id
+from lmrl.models.folders import MASK_FILE, model_folder
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.sampling.texts import sampling_spec
 
 if TYPE_CHECKING:
     from lmrl.models.card import ModelCard
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,26 @@ EMBEDDED = "stories"
 
 
 def model_path(name: str | Path) -> str:
-    """Return the folder or hub id that a model's name stands for; empty or "stories" is the embedded story model."""
+    """Return the folder or hub id that a model's name stands for; empty or "stories" is the embedded story model.
+
+    The log says once of a checkpoint if it comes without the restriction that it was trained with.
+    """
     from lmrl.stories import MODEL_PATH
 
-    return str(MODEL_PATH) if not str(name) or (str(name) == EMBEDDED and not Path(EMBEDDED).is_dir()) else str(name)
+    if not str(name) or (str(name) == EMBEDDED and not Path(EMBEDDED).is_dir()):
+        return str(MODEL_PATH)
+    _note_mask(str(name))
+    return str(name)
+
+
+@cache
+def _note_mask(name: str) -> None:
+    if (model_folder(name) / MASK_FILE).exists():
+        logger.warning(
+            "%s was trained to draw within the sets of a mask policy (NLPO); here it draws from all of its vocabulary, "
+            "so its answers may be worse than those of its run's evaluation",
+            name,
+        )
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
+from lmrl.kl import KLSettings
 from lmrl.models import LanguageModel
 from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
@@ -77,6 +78,38 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         raise SettingsError(
             f"optimizer.{optimizer.name}.minibatches is {settings.minibatches}, more than the "
             f"{config.train.prompts_per_update} prompts per update"
+        )
+
+
+def note_unused(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool) -> None:
+    """Say in the log which settings an optimizer that learns from data never reads, and what its evaluation asks.
+
+    ``prompts_given``: the prompts come from the caller instead of the configuration.
+    """
+    if optimizer.needs.experience == "rollouts":
+        return
+    unused = [
+        name
+        for name, set_here in (("[kl]", config.kl != KLSettings()), ("train.group_size", config.train.group_size != 1))
+        if set_here
+    ]
+    if unused:
+        logger.warning(
+            "%s is set, but optimizer %r samples nothing while it learns from data.path, and does not read it; how far "
+            "it may go from the reference is a setting of its own ([optimizer.%s])",
+            " and ".join(unused),
+            optimizer.name,
+            optimizer.name,
+        )
+    by_default = not prompts_given and config.prompts.name == RLConfig().prompts.name
+    if by_default and config.model and config.evaluation.prompts:
+        logger.warning(
+            "evaluation asks %s the prompts %r and scores the answers by %r, which may have nothing to do with the "
+            "data; set prompts.name and reward.name to what the data are about, or evaluation.prompts=0 to leave "
+            "evaluation out",
+            config.model,
+            config.prompts.name,
+            config.reward.name,
         )
 
 

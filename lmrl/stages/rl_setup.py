@@ -32,11 +32,18 @@ from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import free_folder, make_accelerator
 from lmrl.stages.memory import microbatch_budget
-from lmrl.stages.rl_checks import check_ranks, check_settings, encode_prompts, note_plain_prompts, usable_prompts
+from lmrl.stages.rl_checks import (
+    check_ranks,
+    check_settings,
+    encode_prompts,
+    note_plain_prompts,
+    note_unused,
+    usable_prompts,
+)
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rl_offline import OfflineData, load_offline
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.run import CONFIG_FILE, Run, create_folder, truncate_metrics, write_versions
+from lmrl.stages.run import CONFIG_FILE, Run, create_folder, refuse_taken, truncate_metrics, write_versions
 from lmrl.stages.update import MetricMeans, Updater
 
 
@@ -150,6 +157,7 @@ def open_session(
     plugins = plugins or PluginManager()
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings, data is not None)
+    note_unused(config, optimizer_spec, prompts is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     reward_function = _reward(config, reward, plugins)
     accelerator = make_accelerator(config.run)
@@ -347,6 +355,9 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     run = Run(folder, config, is_main)
     if not is_main:
         return run
+    if resumed_update is None:
+        refuse_taken(folder, "rl")
+    run.hold()
     versions = {info.name: info.version for info in plugins.listing() if info.version}
     if resumed_update is None:
         create_folder(folder, to_toml(resolved(config, plugins)), versions)

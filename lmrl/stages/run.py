@@ -11,12 +11,14 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lmrl.errors import NonFiniteError, SettingsError
+from lmrl.errors import NonFiniteError, ResumeError, SettingsError
+from lmrl.locks import folder_lock
 from lmrl.stages.tracking import Tracker
 
 CONFIG_FILE = "config.toml"
@@ -38,6 +40,20 @@ class Run:
     update: int = 0
     unit: str = "update"
     trackers: list[Tracker] = field(default_factory=list)
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def hold(self) -> None:
+        """Hold the folder until ``close``: two processes would write over each other's metrics and checkpoints.
+
+        Raises ``ResumeError``, which names the process, if another one has it.
+        """
+
+        def refuse(holder: str) -> None:
+            raise ResumeError(
+                f"{holder} is at work on {self.folder}; wait until it has ended, or choose another run.folder"
+            )
+
+        self._held.enter_context(folder_lock(self.folder, refuse))
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Append one update's numbers to ``metrics.jsonl`` and hand them to every tracker."""
@@ -66,9 +82,10 @@ class Run:
                 tracker.histogram(update, name, values)
 
     def close(self) -> None:
-        """Close every tracker."""
+        """Close every tracker and let go of the folder."""
         for tracker in self.trackers:
             tracker.close()
+        self._held.close()
 
 
 def is_main_process() -> bool:

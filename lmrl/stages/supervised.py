@@ -29,6 +29,7 @@ from lmrl.stages.run import (
     Run,
     create_folder,
     read_metrics,
+    refuse_taken,
     require_finite,
     stage_of,
     truncate_metrics,
@@ -317,6 +318,9 @@ class _Fit:
         run = Run(folder, config, bool(self.accelerator.is_main_process), unit=UNIT)
         if not run.is_main:
             return run
+        if not resume:
+            refuse_taken(folder, self.stage)
+        run.hold()
         versions = {info.name: info.version for info in self.plugins.listing() if info.version}
         if resume:
             write_versions(folder, versions, self.stage)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy
 from lmrl.models.policy import StateOutputs
-from lmrl.models.text_policy import TextEvaluation, TextPolicy
+from lmrl.models.text_policy import TextEvaluation
 from lmrl.rollout import TextInputs, lengths_to_mask, select_record
 from lmrl.sampling import SamplingSpec
 
@@ -67,11 +67,13 @@ class PolicyTable:
 class ExactMeasures:
     """Where a policy stands, without sampling error.
 
-    ``objective`` is ``reward - beta * kl``, all three means over prompts; ``total_variation`` is the distance to the
-    optimum, in [0, 1]; ``gap_closed`` is 0 at the reference and 1 at the optimum (NaN where these are equally good).
+    ``objective`` is J = ``reward - beta * kl``, all three means over prompts, and ``gap`` is J(pi*) - J(pi).
+    ``gap_closed`` is 0 at the reference and 1 at the optimum (NaN where these are equally good); ``total_variation``
+    is the distance to the optimum, in [0, 1].
     """
 
     objective: float
+    gap: float
     reward: float
     kl: float
     total_variation: float
@@ -139,18 +141,33 @@ class ExactProblem:
         return len(self) // len(self.prompts)
 
     def policy(
-        self, with_values: bool = False, separate_critic: bool = False, *, noise: float = 0.0, seed: int = 0
+        self,
+        with_values: bool = False,
+        separate_critic: bool = False,
+        with_action_values: bool = False,
+        *,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> PolicyModel:
-        """Return a new policy at the starting point; ``noise`` is the scale of normal noise on all its parameters."""
-        policy = PolicyModel(copy.deepcopy(self.model).requires_grad_(True), with_values, separate_critic)
+        """Return a new policy at the starting point; ``noise`` is the scale of normal noise on all its parameters.
+
+        That and the heads of action values, which start as noise, derive from the seed.
+        """
+        model = copy.deepcopy(self.model).requires_grad_(True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = PolicyModel(model, with_values, separate_critic, with_action_values)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in policy_parameters(policy) if noise else ():
                 parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=noise)
         return policy
 
-    def table(self, policy: PolicyModel) -> PolicyTable:
+    def table(self, policy: PolicyModel, sets: Tensor | None = None) -> PolicyTable:
         """Evaluate a policy on all responses in one pass, with gradients if they are on.
+
+        ``sets`` (N, T, V) bool restrict what it draws before each token; the rest is renormalised, and responses
+        that cannot be drawn have the log-probability -inf.
 
         Raises ``ModelError`` unless the probabilities of each prompt's responses sum to 1 within 1e-4.
         """
@@ -160,6 +177,8 @@ class ExactProblem:
         states = lengths_to_mask(self.inputs.response_lengths + 1, self.action_mask.shape[1] + 1)
         logits = outputs.logits.new_zeros(*states.shape, outputs.logits.shape[-1])
         logits = logits.index_put(states.nonzero(as_tuple=True), outputs.logits)[:, :-1]
+        if sets is not None:
+            logits = logits.masked_fill(~sets, -torch.inf)
         values = after_last = None
         if outputs.values is not None:
             dense = torch.zeros(states.shape, device=states.device).masked_scatter(states, outputs.values)
@@ -176,10 +195,6 @@ class ExactProblem:
                 f"model have other tokens than the {self.vocabulary} of the problem, or read what comes later?"
             )
         return table
-
-    def text_policy(self, policy: PolicyModel) -> TextPolicy:
-        """Return the face of a policy that optimizers see."""
-        return TextPolicy(policy, self.spec, with_values=policy.value_head is not None)
 
     def objective(self, policy: PolicyModel, beta: float) -> Tensor:
         """Return J = E[r(y)] - beta KL(pi || pi_ref), a float64 scalar with gradients (Stiennon et al. 2020, eq. 2)."""
@@ -220,14 +235,17 @@ class ExactProblem:
         """Return the objective of a policy, its terms, and how far it has come to the optimum."""
         with torch.no_grad():
             table = policy if isinstance(policy, PolicyTable) else self.table(policy)
-            log_probabilities = table.log_probabilities.detach()
-            reward, kl = self._terms(log_probabilities)
-            objective = float(reward - beta * kl)
-            start = self.objective_of(self.reference_table.log_probabilities, beta)
-            gap = self.optimal_objective(beta) - start
-            closed = (objective - start) / gap if gap > 1e-12 else float("nan")
-            distance = self.total_variation(log_probabilities, beta)
-        return ExactMeasures(objective, float(reward), float(kl), distance, closed)
+        return self.measure_of(table.log_probabilities, beta)
+
+    def measure_of(self, log_probabilities: Tensor, beta: float) -> ExactMeasures:
+        """Return the same of any distribution, given as log-probabilities (N,) normalised for each prompt."""
+        log_probabilities = log_probabilities.detach().double()
+        reward, kl = self._terms(log_probabilities)
+        objective, best = float(reward - beta * kl), self.optimal_objective(beta)
+        start = self.objective_of(self.reference_table.log_probabilities, beta)
+        closed = (objective - start) / (best - start) if best - start > 1e-12 else float("nan")
+        distance = self.total_variation(log_probabilities, beta)
+        return ExactMeasures(objective, best - objective, float(reward), float(kl), distance, closed)
 
     def total_variation(self, log_probabilities: Tensor, beta: float) -> float:
         """Return sum |pi - pi*| / 2 to the nearest optimum, the mean over prompts.

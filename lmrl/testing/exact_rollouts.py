@@ -1,29 +1,16 @@
-"""Rollouts and preference pairs of enumerated responses: what an engine and the RL stage would have made of them."""
+"""Rollouts, pairs and logged answers of enumerated responses: what an engine and the stage would have made of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lmrl.errors import SettingsError
-from lmrl.experience import LabelledBatch, PairBatch, Responses
+from lmrl import ops
+from lmrl.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.kl import KLSettings, shape_rewards
 from lmrl.rollout import Rollout
 from lmrl.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
-
-
-def require_served(name: str, needs: Needs) -> None:
-    """Raise ``SettingsError`` for needs that change how responses are drawn in ways that are not enumerated here.
-
-    Served as if it had none, such an optimizer would be measured as another one.
-    """
-    unserved = [what for what in ("mask_policy", "action_values") if getattr(needs, what)]
-    if unserved:
-        raise SettingsError(
-            f"{name} needs {' and '.join(unserved)}; exact problems draw from the policy itself, so expected an "
-            "optimizer without"
-        )
 
 
 def make_rollout(
@@ -89,6 +76,16 @@ def draw_labelled(problem: ExactProblem, prompts: Tensor, generator: torch.Gener
     desirable = uniform < torch.sigmoid(problem.rewards[rows] - usual)
     mismatched = problem.draw(distribution, prompts, generator)
     return LabelledBatch(responses_at(problem, rows, needs), desirable, responses_at(problem, mismatched, needs))
+
+
+def draw_trajectories(
+    problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs
+) -> TrajectoryBatch:
+    """Draw one answer of the reference to each of ``prompts`` (B,), as if somebody had logged it with its reward."""
+    rows = problem.draw(problem.reference_table.log_probabilities, prompts, generator)
+    responses = responses_at(problem, rows, needs)
+    rewards = ops.last_actions(responses.action_mask) * problem.rewards[rows].float()[:, None]
+    return TrajectoryBatch(responses, rewards, torch.ones_like(rows, dtype=torch.bool))
 
 
 def responses_at(problem: ExactProblem, rows: Tensor, needs: Needs) -> Responses:

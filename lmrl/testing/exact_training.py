@@ -7,6 +7,7 @@ point of its curves is exact.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +25,8 @@ from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.settings import RunSettings
 from lmrl.stages.update import Updater, learning_rate_factor
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
-from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout, require_served
+from lmrl.testing.exact_policy import EnumeratedMask, EnumeratedPolicy
+from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
 
 
 @dataclass
@@ -70,28 +72,32 @@ class ExactTrainer:
         self.problem, self.spec, self.seed = problem, spec, seed
         self.kl, self.train = kl or KLSettings(), train or TrainSettings()
         needs = spec.needs
-        require_served(spec.name, needs)
         if self.kl.controller != "fixed":
             raise SettingsError("kl.controller is adaptive; expected fixed: a moving beta has no one optimum")
         if self.train.group_size < needs.minimum_group_size:
             raise SettingsError(
                 f"train.group_size is {self.train.group_size}; {spec.name} needs at least {needs.minimum_group_size}"
             )
-        self.policy = problem.policy(needs.values, self.train.separate_critic or needs.separate_critic)
+        critic = self.train.separate_critic or needs.separate_critic
+        torch_seed = derive_seed(seed, "torch")
+        self.policy = problem.policy(needs.values, critic, needs.action_values, seed=torch_seed)
         self.optimizer: PolicyOptimizer = spec.build(settings or spec.settings())
+        self.policy.extraction = self.optimizer.extraction()
+        top_p = self.optimizer.settings.mask_top_p if needs.mask_policy else 1.0
+        self.mask = EnumeratedMask(problem, self.policy, top_p) if needs.mask_policy else None
         accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
         module, torch_optimizer = accelerator.prepare(self.policy, make_torch_optimizer(self.policy, self.train))
-        face = problem.text_policy(module)
+        face = EnumeratedPolicy(problem, module, needs, self.mask)
         self.updater = Updater(self.optimizer, face, torch_optimizer, accelerator, self.train, self.kl)
         self.updates = 0
         self._table: PolicyTable | None = None
 
     @property
     def table(self) -> PolicyTable:
-        """The policy as it stands on all responses."""
+        """What is sampled, as it stands, on all responses: within the mask's sets, with action values in the logits."""
         if self._table is None:
-            with torch.no_grad():
-                self._table = self.problem.table(self.policy)
+            with torch.no_grad(), self.policy.extracted():
+                self._table = self.problem.table(self.policy, None if self.mask is None else self.mask.sets)
         return self._table
 
     def measure(self) -> ExactMeasures:
@@ -106,27 +112,35 @@ class ExactTrainer:
         shuffle = derive_seed(self.seed, "minibatches", self.updates)
         self._table = None
         if isinstance(data, Rollout):
-            return self.updater.update(data, self.kl.beta, self.updates, shuffle)
-        return self.updater.learn(data, 0.0, self.updates, shuffle)
+            metrics = self.updater.update(data, self.kl.beta, self.updates, shuffle)
+        else:
+            metrics = self.updater.learn(data, 0.0, self.updates, shuffle)
+        if self.mask is not None and self.updates % self.optimizer.settings.mask_update_every == 0:
+            self.mask.refresh(self.policy)
+        return metrics
 
     def experience(self, generator: torch.Generator) -> Rollout | Experience:
         """Return what the optimizer learns from in this update, by ``spec.needs.experience``.
 
-        Rollouts are drawn from the policy, preference pairs and labelled answers from the reference. Raises
-        ``SettingsError`` for others.
+        Rollouts are drawn from the policy, everything else from the reference: as many answers, so half as many pairs.
+        Raises ``SettingsError`` for other kinds.
         """
         kind = self.spec.needs.experience
         if kind == "rollouts":
             return self.rollout(generator)
-        if kind == "preferences":
-            return draw_pairs(self.problem, self.prompts(), generator, self.spec.needs)
-        if kind == "labelled":
-            prompts = self.prompts().repeat_interleave(self.train.group_size)
-            return draw_labelled(self.problem, prompts, generator, self.spec.needs)
-        raise SettingsError(
-            f"{self.spec.name} learns from {kind}; expected rollouts, preferences or labelled answers, or an "
-            "experience() of your own"
-        )
+        draws: dict[str, Callable[..., Experience]] = {
+            "preferences": draw_pairs,
+            "labelled": draw_labelled,
+            "trajectories": draw_trajectories,
+        }
+        if kind not in draws:
+            raise SettingsError(
+                f"{self.spec.name} learns from {kind!r}; expected rollouts, {', '.join(draws)}, or an experience() of "
+                "your own"
+            )
+        draw, size = draws[kind], self.train.group_size
+        prompts = self.prompts().repeat_interleave(max(1, size // 2) if kind == "preferences" else size)
+        return draw(self.problem, prompts, generator, self.spec.needs)
 
     def prompts(self) -> torch.Tensor:
         """Return the prompt of each group of this update, in turn over all updates, (prompts_per_update,)."""

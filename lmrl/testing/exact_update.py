@@ -24,7 +24,7 @@ from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.settings import RunSettings
 from lmrl.stages.update import Updater
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
-from lmrl.testing.exact_rollouts import make_rollout, require_served
+from lmrl.testing.exact_rollouts import make_rollout
 
 MOST_DRAWS = 200_000
 """Expectations over more groups than this are refused."""
@@ -58,7 +58,11 @@ def expected_update(
     build, needs = _builder(optimizer, settings, policy)
     if needs.experience != "rollouts":
         raise SettingsError(f"the optimizer learns from {needs.experience}; expected one that learns from rollouts")
-    require_served(getattr(optimizer, "name", type(optimizer).__name__), needs)
+    if needs.mask_policy or needs.action_values:
+        raise SettingsError(
+            "the optimizer needs a mask policy or action values, so that what it draws from is not the policy that it "
+            "differentiates; expected one that draws from the policy itself"
+        )
     draws = len(problem.prompts) * problem.responses_per_prompt**group_size
     if draws > MOST_DRAWS:
         raise SettingsError(

@@ -64,8 +64,9 @@ class ReinforcePPBaseline(ReinforcePP):
     """REINFORCE++ with the group's mean score as the baseline."""
 
     def returns(self, rollout: Rollout) -> Advantages:
-        """Return each token's return to go minus the mean score of its group."""
-        centred = super().returns(rollout).advantages - ops.group_means(rollout.scores, rollout.group)[:, None]
+        """Return each token's return to go minus the mean score of its group, of the answers that were scored."""
+        group = ops.split_off(rollout.group, rollout.truncated)
+        centred = super().returns(rollout).advantages - ops.group_means(rollout.scores, group)[:, None]
         return Advantages(centred.masked_fill(~rollout.action_mask, 0))
 
 

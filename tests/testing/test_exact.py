@@ -8,11 +8,15 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from lmrl.config import build
 from lmrl.errors import ModelError, SettingsError
+from lmrl.experience import Responses
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
+from lmrl.models.text_policy import TextPolicy
 from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.plugins import PluginManager
 from lmrl.rollout import Advantages
 from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.specs import Needs, OptimizerSpec
@@ -31,6 +35,7 @@ from lmrl.testing import (
     tiny_llama,
     train_exactly,
 )
+from lmrl.testing.exact_policy import EnumeratedPolicy
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
@@ -270,7 +275,8 @@ def test_expected_updates_are_weighted_steps_of_the_real_model(small):
         rollout = make_rollout(small, table, rows, rows * 0, kl, PPO_SPEC.needs)
         optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
         train = TrainSettings(max_gradient_norm=0.0)
-        Updater(PPO(settings), small.text_policy(policy), optimizer, accelerator, train, kl).update(rollout, 0.3, 1, 0)
+        face = TextPolicy(policy, small.spec, with_values=True)
+        Updater(PPO(settings), face, optimizer, accelerator, train, kl).update(rollout, 0.3, 1, 0)
         after = torch.cat([p.detach().flatten() for p in policy_parameters(policy)])
         total += probability / 2 * (after - before)
     found = expected_update(PPO_SPEC, small, settings=settings, policy=policy_with_values(), kl=kl)
@@ -364,17 +370,75 @@ def test_groups_that_say_nothing_are_drawn_anew():
     assert spreads[Reinforce] < 0.8 and spreads[NeedsSpread] == 1
 
 
+def test_each_distinct_response_is_evaluated_once_with_the_same_result(small):
+    """Losses and gradients of a batch with repetitions are those of a face that evaluates every row."""
+    needs, rows = Needs(values=True), torch.tensor([3, 9, 3, 3, 0, 13, 9])
+    batch = Responses(small.inputs.select(rows), small.action_mask[rows])
+    found = []
+    for kind in (EnumeratedPolicy, None):
+        policy = small.policy(with_values=True, noise=0.3)
+        torch.nn.init.ones_(policy.value_head.weight)
+        face = TextPolicy(policy, small.spec, True) if kind is None else kind(small, policy, needs)
+        now = face.evaluate(batch)
+        weights = torch.linspace(-1, 1, now.logprobs.numel()).view_as(now.logprobs)
+        (weights * (now.logprobs + 0.3 * now.values)).sum().backward()
+        found.append((now.logprobs, now.values, now.entropy, policy.model.lm_head.weight.grad))
+    for once, each in zip(*found, strict=True):
+        assert torch.allclose(once, each, atol=1e-5)
+
+
+def trainer_of(problem, name, updates=20, **settings):
+    spec = PluginManager().get("optimizer", name)
+    train = replace(TRAIN, updates=updates, prompts_per_update=64, group_size=2)
+    return ExactTrainer(problem, spec, build(spec.settings, settings), kl=KLSettings(0.3), train=train)
+
+
+def test_a_mask_policy_restricts_what_is_drawn_and_measured():
+    problem = random_problem(0)
+    trainer = trainer_of(problem, "nlpo", mask_top_p=0.5, mask_update_every=2, minibatches=1, epochs=1)
+    for update in range(1, 5):
+        log_probabilities, sets = trainer.table.log_probabilities, trainer.mask.sets
+        assert not sets.all() and torch.isinf(log_probabilities).any()
+        assert float(log_probabilities.exp().sum()) == pytest.approx(1, abs=1e-5)
+        rows = trainer.rollout(torch.Generator().manual_seed(update)).inputs.rows
+        assert torch.isfinite(log_probabilities[rows]).all()
+        expected = problem.objective_of(log_probabilities, 0.3)
+        assert trainer.measure().objective == pytest.approx(expected)
+        trainer.update()
+        assert torch.equal(trainer.mask.sets, sets) == (update % 2 == 1), "they change with every second update alone"
+
+
+def test_a_mask_that_holds_everything_is_no_mask():
+    same = {"epochs": 2, "minibatches": 2}
+    curves = [trainer_of(random_problem(1), "ppo", updates=5, **same).run().measures]
+    curves += [trainer_of(random_problem(1), "nlpo", updates=5, mask_top_p=1.0, **same).run().measures]
+    for ppo, nlpo in zip(*curves, strict=True):
+        assert nlpo.objective == pytest.approx(ppo.objective, abs=1e-4)
+
+
+def test_logged_answers_are_measured_with_the_action_values_in_the_logits():
+    problem = counting_problem(0)
+    trainers = {beta: trainer_of(problem, "ilql", beta=beta) for beta in (0.0, 1 / 0.3)}
+    ends = {beta: trainer.run(every=20).last for beta, trainer in trainers.items()}
+    assert ends[1 / 0.3].gap_closed > 0.5
+    assert abs(ends[0.0].gap_closed) < 0.2, "without its action values it imitates the reference"
+    trained = trainers[1 / 0.3]
+    plain = problem.measure(trained.policy, 0.3)
+    assert abs(plain.gap_closed) < 0.2 and trained.measure() == ends[1 / 0.3], "and so does what is trained"
+    again = trainer_of(problem, "ilql", beta=1 / 0.3).run(every=20)
+    assert again.last == ends[1 / 0.3], "the same seed, the same heads"
+
+
 def test_what_cannot_be_served_is_refused(small):
-    logged = OptimizerSpec("logged", Preference, OptimizerSettings, Needs(experience="trajectories"))
+    strange = OptimizerSpec("strange", Preference, OptimizerSettings, Needs(experience="dreams"))
+    with pytest.raises(SettingsError, match="strange learns from 'dreams'; expected rollouts, preferences"):
+        ExactTrainer(small, strange).update()
     with pytest.raises(SettingsError, match="learns from trajectories"):
-        ExactTrainer(small, logged).update()
-    with pytest.raises(SettingsError, match="learns from trajectories"):
-        expected_update(logged, small)
+        expected_update(replace(strange, needs=Needs(experience="trajectories")), small)
     for need in ("mask_policy", "action_values"):
         unserved = OptimizerSpec("nlpo", Reinforce, ReinforceSettings, Needs(**{need: True}))
-        for refuse in (lambda spec: ExactTrainer(small, spec), lambda spec: expected_update(spec, small)):
-            with pytest.raises(SettingsError, match=f"nlpo needs {need}"):
-                refuse(unserved)
+        with pytest.raises(SettingsError, match="draws from the policy itself"):
+            expected_update(unserved, small)
     grouped = OptimizerSpec("rloo", GroupMean, OptimizerSettings, Needs(minimum_group_size=2))
     with pytest.raises(SettingsError, match="needs at least 2"):
         ExactTrainer(small, grouped)
