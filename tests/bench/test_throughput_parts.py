@@ -209,20 +209,29 @@ def test_a_job_of_the_memory_process_says_what_it_holds(stage):
     assert found["imported_bytes"] > 1e8 and 0 <= found["peak_bytes"] < found["imported_bytes"]
 
 
-def test_large_models_leave_out_what_takes_longest_unless_asked():
+@pytest.mark.parametrize("size", ["1M", "10M", "60M", "1B"])
+def test_a_cpu_leaves_out_what_takes_longest_unless_asked(size):
     def planned(**settings):
         return {
             (cell.workload, cell.lengths, cell.group_size, cell.algorithm)
-            for cell in cells(ThroughputSettings(sizes=["60M"], **settings))
+            for cell in cells(ThroughputSettings(sizes=[size], **settings))
         }
 
-    missing = planned(complete=True) - planned()
-    assert missing == {
+    missing = {
         *((workload, lengths, 1, "") for workload in ("sampling", "update") for lengths in ("full", "varying")),
         ("queue", "full", 8, ""),
         ("episodes", "full", 8, "rloo"),
         ("episodes", "varying", 8, "rloo"),
     }
+    expected = {
+        "1M": set(),
+        "10M": missing,
+        "60M": missing | {("queue", "varying", 8, "")},
+    }
+    if size == "1B":
+        assert planned(device="cuda") == planned(device="cuda", complete=True)
+    else:
+        assert planned(complete=True) - planned() == expected[size] | {("memory", "varying", 8, "grpo")}
 
 
 def test_settings_say_what_is_wrong_with_them():

@@ -14,7 +14,7 @@ from lmrl.bench.throughput import trl_peer
 from lmrl.bench.throughput.flops import episode_flops
 from lmrl.bench.throughput.learner import Learner
 from lmrl.bench.throughput.sampling import generate, response_lengths
-from lmrl.bench.throughput.setting import LARGE, Cell
+from lmrl.bench.throughput.setting import MIDDLE, Cell
 from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Host, Run, compare
@@ -67,8 +67,8 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
 
 
 def takes_plain(stage: Stage, cell: Cell, with_trl: bool) -> bool:
-    """Say whether the plain batch takes part: with GRPO, and beside TRL only where it was asked for or is cheap."""
-    large = stage.shape.parameters > LARGE and not stage.settings.complete
+    """Say whether the plain batch takes part: with GRPO, and beside TRL only where it is cheap or all is asked for."""
+    large = stage.shape.parameters > MIDDLE and not stage.settings.complete
     return cell.algorithm == "grpo" and stage.settings.takes(PLAIN) and not (large and with_trl)
 
 

@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.bench.throughput import trl_peer
-from lmrl.bench.throughput.setting import Cell, ThroughputSettings
+from lmrl.bench.throughput.setting import LARGE, Cell, ThroughputSettings
 from lmrl.bench.throughput.stage import Stage
 from lmrl.errors import LmrlError
 
 REPEATS = 2
+EXTRA = ("trl_grpo, recomputing", "plain")
 SIDES = ("lmrl", "trl_grpo", "trl_grpo, recomputing", "plain")
 
 
 def measure(stage: Stage, cell: Cell) -> list[dict[str, Any]]:
     """Return one record per side of whole GRPO batches; the ratio is lmrl's bytes over the side's."""
     stage.release()
+    large = stage.settings.leaves_out(stage.size, LARGE)
     records: list[dict[str, Any]] = []
     for side in SIDES:
-        if not stage.settings.takes(side.split(",")[0]):
+        if not stage.settings.takes(side.split(",")[0]) or (side in EXTRA and large):
             continue
         reason = trl_peer.missing() if side.startswith("trl") else None
         if reason is not None:

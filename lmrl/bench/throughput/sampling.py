@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lmrl.bench.throughput.flops import decode_floor, sampling_flops
-from lmrl.bench.throughput.setting import Cell
+from lmrl.bench.throughput.setting import LARGE, Cell
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Run, compare
 from lmrl.sampling.settings import TransformersEngineSettings
@@ -43,7 +43,8 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
     chosen: dict[str, Sample] = {"lmrl": sample_lmrl}
     if stage.settings.takes("generate"):
         chosen[BASELINE] = sample_generate
-    if stage.settings.takes("generate_logprobs") and cell.workload == "sampling":
+    slow = cell.workload == "queue" or stage.settings.leaves_out(stage.size, LARGE)
+    if stage.settings.takes("generate_logprobs") and not slow:
         chosen["generate, log-probabilities"] = sample_generate_logprobs
     for name, sample in chosen.items():
         add(name, sample, stage.settings.new_tokens)

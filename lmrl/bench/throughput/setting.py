@@ -17,8 +17,8 @@ SIDES = ("lmrl", "generate", "generate_logprobs", "padded", "plain", "trl_grpo",
 ``plain`` a whole batch of these two, ``trl_*`` TRL's trainers."""
 LEARNER = "0.1M"
 """The model of the learning check."""
-LARGE = 30_000_000
-"""From so many parameters on the default leaves out what ``complete`` brings back."""
+MIDDLE, LARGE = 5_000_000, 30_000_000
+"""From so many parameters on a CPU leaves out parts of the suite; ``complete`` brings them back."""
 
 
 @dataclass
@@ -62,7 +62,9 @@ class ThroughputSettings:
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda: bfloat16 weights for sampling; whole batches keep float32 weights and compute in bfloat16."""
     complete: bool = False
-    """Also what is left out of large models: one prompt per row, the queue at full length, RLOO, the plain batch."""
+    """Also what a CPU leaves out: from 5M parameters on one response per prompt, the queue at full length, RLOO and the
+    plain batch; from 30M on the whole queue, generate with log-probabilities, and TRL's memory when it recomputes
+    activations; and for all models memory where lengths vary."""
     smoke: bool = False
     """The smallest of everything, once, to see that it runs."""
 
@@ -97,6 +99,10 @@ class ThroughputSettings:
         """Say whether a side takes part; lmrl always does."""
         return side == "lmrl" or not self.sides or side in self.sides
 
+    def leaves_out(self, size: str, above: int) -> bool:
+        """Say whether parts are left out of models of this size: on a CPU, beyond so many parameters."""
+        return self.device == "cpu" and not self.complete and SHAPES[size].parameters > above
+
     @property
     def budget(self) -> int:
         """Positions per forward and backward pass that every side may use."""
@@ -123,14 +129,14 @@ class Cell:
 def cells(settings: ThroughputSettings) -> Iterator[Cell]:
     """Yield what is to be measured, size by size, then the environment (smallest size) and the learning check."""
     for size in settings.sizes:
-        large = SHAPES[size].parameters > LARGE and settings.device == "cpu" and not settings.complete
-        groups = [max(settings.group_sizes)] if large else settings.group_sizes
+        cut = settings.leaves_out(size, MIDDLE)
+        groups = [max(settings.group_sizes)] if cut else settings.group_sizes
         for workload in ("sampling", "update", "episodes", "memory"):
             if workload not in settings.workloads:
                 continue
             for lengths in LENGTHS:
                 if lengths in settings.lengths:
-                    yield from _of_lengths(settings, workload, size, lengths, groups, large)
+                    yield from _of_lengths(settings, workload, size, lengths, groups)
     smallest = min(settings.sizes, key=lambda name: SHAPES[name].parameters)
     for workload, size in (("environment", smallest), ("learning", "smoke" if settings.smoke else LEARNER)):
         if workload in settings.workloads:
@@ -138,14 +144,17 @@ def cells(settings: ThroughputSettings) -> Iterator[Cell]:
 
 
 def _of_lengths(
-    settings: ThroughputSettings, workload: str, size: str, lengths: Lengths, groups: list[int], large: bool
+    settings: ThroughputSettings, workload: str, size: str, lengths: Lengths, groups: list[int]
 ) -> Iterator[Cell]:
     rows, largest = settings.rows, max(settings.group_sizes)
+    cut, cut_more = settings.leaves_out(size, MIDDLE), settings.leaves_out(size, LARGE)
     if workload in ("sampling", "update"):
         for group in groups:
             yield Cell(workload, size, lengths, group, rows)
-        if workload == "sampling" and settings.queue and not (large and lengths == "full"):
+        if workload == "sampling" and settings.queue and not (cut_more or (cut and lengths == "full")):
             yield Cell("queue", size, lengths, largest, settings.queue)
-    elif largest > 1:
-        for algorithm in ("grpo",) if large or workload == "memory" else ("grpo", "rloo"):
+    elif largest > 1 and workload == "episodes":
+        for algorithm in ("grpo",) if cut else ("grpo", "rloo"):
             yield Cell(workload, size, lengths, largest, rows, algorithm)
+    elif largest > 1 and not (settings.leaves_out(size, 0) and lengths == "varying" and "full" in settings.lengths):
+        yield Cell(workload, size, lengths, largest, rows, "grpo")
