@@ -39,8 +39,8 @@ def processor_name() -> str:
 def pathless(value: Any) -> Any:
     """Return a value with every absolute path in it cut to its last part: results name no folder of a machine.
 
-    >>> pathless({"path": "/home/me/data.jsonl", "size": 3})
-    {'path': 'data.jsonl', 'size': 3}
+    >>> pathless({"path": "/data/prompts.jsonl", "size": 3})
+    {'path': 'prompts.jsonl', 'size': 3}
     """
     if isinstance(value, dict):
         return {key: pathless(item) for key, item in value.items()}

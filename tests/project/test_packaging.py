@@ -48,6 +48,8 @@ def test_the_wheel_holds_the_code_and_the_model_and_nothing_else(wheel):
     assert source <= names
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl" / "plugins" / "templates").iterdir()}
     assert templates <= names and len(templates) >= 10
+    suites = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl" / "bench" / "suites").iterdir()}
+    assert suites <= names and "lmrl/bench/suites/stories.toml" in suites
     assert sum(item.file_size for item in wheel.infolist()) < 5_000_000
 
 
