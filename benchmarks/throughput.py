@@ -7,8 +7,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from lmrl.bench.throughput import ThroughputSettings, markdown, measure, table
-from lmrl.cli.tables import make_console
+from lmrl.bench.throughput import COLUMNS, ThroughputSettings, markdown, measure, rows_of
+from lmrl.cli.tables import make_console, make_table
 from lmrl.errors import SettingsError
 
 
@@ -50,7 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             with options.output.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(record) + "\n")
-    make_console().print(table(records))
+    table = make_table(COLUMNS)
+    for row in rows_of(records):
+        table.add_row(*row)
+    make_console().print(table)
     if options.output:
         options.output.with_suffix(".md").write_text(markdown(records), encoding="utf-8")
 

@@ -56,17 +56,37 @@ def test_trap_05_planted_rows_that_see_their_padding(toy, caught):
         lengths = inputs.prompt_lengths + inputs.response_lengths
         return torch.stack([row.roll(int(len(row) - n)) for row, n in zip(rows, lengths, strict=True)])
 
-    caught(lambda: checks.check_05(toy(), 5), policies, "join_rows", left_padded)
+    def padded():
+        world = toy()
+        world.policy._packs = False
+        return world
+
+    caught(lambda: checks.check_05(padded(), 5), policies, "join_rows", left_padded)
 
 
-def test_trap_10_planted_a_scorer_at_temperature_one(toy, caught):
+def test_trap_05_planted_packed_rows_whose_positions_run_on(toy, caught):
+    pack = policies.pack
+
+    def run_on(inputs, include_last=False):
+        packing = pack(inputs, include_last)
+        return dataclasses.replace(packing, positions=torch.arange(len(packing.ids)))
+
+    caught(lambda: checks.check_05(toy(), 5), policies, "pack", run_on)
+
+
+@pytest.mark.parametrize("path", ["hidden states", "logits"])
+def test_trap_10_planted_a_scorer_at_temperature_one(path, toy, caught, monkeypatch):
     spec = SamplingSpec(temperature=0.7, max_new_tokens=8, eos_ids=(1,), context_length=48)
     evaluation = scoring.TextEvaluation
 
     def at_one(outputs, ids, mask, spec):
         return evaluation(outputs, ids, mask, dataclasses.replace(spec, temperature=1.0))
 
-    caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "TextEvaluation", at_one)
+    if path == "hidden states":
+        caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "plain_temperature", lambda spec: 1.0)
+    else:
+        monkeypatch.setattr(scoring, "plain_temperature", lambda spec: None)
+        caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "TextEvaluation", at_one)
 
 
 def test_trap_13_planted_the_other_sign(caught):

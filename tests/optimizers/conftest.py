@@ -133,6 +133,8 @@ class Table:
         }
 
     def __getattr__(self, name):
+        if name not in self.columns:
+            raise AttributeError(name)
         return self.columns[name]
 
     def evaluate(self, batch):

@@ -1,6 +1,6 @@
 """The suite `throughput`: sampling, updating, whole batches, learning, memory and the environment, beside the others.
 
-``measure`` yields one record per workload, model, lengths, group size and side; ``table`` and ``markdown`` show them.
+``measure`` yields one record per workload, model, lengths, group size and side; ``rows_of`` and ``markdown`` show them.
 Importing this module loads neither torch nor transformers.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmrl.bench.throughput.setting import Cell, ThroughputSettings, cells
-from lmrl.bench.throughput.table import markdown, table
+from lmrl.bench.throughput.table import COLUMNS, markdown, rows_of
 
-__all__ = ["ThroughputSettings", "markdown", "measure", "table"]
+__all__ = ["COLUMNS", "ThroughputSettings", "markdown", "measure", "rows_of"]
 
 
 def measure(settings: ThroughputSettings, progress: bool = True) -> Iterator[dict[str, Any]]:

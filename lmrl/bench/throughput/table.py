@@ -60,16 +60,6 @@ def _measures(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def table(records: Iterable[Mapping[str, Any]]) -> Any:
-    """Return the records as a table for the terminal."""
-    from lmrl.cli.tables import make_table
-
-    result = make_table(COLUMNS)
-    for row in rows_of(records):
-        result.add_row(*row)
-    return result
-
-
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the records as a table in Markdown, with the circumstances above it and the decode steps below."""
     if not records:
