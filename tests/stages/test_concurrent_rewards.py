@@ -20,6 +20,7 @@ from lmrl.stages.run import read_metrics
 TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 MODULE = """
 import os
+import re
 
 
 def length(prompts, responses, weight):
