@@ -21,6 +21,7 @@ TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "fa
 MODULE = """
 import os
 import re
+import re
 
 
 def length(prompts, responses, weight):
