@@ -194,6 +194,13 @@ def test_leave_one_out_means_by_hand():
         ops.leave_one_out_means(SCORES, torch.tensor([0, 0, 0, 0, 1]))
 
 
+def test_rows_left_out_of_a_group_count_among_nobodys_others():
+    group = torch.tensor([0, 0, 0, 1, 1])
+    left_out = torch.tensor([False, True, False, True, False])
+    found = ops.leave_one_out_means(torch.tensor([1.0, 50.0, 3.0, 70.0, 5.0]), group, left_out)
+    assert found.tolist() == [3, 50, 1, 70, 5], "who is left out, or alone, is compared with itself"
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5)), min_size=1, max_size=12), st.randoms())
 def test_group_baselines_follow_the_rows_wherever_they_stand(pairs, random):
@@ -374,3 +381,18 @@ def test_kl_divergence_by_hand():
     assert found.tolist() == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0])
     found.sum().backward()
     assert torch.allclose(q.grad, -p.exp()), "finite also where neither has any probability"
+
+
+def test_conjugate_gradient_solves():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    matrix, target = root @ root.T + torch.eye(6), torch.randn(6, generator=generator, dtype=torch.float64)
+    solution = ops.conjugate_gradient(lambda x: matrix @ x, target, 6)
+    assert torch.allclose(solution, torch.linalg.solve(matrix, target))
+    assert not torch.allclose(ops.conjugate_gradient(lambda x: matrix @ x, target, 2), solution)
+
+
+def test_conjugate_gradient_survives_what_is_not_positive():
+    target = torch.tensor([1.0, 2.0])
+    assert not ops.conjugate_gradient(lambda x: 0 * x, target, 5).any()
+    assert not ops.conjugate_gradient(lambda x: torch.eye(2) @ x, 0 * target, 5).any()

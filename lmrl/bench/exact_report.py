@@ -1,4 +1,4 @@
-"""Tables and a figure of the suite `exact`: the share of the gap that is closed, and the distance to the optimum."""
+"""Tables and a figure of the suite `exact`: the gap to the optimum, the share closed of it, the distance left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 
 from lmrl.statistics import Interval, mean_interval
 
+TABLES = {
+    "gap_closed": "Share of the gap that is closed",
+    "gap": "Gap J(pi*) - J(pi)",
+    "total_variation": "Total variation distance to pi*",
+}
+"""The measures of each problem's tables, and what they are called."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,6 +23,7 @@ class Row:
 
     optimizer: str
     gap_closed: dict[tuple[str, float], Interval]
+    gap: dict[tuple[str, float], Interval]
     total_variation: dict[tuple[str, float], Interval]
     overall: Interval
     distance: Interval
@@ -26,8 +34,8 @@ class Row:
 def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
     """Return a row for each optimizer, the best first.
 
-    A seed's mean over problems and betas is one unit of the whole. No interval passes what is possible: a gap closed of
-    1, a distance of 0 or 1.
+    A seed's mean over problems and betas is one unit of the whole. No interval passes what is possible: a gap of 0, a
+    share of it of 1, a distance of 0 or 1.
     """
     rows = []
     for name in dict.fromkeys(record["optimizer"] for record in records):
@@ -38,13 +46,15 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
         def over_seeds(measure: str, done: Sequence[dict[str, Any]] = done) -> Interval:
             seeds = dict.fromkeys(record["seed"] for record in done)
             found = mean_interval([_mean([r[measure] for r in done if r["seed"] == seed]) for seed in seeds])
-            low = max(found.low, 0.0) if measure == "total_variation" else found.low
-            return Interval(found.mean, low, min(found.high, 1.0), found.count)
+            low = found.low if measure == "gap_closed" else max(found.low, 0.0)
+            high = found.high if measure == "gap" else min(found.high, 1.0)
+            return Interval(found.mean, low, high, found.count)
 
         rows.append(
             Row(
                 name,
                 {cell: over_seeds("gap_closed", _cell(done, cell)) for cell in cells},
+                {cell: over_seeds("gap", _cell(done, cell)) for cell in cells},
                 {cell: over_seeds("total_variation", _cell(done, cell)) for cell in cells},
                 over_seeds("gap_closed"),
                 over_seeds("total_variation"),
@@ -56,7 +66,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:
-    """Return the results as Markdown: the whole, then each problem."""
+    """Return the results as Markdown: the whole, then each problem by beta."""
     rows = summarise(records)
     seeds = len({record["seed"] for record in records})
     first = records[0]
@@ -69,18 +79,21 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     ]
     lines += [f"| `{r.optimizer}` | {r.overall} | {r.distance} | {r.failed} | {r.seconds:.1f} |" for r in rows]
     for problem in dict.fromkeys(record["problem"] for record in records):
-        betas = sorted({record["beta"] for record in records if record["problem"] == problem})
-        lines += [
-            "",
-            f"Gap closed, problem `{problem}`:",
-            "",
-            "| optimizer | " + " | ".join(f"beta {beta:g}" for beta in betas) + " |",
-            "|---" * (len(betas) + 1) + "|",
-        ]
-        for row in rows:
-            cells = [str(row.gap_closed[(problem, beta)]) for beta in betas]
-            lines.append(f"| `{row.optimizer}` | " + " | ".join(cells) + " |")
+        for measure, title in TABLES.items():
+            lines += ["", f"{title}, problem `{problem}`:", "", *_table(rows, measure, problem)]
     return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Row], measure: str, problem: str) -> list[str]:
+    """Return the lines of a table of one measure by beta; an optimizer that did not meet a problem has no row."""
+    betas = sorted({beta for row in rows for where, beta in row.gap_closed if where == problem})
+    lines = ["| optimizer | " + " | ".join(f"beta {beta:g}" for beta in betas) + " |", "|---" * (len(betas) + 1) + "|"]
+    for row in rows:
+        found = getattr(row, measure)
+        if any((problem, beta) in found for beta in betas):
+            cells = [str(found.get((problem, beta), "")) for beta in betas]
+            lines.append(f"| `{row.optimizer}` | " + " | ".join(cells) + " |")
+    return lines
 
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -95,6 +108,8 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     for panel, beta in zip(panels, betas, strict=True):
         for shift, (problem, colour) in enumerate(zip(problems, ("#4477aa", "#cc6677", "#228833"), strict=False)):
             for place, row in enumerate(reversed(rows)):
+                if (problem, beta) not in row.gap_closed:
+                    continue
                 interval = row.gap_closed[(problem, beta)]
                 height = place + 0.16 * (shift - (len(problems) - 1) / 2)
                 low, high = max(interval.low, -0.1), min(interval.high, 1.1)

@@ -128,6 +128,12 @@ class PolicyModel(nn.Module):
         self.value_head: nn.Linear | None = None
         self.critic: nn.Module | None = None
         if with_values:
+            if model.get_output_embeddings() is None:
+                raise ModelError(
+                    f"the optimizer needs a value head, but {type(model).__name__} has no output embedding that says "
+                    "what one would read; choose a model with an LM head, or an optimizer without a value function, "
+                    "such as rloo or reinforce"
+                )
             # What the LM head reads, which is not hidden_size where a family projects its last hidden state (OPT-350m).
             width = model.get_output_embeddings().weight.shape[1]
             self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)

@@ -95,8 +95,8 @@ def note_unused(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool)
     ]
     if unused:
         logger.warning(
-            "%s is set, but optimizer %r samples nothing while it learns from data.path, and does not read it; how far "
-            "it may go from the reference is a setting of its own ([optimizer.%s])",
+            "%s: set, but not read by optimizer %r, which samples nothing while it learns from data; how far it may go "
+            "from the reference is a setting of its own, in [optimizer.%s]",
             " and ".join(unused),
             optimizer.name,
             optimizer.name,

@@ -6,10 +6,9 @@ sampled allows, shortened by a line search. The value function has a trunk of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lmrl import hookimpl, ops
@@ -45,23 +44,6 @@ class TRPOSettings(ActorCriticSettings):
             raise SettingsError("conjugate_gradient_steps and line_search_steps are expected to be at least 1")
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
-    """Solve A x = target for a symmetric positive A that is known by its product (Hestenes and Stiefel 1952)."""
-    x, residual = torch.zeros_like(target), target.clone()
-    direction, size = residual.clone(), residual @ residual
-    for _ in range(steps):
-        curved = product(direction)
-        curvature = direction @ curved
-        if not float(curvature) > 0:  # no further than the matrix is positive
-            break
-        x, residual = x + size / curvature * direction, residual - size / curvature * curved
-        size, old = residual @ residual, size
-        if float(size) < 1e-10 * float(target @ target):
-            break
-        direction = residual + size / old * direction
-    return x
-
-
 class TRPO(ActorCritic):
     """Natural policy gradient within a trust region."""
 
@@ -94,7 +76,7 @@ class TRPO(ActorCritic):
         def fisher(vector: Tensor) -> Tensor:
             return minibatch.hessian_product(kl_here, vector) + settings.damping * vector
 
-        natural = conjugate_gradient(fisher, gradient, settings.conjugate_gradient_steps)
+        natural = ops.conjugate_gradient(fisher, gradient, settings.conjugate_gradient_steps)
         curvature = float(natural @ fisher(natural))
         if curvature > 0:
             full = (2 * settings.maximum_kl / curvature) ** 0.5 * natural

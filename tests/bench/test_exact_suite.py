@@ -6,7 +6,17 @@ import logging
 import pytest
 import torch
 
-from lmrl.bench.exact import BEST_OF, ExactSuite, Task, failed, read_records, run_suite, tasks_of
+from lmrl.bench.exact import (
+    ASCENT,
+    BEST_OF,
+    ExactSuite,
+    Task,
+    failed,
+    read_records,
+    run_suite,
+    settings_for,
+    tasks_of,
+)
 from lmrl.bench.exact_best_of import best_of_log_probabilities, best_of_measures
 from lmrl.bench.exact_report import summarise
 from lmrl.cli.main import main
@@ -34,6 +44,28 @@ def test_a_run_is_not_repeated_and_a_broken_line_is_left_out(tmp_path, caplog):
     assert again[:2] == first, "the same records, seconds included: nothing was run again"
     assert [record["optimizer"] for record in again[2:]] == [BEST_OF, BEST_OF]
     assert len(read_records(output)) == 4
+
+
+def test_a_record_says_how_far_the_optimum_is(tmp_path):
+    for record in run_suite(suite_of("reinforce", ASCENT, BEST_OF, seeds=1), tmp_path / "e.jsonl", progress=False):
+        problem = counting_problem(0)
+        assert record["objective"] + record["gap"] == pytest.approx(problem.optimal_objective(0.3), abs=2e-5)
+        closed = 1 - record["gap"] / record["start_gap"]
+        assert record["gap_closed"] == pytest.approx(closed, abs=1e-3)
+        assert record["objective"] == pytest.approx(record["reward"] - 0.3 * record["kl"], abs=2e-5)
+
+
+def test_variants_are_the_same_optimizer_with_other_settings(tmp_path):
+    names = {task.optimizer for task in tasks_of(ExactSuite(), PluginManager())}
+    assert {"nlpo", "ilql", "trpo", "grpo_centred", ASCENT, BEST_OF} <= names
+    assert settings_for(task_of("grpo_centred")) == {"normalisation": "none"}
+    assert settings_for(task_of("ilql"))["beta"] == 4.0 and settings_for(task_of("dpo"))["beta"] == 0.25
+    records = run_suite(suite_of("grpo", "grpo_centred", seeds=1), tmp_path / "e.jsonl", progress=False)
+    assert records[0]["objective"] != records[1]["objective"]
+
+
+def task_of(name):
+    return Task(name, "counting", 0.25, 0, 4, 64, 8, 3e-3)
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
@@ -100,5 +132,6 @@ def test_the_command_writes_tables_and_a_figure(tmp_path, capsys):
     assert "best_of_n" in capsys.readouterr().out
     page = output.with_suffix(".md").read_text()
     assert "| `reinforce` |" in page and "beta 0.3" in page
+    assert "Gap J(pi*) - J(pi), problem `counting`" in page and "Total variation distance" in page
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert main([*words[:3], "nothing", "--output", str(output)]) != 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lmrl.cli.main import main
 from lmrl.stages.run import read_metrics
 
 RECIPE = """
@@ -76,4 +77,33 @@ def test_a_recipe_runs_stops_and_resumes(recipe, tmp_path):
 def test_mistakes_are_one_clear_paragraph(recipe, tmp_path, override, message):
     output = lmrl("rl", recipe, override, cwd=tmp_path, expect=2)
     assert message in output and "Traceback" not in output
+    assert not (tmp_path / "runs").exists()
+
+
+LABELS = '{"prompt": "Once", "completion": " upon a time.", "label": true}\n{"prompt": "The", "completion": " dog."}\n'
+FILES = {
+    "labels.jsonl": LABELS.replace(' dog."', ' dog.", "label": false'),
+    "prompts.jsonl": '{"prompt": "Once"}\n{"prompt": "The"}\n',
+    "pairs.jsonl": '{"prompt": "Once", "chosen": " upon a time.", "rejected": " sad."}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found", "remedy"),
+    [
+        (["optimizer.name=grpo"], "train.group_size is 1", "set train.group_size=2 or more"),
+        (["optimizer.name=ilql"], "learns from logged answers with their rewards", "data.path=..., such as a file"),
+        (["optimizer.name=ilql", "data.path=prompts.jsonl"], "found the columns prompt", "give rows with prompt, comp"),
+        (["optimizer.name=dpo", "data.path=prompts.jsonl"], "they are prompts alone", "learns from pairs or rankings"),
+        (["optimizer.name=dpo", "data.path=labels.jsonl"], "taken for the shape labelled", "other optimizers learn"),
+        (["optimizer.name=ppo", "data.path=pairs.jsonl"], "learns from what it samples", "leave data out"),
+    ],
+)
+def test_needs_that_cannot_be_met_are_refused_with_the_remedy(tmp_path, monkeypatch, capsys, overrides, found, remedy):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert main(["rl", *overrides, "--quiet"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: ") and found in said and remedy in said
     assert not (tmp_path / "runs").exists()

@@ -6,14 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from trap_checks import Plain, check_10, check_13, check_14, check_15, check_16, check_18
+from trap_checks import check_10, check_13, check_14, check_15, check_16, check_18
 
 from lmrl.config import build
 from lmrl.errors import SettingsError
-from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.optimizer import OptimizerSettings
 from lmrl.plugins import PluginManager
 from lmrl.sampling import SamplingSpec
 from lmrl.stages.rl import rl
@@ -60,6 +58,7 @@ def test_trap_12_dropout_is_off_in_every_role():
     drops = {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=15, n_positions=48, n_embd=16, n_layer=2, n_head=2, **drops))
     policy = PolicyModel(model.train(), with_values=True, separate_critic=True).train()
+    assert sum(part.p > 0 for part in policy.modules() if isinstance(part, torch.nn.Dropout)) > 5
     torch.nn.init.ones_(policy.value_head.weight)
     ids = torch.arange(3, 9)[None]
     from lmrl.rollout import TextInputs
@@ -71,6 +70,25 @@ def test_trap_12_dropout_is_off_in_every_role():
         lambda: policy(inputs).logits.detach(),
     ):
         assert torch.equal(score(), score())
+
+
+def test_trap_12_a_reward_model_scores_without_dropout(tiny_folder, tmp_path):
+    import json
+    import shutil
+
+    from lmrl.models.reward_model import start_reward_model
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (folder / "config.json").write_text(json.dumps(settings))
+    model = start_reward_model(folder, seed=0)
+    assert model.model.config.attention_dropout == 0.5
+    rows = [[3, 4, 5, 6, 7], [6, 8, 9]]
+    calm = model.score_rows(rows)
+    assert torch.equal(calm, model.score_rows(rows))
+    model.model.train()
+    noisy = [model.model(input_ids=torch.tensor(rows[:1])).logits for _ in range(2)]
+    assert not torch.equal(*noisy), "with it, two passes would differ"
 
 
 def test_trap_13_the_shaping_is_minus_beta_log_ratio_on_responses():
@@ -143,4 +161,14 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
     )
     metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(behind, 0.0, 1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(torch.tensor(0.05).exp().item(), abs=1e-4)
-    assert Plain(OptimizerSettings()).settings.epochs == 1 and KLSettings().beta > 0
+    # After several steps the denominator is still who sampled, not who was there at the last step.
+    world = toy()
+    rollout = world.rollout(rows=12)
+    with torch.no_grad():
+        world.policy.model.lm_head.weight.mul_(1.5)
+    moved = score_logprobs(world.policy, rollout.inputs, world.spec, 100)
+    expected = (moved - rollout.behavior_logprobs).exp()[rollout.action_mask].mean().item()
+    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(rollout, 0.0, 1, seed=0)
+    assert metrics["optimizer/ratio"] == pytest.approx(expected, rel=1e-4) and abs(expected - 1) > 1e-3
+    reference = score_logprobs(world.reference, rollout.inputs, world.spec, 100)
+    assert torch.allclose(rollout.reference_logprobs, reference, atol=1e-5), "and the reference is a third one"

@@ -7,6 +7,7 @@ import torch
 from trap_checks import check_03, check_04, check_05
 
 from lmrl.data.examples import load_examples
+from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.chat_template import chat_row, response_row
 from lmrl.models.reward_model import start_reward_model
@@ -130,3 +131,5 @@ def test_trap_08_a_template_that_writes_bos_gets_no_second_one(tmp_path):
 
 def test_a_policy_without_a_head_is_read_from_its_logits(table_model):
     assert not PolicyModel(table_model)._head_is_linear
+    with pytest.raises(ModelError, match="needs a value head, but TableModel has no output embedding"):
+        PolicyModel(table_model, with_values=True)

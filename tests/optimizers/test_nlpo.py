@@ -11,9 +11,11 @@ import torch
 from lmrl.config import build
 from lmrl.control import ControlConfig, train_control
 from lmrl.errors import ResumeError, SettingsError
-from lmrl.models.masked import MASK_FILE, MaskPolicy
+from lmrl.models.folders import MASK_FILE
+from lmrl.models.masked import MaskPolicy
 from lmrl.optimizer import MaskSettings, OptimizerSettings
 from lmrl.specs import Needs, OptimizerSpec
+from lmrl.stages.chat_prompts import model_path
 from lmrl.stages.checkpoint import list_checkpoints
 from lmrl.stages.rl import rl
 from lmrl.stages.rl_checks import check_settings
@@ -196,3 +198,15 @@ def test_what_has_no_mask_is_refused():
     config = build(ControlConfig, {"optimizer": {"name": "nlpo"}})
     with pytest.raises(SettingsError, match="mask policy"):
         train_control(config, progress=False)
+
+
+def test_who_samples_a_checkpoint_without_its_mask_is_told_once(tmp_path, caplog):
+    (tmp_path / "checkpoint-000001").mkdir()
+    (tmp_path / "checkpoint-000001" / "config.json").write_text("{}")
+    assert model_path(tmp_path) == str(tmp_path) and not caplog.records
+    other = tmp_path / "checkpoint-000002"
+    other.mkdir()
+    for name in ("config.json", MASK_FILE):
+        (other / name).write_text("{}")
+    assert model_path(other) == model_path(other) == str(other)
+    assert caplog.text.count("draw within the sets of a mask policy") == 1

@@ -32,6 +32,13 @@ def test_trap_25_an_answers_own_return_is_not_in_its_baseline(by_hand):
     assert torch.allclose(after - before, torch.tensor([-5.0, 0.0, 10.0, 0.0, -5.0]))
 
 
+def test_answers_whose_score_was_withheld_are_compared_with_nothing(by_hand):
+    cut = [False, True, False, False, False]
+    given = by_hand.rollout(REWARDS, MASK, scores=[9.0] * 5, group=GROUP, truncated=cut)
+    found = by_hand.make("rloo").advantages(given).advantages[:, 0].tolist()
+    assert found == [ADVANTAGES[0], 0.0, ADVANTAGES[2], 0.0, ADVANTAGES[4]], "row 3 has nobody else"
+
+
 @pytest.mark.parametrize(
     ("aggregation", "divisors"), [("sequence_sum", [5] * 5), ("sequence_mean", [10, 10, 5, 10, 10])]
 )

@@ -18,7 +18,7 @@ from lmrl.stages.rl import rl
 from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rl_setup import make_torch_optimizer
 from lmrl.stages.run import read_metrics
-from lmrl_trpo import TRPO, TRPOSettings, conjugate_gradient
+from lmrl_trpo import TRPO, TRPOSettings
 
 STAGES = Path(__file__).parents[1] / "stages"
 
@@ -50,21 +50,6 @@ def mean_kl(world, rollout, before):
     """KL(before || now) per token over the full distributions."""
     now = TextPolicy(world.policy, world.spec, False).evaluate(rollout).log_distributions
     return float((before.exp() * (before - now)).sum(-1).mean())
-
-
-def test_conjugate_gradient_solves():
-    generator = torch.Generator().manual_seed(0)
-    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    matrix, target = root @ root.T + torch.eye(6), torch.randn(6, generator=generator, dtype=torch.float64)
-    solution = conjugate_gradient(lambda x: matrix @ x, target, 6)
-    assert torch.allclose(solution, torch.linalg.solve(matrix, target))
-    assert not torch.allclose(conjugate_gradient(lambda x: matrix @ x, target, 2), solution)
-
-
-def test_conjugate_gradient_survives_what_is_not_positive():
-    target = torch.tensor([1.0, 2.0])
-    assert not conjugate_gradient(lambda x: 0 * x, target, 5).any()
-    assert not conjugate_gradient(lambda x: torch.eye(2) @ x, 0 * target, 5).any()
 
 
 @pytest.mark.parametrize("maximum_kl", [1e-3, 1e-2])

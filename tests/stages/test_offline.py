@@ -9,6 +9,7 @@ from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
 from lmrl.stages.rl import rl
+from lmrl.stages.rl_checks import note_unused
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.run import read_metrics
 
@@ -88,6 +89,20 @@ def test_it_learns_and_leaves_a_run(tiny_folder, tmp_path, plugins, name, data):
     if name == "pairwise":
         assert records[1]["optimizer/margin"] == pytest.approx(0, abs=1e-4), "the policy starts as its reference"
         assert records[-1]["optimizer/margin"] > 0.5
+
+
+def test_what_it_does_not_read_is_said(plugins, caplog):
+    spec, ppo = (plugins.get("optimizer", name) for name in ("pairwise", "ppo"))
+    config = build(RLConfig, {"model": "some/model", "kl": {"beta": 0.5}, "train": {"group_size": 4}})
+    note_unused(config, spec, prompts_given=False)
+    unused, asked = caplog.messages
+    assert unused.startswith("[kl] and train.group_size: set, but not read by optimizer 'pairwise'")
+    assert "prompts 'stories'" in asked and "prompts.name" in asked and "evaluation.prompts=0" in asked
+    caplog.clear()
+    note_unused(config, ppo, prompts_given=False)
+    note_unused(RLConfig(), spec, prompts_given=False)
+    note_unused(build(RLConfig, {"model": "some/model"}), spec, prompts_given=True)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(("name", "data"), [("pairwise", PAIRS), ("labels", LABELLED)])

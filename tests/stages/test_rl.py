@@ -211,6 +211,24 @@ def test_changed_prompts_are_noticed_on_resume(tiny_folder, tmp_path):
         run(config_of(tiny_folder, tmp_path / "empty"), resume=True)
 
 
+def test_a_run_that_goes_on_is_not_taken_up_by_another_process(tiny_folder, tmp_path):
+    """Locks are of open files, so a second session in this process stands for another one."""
+    config, said = config_of(tiny_folder, tmp_path / "run"), []
+
+    def meddling(prompts, responses):
+        if (tmp_path / "run" / "checkpoint").exists() and not said:
+            with pytest.raises(ResumeError, match=f"process {os.getpid()} on .* is at work on .*run; wait") as caught:
+                rl(config, reward=likes_cats, prompts=PROMPTS, progress=False, resume=True)
+            said.append(caught)
+        return likes_cats(prompts, responses)
+
+    rl(config, reward=meddling, prompts=PROMPTS, progress=False)
+    assert len(said) == 1
+    updates = [record["update"] for record in read_metrics(tmp_path / "run")]
+    assert updates == list(range(config.train.updates + 1)), "and nothing of it was cut off"
+    rl(config, reward=likes_cats, prompts=PROMPTS, progress=False, resume=True)
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_folder, tmp_path):
     folder = tmp_path / "run"
     run(config_of(tiny_folder, folder))
