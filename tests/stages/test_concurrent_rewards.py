@@ -1,5 +1,6 @@
 """Rewards that are called while the engine still samples give what they give afterwards, errors included."""
 
+import re
 import threading
 from dataclasses import replace
 
@@ -20,8 +21,6 @@ from lmrl.stages.run import read_metrics
 TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 MODULE = """
 import os
-import re
-import re
 
 
 def length(prompts, responses, weight):
