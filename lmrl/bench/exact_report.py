@@ -97,7 +97,10 @@ def _table(rows: Sequence[Row], measure: str, problem: str) -> list[str]:
 
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the gap closed by each optimizer, with its interval, one panel for each beta."""
+    """Draw the gap closed by each optimizer, with its interval, one panel for each beta.
+
+    An arrow stands for a mean that lies further to the left.
+    """
     from matplotlib.figure import Figure
 
     rows = summarise(records)
@@ -114,14 +117,15 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
                 height = place + 0.16 * (shift - (len(problems) - 1) / 2)
                 low, high = max(interval.low, -0.1), min(interval.high, 1.1)
                 panel.plot([low, high], [height, height], color=colour, linewidth=1)
-                label = problem if place == 0 else None
-                panel.plot([max(interval.mean, -0.1)], [height], "o", color=colour, markersize=3.5, label=label)
+                label = problem if place == len(rows) - 1 else None
+                marker = "<" if interval.mean < -0.1 else "o"
+                panel.plot([max(interval.mean, -0.1)], [height], marker, color=colour, markersize=3.5, label=label)
         panel.axvline(1, color="black", linewidth=0.8)
         panel.axvline(0.95, color="grey", linewidth=0.8, linestyle=":")
         panel.set(title=f"beta {beta:g}", xlim=(-0.12, 1.12), xlabel="gap closed")
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), [row.optimizer for row in reversed(rows)])
-    panels[-1].legend(loc="lower left", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(problems), fontsize=8)
     figure.savefig(path, dpi=120)
 
 
