@@ -80,7 +80,6 @@ def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
         ('problem = "counting"', 'problme = "counting"', r"tasks\.counting\.problme"),
         ('problem = "counting"', 'problem = "hard"', "expected one of random, counting"),
         ('"reinforce"', '"reinforec"', "did you mean 'reinforce'"),
-        ('"reinforce"', '"nlpo"', "nlpo cannot be run"),
         ('kind = "exact"', 'kind = "exakt"', "did you mean 'exact'"),
         ("amount = 3", "amount = 0", "at least 1"),
         ("betas = [0.3]", "betas = [0.3, 0.3]", "each number once"),
