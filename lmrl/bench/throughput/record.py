@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lmrl.bench.circumstances import processor_name
 from lmrl.bench.throughput.peaks import Peaks
 from lmrl.bench.throughput.setting import Cell, ThroughputSettings
 from lmrl.bench.throughput.shapes import SHAPES
@@ -88,17 +89,6 @@ def circumstances(settings: ThroughputSettings) -> dict[str, Any]:
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": _commit(),
     }
-
-
-def processor_name() -> str:
-    """Return the processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str:
