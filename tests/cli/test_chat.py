@@ -102,6 +102,18 @@ class Terminal:
     def type(self, text):
         os.write(self.master, text.encode())
 
+    def interrupt(self, pattern, seconds=60):
+        """Press Ctrl-C until the pattern is seen: a signal that comes after the prompt is printed and before
+        readline waits for a key is noticed only at the next one."""
+        end = time.monotonic() + seconds
+        while True:
+            os.killpg(os.getpgid(self.process.pid), signal.SIGINT)
+            try:
+                return self.wait_for(pattern, seconds=5)
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
@@ -132,14 +144,12 @@ def test_a_conversation_in_a_terminal(terminal, tmp_path):
     terminal.wait_for("you> ")
     terminal.type("a dog\n")
     terminal.wait_for(r"(?:(?:cat|dog|the|a|user|assistant|:) ){20}")  # an answer that would take a minute
-    os.killpg(os.getpgid(terminal.process.pid), signal.SIGINT)
-    terminal.wait_for(r"\(stopped\)")
+    terminal.interrupt(r"\(stopped\)")
     terminal.wait_for("you> ")
     terminal.type("/save talk.jsonl\n")
     terminal.wait_for(r"\(saved in talk.jsonl\)")
     terminal.wait_for("you> ")
-    os.killpg(os.getpgid(terminal.process.pid), signal.SIGINT)
-    terminal.wait_for("Ctrl-D or /quit leaves")
+    terminal.interrupt("Ctrl-D or /quit leaves")
     terminal.wait_for("you> ")
     terminal.type("\x04")
     assert terminal.process.wait(timeout=60) == 0
