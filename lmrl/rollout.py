@@ -18,6 +18,8 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from lmrl.errors import LmrlError
+
 Record = TypeVar("Record")
 
 
@@ -98,7 +100,7 @@ class Scored:
         return select_record(self, rows)
 
 
-class UndeclaredNeed(AttributeError):
+class UndeclaredNeed(LmrlError, AttributeError):
     """An optimizer read a field that its spec does not declare a need for."""
 
 

@@ -78,10 +78,18 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [f"| `{r.optimizer}` | {r.overall} | {r.distance} | {r.failed} | {r.seconds:.1f} |" for r in rows]
-    for problem in dict.fromkeys(record["problem"] for record in records):
-        for measure, title in TABLES.items():
-            lines += ["", f"{title}, problem `{problem}`:", "", *_table(rows, measure, problem)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", grid_tables(records)])
+
+
+def grid_tables(records: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table by beta for each problem and measure."""
+    rows = summarise(records)
+    tables = [
+        "\n".join([f"{title}, `{problem}`:", "", *_table(rows, measure, problem)])
+        for problem in dict.fromkeys(record["problem"] for record in records)
+        for measure, title in TABLES.items()
+    ]
+    return "\n\n".join(tables) + "\n"
 
 
 def _table(rows: Sequence[Row], measure: str, problem: str) -> list[str]:

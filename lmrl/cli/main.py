@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_notes()
         try:
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+            _leave_process_group()
             sys.stdout.flush()  # a reader that has gone away is noticed here, not while the interpreter ends
             return code
         except BrokenPipeError:
@@ -57,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         except SystemExit as error:  # argparse, after it has printed help or a usage error
             return error.code if isinstance(error.code, int) else USAGE
+
+
+def _leave_process_group() -> None:
+    """End what ranks talk through, all at the same time: one that is torn down by the interpreter's end can crash it."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)  # torch is not imported for this
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _show_notes() -> None:

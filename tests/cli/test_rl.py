@@ -107,3 +107,33 @@ def test_needs_that_cannot_be_met_are_refused_with_the_remedy(tmp_path, monkeypa
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: ") and found in said and remedy in said
     assert not (tmp_path / "runs").exists()
+
+
+UNDECLARED = """
+from lmrl import Advantages, Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
+
+class Settings(OptimizerSettings):
+    pass
+
+class Undeclared(PolicyOptimizer):
+    def __init__(self, settings):
+        pass
+
+    def advantages(self, rollout):
+        return Advantages(rollout.scores[:, None] - rollout.values)
+
+    def loss(self, policy, batch):
+        return Loss(-policy.evaluate(batch).logprobs * batch.advantages)
+
+@hookimpl
+def lmrl_optimizers():
+    yield OptimizerSpec("undeclared", Undeclared, Settings)
+"""
+
+
+def test_a_need_that_is_read_and_not_declared_is_one_paragraph_too(recipe, tmp_path, monkeypatch, capsys):
+    (tmp_path / "undeclared.py").write_text(UNDECLARED)
+    monkeypatch.chdir(tmp_path)
+    assert main(["rl", "--plugin", "undeclared.py", str(recipe), "optimizer.name=undeclared", "--quiet"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rollout.values was read" in said and "Needs(values=True)" in said and "Traceback" not in said

@@ -279,6 +279,7 @@ same = torch.equal(scored.scores, world.before.scores)
 kept = accelerator.gather(torch.tensor([same]))
 if accelerator.is_main_process:
     print("RESULT" + json.dumps({"found": found.tolist(), "kept": kept.tolist()}))
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 

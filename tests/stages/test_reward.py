@@ -117,7 +117,7 @@ class TestSteps:
         rankings = load_rankings(word_rankings(40, answers=2)).rankings
         pairs = encode_rankings(rankings, start_reward_model(base, seed=0).card, "skip").items
         both = [self.gradient(base, pairs, objective={"loss": loss})[1] for loss in ("plackett_luce", "bradley_terry")]
-        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
 
     def test_a_margin_from_the_datas_scores(self, base, items):
         plain, wide = (
