@@ -49,9 +49,10 @@ class WindowBuffer:
         old = self._buffer
         if old is None:  # nothing was written yet
             return
-        new = old.new_zeros(len(rows), *old.shape[1:])
-        torch.index_select(old[:, :, first:end], 0, rows, out=new[:, :, first:end])
-        self._buffer = new
+        kept = old[:, :, first:end].index_select(0, rows)
+        # Fewer rows stay where they are: a buffer for each time that a row ends would cost as much as the step.
+        self._buffer = old[: len(rows)] if len(rows) <= len(old) else old.new_zeros(len(rows), *old.shape[1:])
+        self._buffer[:, :, first:end] = kept
 
     def shift(self, first: int, end: int, to: int) -> None:
         """Move the columns from ``first`` up to ``end`` to where column ``to`` is."""
