@@ -10,6 +10,7 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,15 @@ def _import_libraries(side: str, stage: Stage, cell: Cell) -> None:
 
 
 def _begin(device: str) -> int:
-    """Return the bytes in use before the work; on a CPU the peak cannot be set back, so it is that of a tiny model."""
+    """Return the bytes in use before the work, from where the peak is counted."""
     if device == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
+    # Linux sets the peak back to what is held now; elsewhere it stays that of the tiny model.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _peak(device)
 
 
@@ -126,8 +130,12 @@ def _peak(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
+    # On Linux ru_maxrss begins with the peak of the process that started this one; VmHWM is this process's own.
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
