@@ -1,4 +1,4 @@
-"""Write what benchmarks/results holds into the documentation: the tables of docs/exact.md, and each optimizer's rows.
+"""Write what benchmarks/results holds into the documentation: docs/exact.md, docs/performance.md, optimizers' rows.
 
     python benchmarks/write_pages.py
 
@@ -7,13 +7,15 @@ A page keeps its tables between two comments, and only what lies between them is
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmrl.bench.exact import base_of, read_records
-from lmrl.bench.exact_report import Row, grid_tables, plot, summarise
+from lmrl.bench.exact_report import Row, grid_tables, markdown, plot, summarise
+from lmrl.bench.throughput.table import target_of
 from lmrl.statistics import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +23,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 PAGES = {"simpo": "dpo", "reinforce_pp_baseline": "reinforce_pp"}
 """The page of an optimizer that has none of its own."""
-REFERENCES = ("best_of_n", "exact_gradient")
 
 
 def replace_between(text: str, name: str, new: str) -> str:
@@ -59,12 +60,65 @@ def _range(intervals: Sequence[Interval]) -> str:
     return f"{min(means):.3f} to {max(means):.3f}"
 
 
+def throughput_rows(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown table of lmrl's ratios: one row for each comparison that has a baseline."""
+    lines = [
+        "| workload | model | lengths | groups | lmrl, per second | baseline | times the baseline | target "
+        "| of the matmul peak |",
+        "|---" * 9 + "|",
+    ]
+    for record in records:
+        if record["side"] != "lmrl" or not record.get("ratio"):
+            continue
+        name = " ".join(part for part in (record["workload"], record["algorithm"], record["variant"]) if part)
+        rate, ratio, target = record["rate"], record["ratio"], target_of(record)
+        peak = f"{record['utilisation']:.0%}" if record.get("utilisation") else ""
+        lines.append(
+            f"| {name} | {record['model']} | {record['lengths']} | {record['group_size']} "
+            f"| {rate['median']:,.0f} {record['unit']} | `{record['baseline']}` "
+            f"| {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) "
+            f"| {f'{target:.3g}' if target else ''} | {peak} |"
+        )
+    return "\n".join(lines)
+
+
+def decode_rows(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown table of decode steps beside their floor."""
+    lines = ["| model | groups | a step, ms | its floor, ms | share |", "|---" * 5 + "|"]
+    for record in records:
+        if record["side"] == "lmrl" and "decode_floor_seconds" in record:
+            step, floor = 1000 * record["decode_step_seconds"], 1000 * record["decode_floor_seconds"]
+            lines.append(
+                f"| {record['model']} | {record['group_size']} | {step:.1f} | {floor:.1f} | {floor / step:.0%} |"
+            )
+    return "\n".join(lines)
+
+
+def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown table of peaks: what a side holds beyond its libraries."""
+    lines = ["| model | side | MiB at the peak | lmrl's share of it |", "|---" * 4 + "|"]
+    for record in records:
+        if record["workload"] == "memory" and "peak_bytes" in record:
+            share = f"{record['lmrl_share']:.2f}" if "lmrl_share" in record else ""
+            lines.append(
+                f"| {record['model']} | {record['side']} | {record['peak_bytes'] / 2**20:,.0f} | {share} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write all pages."""
+    speeds = [json.loads(line) for line in (RESULTS / "throughput.jsonl").read_text().splitlines()]
+    page = ROOT / "docs" / "performance.md"
+    text = page.read_text()
+    for name, rows in (("throughput", throughput_rows), ("decode", decode_rows), ("memory", memory_rows)):
+        text = replace_between(text, name, rows(speeds))
+    page.write_text(text)
     records = read_records(RESULTS / "exact.jsonl")
     rows = summarise(records)
     page = ROOT / "docs" / "exact.md"
     page.write_text(replace_between(page.read_text(), "tables", grid_tables(records)))
+    (RESULTS / "exact.md").write_text(markdown(records))
     plot(records, RESULTS / "exact.png")
     for path in sorted((ROOT / "docs" / "optimizers").glob("*.md")):
         mine = [row for row in rows if page_of(row.optimizer) == path.stem]

@@ -1,0 +1,50 @@
+"""How far log-probabilities that were captured while sampling lie from those of one pass over the finished rows.
+
+    python benchmarks/studies/cached_logprobs.py
+
+Random Llamas of the throughput suite, 64 rows, float32. The difference is that of the order of additions alone; an
+update takes the captured ones, so it is also how far from 1 the first ratio of an update lies.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from lmrl.bench.throughput.shapes import SHAPES, write_model
+from lmrl.models import load
+from lmrl.sampling import SamplingSpec
+from lmrl.sampling.settings import TransformersEngineSettings
+from lmrl.sampling.transformers_engine import TransformersEngine
+
+
+def differences(size: str, fast_path: bool) -> torch.Tensor:
+    """Return the absolute differences of all sampled tokens, in nats."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load(str(write_model(Path(folder) / "model", SHAPES[size], 128)), device="cpu").model
+    generator = torch.Generator().manual_seed(0)
+    prompts = [row for row in torch.randint(0, 2048, (8, 32), generator=generator).tolist() for _ in range(8)]
+    engine = TransformersEngine(TransformersEngineSettings(fast_path=fast_path))
+    samples = engine.generate(model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0)
+    inputs = samples.inputs
+    rows = torch.cat([inputs.prompt_ids, inputs.response_ids], dim=1)
+    with torch.no_grad():
+        logprobs = model(rows, use_cache=False).logits[:, inputs.prompt_ids.shape[1] - 1 : -1].log_softmax(-1)
+    again = logprobs.gather(-1, inputs.response_ids[..., None]).squeeze(-1)
+    return (again - samples.behavior_logprobs)[samples.action_mask].abs()
+
+
+def main() -> None:
+    """Print a table."""
+    print("| model | path | tokens | largest difference | mean difference |\n|---|---|---|---|---|")
+    for size in ("1M", "10M", "60M"):
+        for fast_path in (True, False):
+            found = differences(size, fast_path)
+            path = "prompts shared" if fast_path else "the model's own step"
+            print(f"| {size} | {path} | {len(found):,} | {found.max():.1e} | {found.mean():.1e} |")
+
+
+if __name__ == "__main__":
+    main()
