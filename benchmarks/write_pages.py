@@ -100,9 +100,7 @@ def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         if record["workload"] == "memory" and "peak_bytes" in record:
             share = f"{record['lmrl_share']:.2f}" if "lmrl_share" in record else ""
-            lines.append(
-                f"| {record['model']} | {record['side']} | {record['peak_bytes'] / 2**20:,.0f} | {share} |"
-            )
+            lines.append(f"| {record['model']} | {record['side']} | {record['peak_bytes'] / 2**20:,.0f} | {share} |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,9 @@ def differences(size: str, fast_path: bool) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     prompts = [row for row in torch.randint(0, 2048, (8, 32), generator=generator).tolist() for _ in range(8)]
     engine = TransformersEngine(TransformersEngineSettings(fast_path=fast_path))
-    samples = engine.generate(model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0)
+    samples = engine.generate(
+        model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0
+    )
     inputs = samples.inputs
     rows = torch.cat([inputs.prompt_ids, inputs.response_ids], dim=1)
     with torch.no_grad():

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_process_group() -> None:
-    """End what ranks talk through, all at the same time: one that is torn down by the interpreter's end can crash it."""
+    """End what ranks talk through, all at once: left to the interpreter's end, it can crash a process."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)  # torch is not imported for this
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
