@@ -207,6 +207,39 @@ def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:
     return panels
 
 
+def against_kl(summary: Summary, cell: Cell, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Return for each optimizer some columns of its curve over the root of the KL: means over seeds at each update.
+
+    The first column is in colour with its 95% band, the second dashed, each of the other optimizers' first in grey.
+    """
+    found = {}
+    for name in summary.optimizers:
+        records = summary.done(name, cell)
+        kls = [root(kl.mean) for _, kl in curve_of(records, "kl")]
+        if kls:
+            found[name] = kls, {column: [y for _, y in curve_of(records, column)] for column in columns}
+    panels = []
+    for name, (kls, drawn) in found.items():
+
+        def paint(
+            axes: Any, name: str = name, kls: list[float] = kls, drawn: dict[str, list[Interval]] = drawn
+        ) -> None:
+            first, *others = columns
+            for other_kls, other in found.values():
+                axes.plot(other_kls, [y.mean for y in other[first]], color=GREY, linewidth=0.7)
+            if all(y.is_finite for y in drawn[first]):
+                low, high = [y.low for y in drawn[first]], [y.high for y in drawn[first]]
+                axes.fill_between(kls, low, high, color=BAND, alpha=0.6, lw=0)
+            axes.plot(kls, [y.mean for y in drawn[first]], color=MARK, linewidth=1.6, label=first)
+            for column in others:
+                axes.plot(kls, [y.mean for y in drawn[column]], "--", color=INK, linewidth=1.1, label=column)
+            axes.legend(fontsize=7, frameon=False)
+            axes.set(xlabel="root of KL", title=name)
+
+        panels.append((name, draw(SMALL, paint)))
+    return panels
+
+
 def root(kl: float) -> float:
     """Return the root of a KL, 0 of one that sampling made negative."""
     return math.sqrt(max(kl, 0.0))

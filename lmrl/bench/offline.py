@@ -7,11 +7,15 @@ fewer than that. Held-out prompts are not among them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl_config import RLConfig
+
+if TYPE_CHECKING:
+    from lmrl.data import PromptSet
+    from lmrl.rewards.function import RewardResult
 
 CHUNK = 512
 """Answers that are sampled at once."""
@@ -21,27 +25,51 @@ def judged_answers(
     config: RLConfig, rows: Sequence[Any] | None, experience: str, plugins: PluginManager
 ) -> list[dict[str, Any]]:
     """Return rows of preferences (best against worst of a prompt), labels (above the mean) or rewards."""
+    model, training, _ = _opened(config, rows, plugins)
+    size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
+    places = [group % len(training) for group in range(groups) for _ in range(size)]
+    asked, texts, result = _judged(config, model, training, places, "offline data", plugins)
+    return MAKERS[experience](asked, texts, [float(score) for score in result.scores], size)
+
+
+def judged_samples(
+    config: RLConfig, rows: Sequence[Any] | None, count: int, plugins: PluginManager
+) -> dict[str, list[float]]:
+    """Return the reward's parts for ``count`` answers of the starting model to each held-out prompt, in order."""
+    model, _, held_out = _opened(config, rows, plugins)
+    places = [place for place in range(len(held_out)) for _ in range(count)]
+    _, _, result = _judged(config, model, held_out, places, "best of n", plugins)
+    return {name: part.tolist() for name, part in result.parts.items()}
+
+
+def _opened(config: RLConfig, rows: Sequence[Any] | None, plugins: PluginManager) -> tuple[Any, PromptSet, PromptSet]:
+    """Return the starting model, and the prompts for training and those that are held out."""
     from lmrl.data import load_prompts
     from lmrl.models import load
-    from lmrl.rewards import resolve
-    from lmrl.sampling.texts import sample_texts, sampling_spec
-    from lmrl.stages.rl_checks import encode_prompts
     from lmrl.stages.rl_setup import embedded_model
 
     model = load(config.model or embedded_model(), device="cpu")
     if rows is None:
         spec, settings = config.prompts.resolve(plugins)
         rows = list(spec.build(settings))
-    training, _ = load_prompts(rows, codec=model.card.codec).split(config.evaluation.prompts, config.run.seed)
-    size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
-    places = [group % len(training) for group in range(groups) for _ in range(size)]
-    ids = encode_prompts(model, training)
+    return model, *load_prompts(rows, codec=model.card.codec).split(config.evaluation.prompts, config.run.seed)
+
+
+def _judged(
+    config: RLConfig, model: Any, prompts: PromptSet, places: Sequence[int], purpose: str, plugins: PluginManager
+) -> tuple[list[str], list[str], RewardResult]:
+    """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
+    from lmrl.rewards import resolve
+    from lmrl.sampling.texts import sample_texts, sampling_spec
+    from lmrl.stages.rl_checks import encode_prompts
+
+    ids = encode_prompts(model, prompts)
     engine_spec, engine_settings = config.engine.resolve(plugins)
     engine = engine_spec.build(engine_settings)
     texts: list[str] = []
     for start in range(0, len(places), CHUNK):
         asked_ids = [ids[place] for place in places[start : start + CHUNK]]
-        seed = derive_seed(config.run.seed, "offline data", start)
+        seed = derive_seed(config.run.seed, purpose, start)
         drawn = sample_texts(model, asked_ids, sampling_spec(config.sampling, model.card), seed, engine)
         texts += [completion.text for completion in drawn]
     tables = config.reward.tables
@@ -50,10 +78,9 @@ def judged_answers(
         if config.reward_weights
         else resolve(config.reward.name, tables.get(config.reward.name), plugins)
     )
-    columns = {name: [column[place] for place in places] for name, column in training.columns.items()}
-    asked = [training.prompts[place] for place in places]
-    scores = [float(score) for score in reward(asked, texts, columns).scores]
-    return MAKERS[experience](asked, texts, scores, size)
+    columns = {name: [column[place] for place in places] for name, column in prompts.columns.items()}
+    asked = [prompts.prompts[place] for place in places]
+    return asked, texts, reward(asked, texts, columns)
 
 
 def _preferences(

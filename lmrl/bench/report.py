@@ -99,6 +99,8 @@ def add_suite(
         )
     if kind.has_frontier:
         _add_frontiers(writer, summary)
+    if kind.against_kl:
+        _add_against_kl(writer, summary, kind)
     _add_curves(writer, summary, kind)
     _add_metrics(writer, summary, kind)
     _add_details(writer, summary, kind)
@@ -225,6 +227,17 @@ def _add_frontiers(writer: Writer, summary: Summary) -> None:
         writer.table(
             ["optimizer", *(f"beta {beta:g}" for beta in betas)], rows, f"{task}: reward at KL, means over seeds"
         )
+
+
+def _add_against_kl(writer: Writer, summary: Summary, kind: Kind) -> None:
+    first, *others = kind.against_kl
+    for task, beta in summary.cells:
+        panels = figures.against_kl(summary, (task, beta), kind.against_kl)
+        if panels:
+            writer.page.add_heading(f"{first} and {', '.join(others)} against KL: {task}, beta {beta:g}", 3)
+            writer.page.add_panels(
+                panels, f"Means over seeds at each update, {first} with its 95% band; the others' {first} in grey."
+            )
 
 
 def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:

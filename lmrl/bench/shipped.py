@@ -11,6 +11,7 @@ SHIPPED = {
     "stories": "Sentiment, object consistency and length in the embedded story world",
     "verifiable": "Addition, word sorting and copying with exact graders",
     "synthetic": "Increasing numbers, dates, and shortest paths from random walks",
+    "overoptimization": "Learned proxies of a known gold reward: what optimising them costs, and what ensembles change",
     "reasoning": "GSM8K and BIG-bench's word sorting, for a model and data of yours",
     "throughput": "Sampling, updates and whole batches beside generate, a padded update and TRL",
     "smoke": "The suites of optimizers, but reasoning, at toy size, in a few minutes",

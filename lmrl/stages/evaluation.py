@@ -31,6 +31,8 @@ class Evaluation:
     shown_rewards: list[float]
     rewards: list[float]
     lengths: list[float]
+    parts: dict[str, float]
+    """Means of what the reward is made of, by name, each prompt's samples averaged first."""
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers as they are logged."""
@@ -39,6 +41,7 @@ class Evaluation:
         for name, interval in named.items():
             if interval.is_finite:  # JSON knows no infinity
                 numbers |= {f"evaluation/{name}_low": interval.low, f"evaluation/{name}_high": interval.high}
+        numbers |= {f"evaluation/reward_{name}": mean for name, mean in self.parts.items()}
         return numbers | {"evaluation/ended_share": self.ended_share}
 
 
@@ -66,4 +69,5 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
         shown_rewards=[float(scored.scores[row]) for row in shown],
         rewards=scored.scores.tolist(),
         lengths=lengths.tolist(),
+        parts={name: float(np.mean(over_prompts(part))) for name, part in scored.score_parts.items()},
     )

@@ -132,6 +132,6 @@ def test_the_command_writes_tables_and_a_figure(tmp_path, capsys):
     assert "best_of_n" in capsys.readouterr().out
     page = output.with_suffix(".md").read_text()
     assert "| `reinforce` |" in page and "beta 0.3" in page
-    assert "Gap J(pi*) - J(pi), problem `counting`" in page and "Total variation distance" in page
+    assert "Gap J(pi*) - J(pi), `counting`" in page and "Total variation distance" in page
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert main([*words[:3], "nothing", "--output", str(output)]) != 0

@@ -17,6 +17,7 @@ GROUP = "group"
 
 KINDS = {
     "exact": "lmrl.bench.kinds.exact:ExactKind",
+    "overoptimization": "lmrl.bench.kinds.overoptimization:OveroptimizationKind",
     "rl": "lmrl.bench.kinds.rl:RLKind",
     "throughput": "lmrl.bench.kinds.throughput:ThroughputKind",
 }

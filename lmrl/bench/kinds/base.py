@@ -57,6 +57,8 @@ class Kind(ABC):
     """The column of curves that reports draw."""
     has_frontier = True
     """Whether reward against KL says something: the metrics reward and kl are there."""
+    against_kl: tuple[str, ...] = ()
+    """Columns of curves that reports draw together over the root of the curve's column kl."""
     exclusive = False
     """Whether a run needs the machine for itself: then --jobs is 1."""
 

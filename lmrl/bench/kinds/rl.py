@@ -149,11 +149,17 @@ class RLKind(Kind):
 
     def execute(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> Outcome:
         """Train once and evaluate."""
+        config = self.config(suite, run, folder, plugins)
+        rows = self._rows(self._task(suite, run.task))
+        return Outcome(*_measured(self._trained(config, rows, run, plugins), run.beta))
+
+    def _trained(
+        self, config: RLConfig, rows: list[dict[str, Any]] | None, run: Run, plugins: PluginManager
+    ) -> list[dict[str, float]]:
+        """Train in a folder that is thrown away, and return what was logged."""
         from lmrl.stages.rl import rl
         from lmrl.stages.run import read_metrics
 
-        config = self.config(suite, run, folder, plugins)
-        rows = self._rows(self._task(suite, run.task))
         experience = plugins.get("optimizer", run.optimizer).needs.experience
         with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:
             config.run.folder = str(Path(place) / "run")
@@ -165,8 +171,7 @@ class RLKind(Kind):
             result = rl(config, prompts=rows, data=data, plugins=plugins, progress=False)
             if result.interrupted:
                 raise KeyboardInterrupt
-            lines = read_metrics(Path(config.run.folder))
-        return Outcome(*_measured(lines, run.beta))
+            return read_metrics(Path(config.run.folder))
 
     def _task(self, suite: Suite, name: str) -> RLTask:
         return build(RLTask, suite.tasks[name], f"tasks.{name}")

@@ -1,9 +1,11 @@
-"""Rewards of the embedded story world that are no rewards of the core: its other gold measures."""
+"""The embedded story world for suites: its other gold measures as rewards, and its stories as texts of small models."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+from lmrl.stories.grammar import story
 from lmrl.stories.measures import object_consistency
 from lmrl.stories.words import OBJECTS
 
@@ -18,3 +20,8 @@ def objects(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         mentions = sum(word.strip(".,?!'\":") in OBJECTS for word in response.split())
         scores.append(object_consistency(prompt, response) * min(mentions, 4) / 4)
     return scores
+
+
+def texts(generator: random.Random) -> str:
+    """Return a story of the grammar."""
+    return story(generator, "train").text
