@@ -14,7 +14,7 @@ SHIPPED = {
     "overoptimization": "Learned proxies of a known gold reward: what optimising them costs, and what ensembles change",
     "reasoning": "GSM8K and BIG-bench's word sorting, for a model and data of yours",
     "throughput": "Sampling, updates and whole batches beside generate, a padded update and TRL",
-    "smoke": "The suites of optimizers, but reasoning, at toy size, in a few minutes",
+    "smoke": "The suites exact, stories, verifiable and synthetic at toy size, in a few minutes",
 }
 """Their files lie in `suites/`, by name."""
 
