@@ -15,6 +15,9 @@ from typing import Any
 
 from lmrl.bench.exact import base_of, read_records
 from lmrl.bench.exact_report import Row, grid_tables, markdown, plot, summarise
+from lmrl.bench.records import read_records as read_runs
+from lmrl.bench.summary import Summary
+from lmrl.bench.summary import summarise as summary_of
 from lmrl.bench.throughput.table import target_of
 from lmrl.statistics import Interval
 
@@ -104,8 +107,28 @@ def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def overoptimization_rows(summary: Summary) -> str:
+    """Return the Markdown table of what is left of the gold reward, by proxy and optimizer."""
+    lines = [
+        "| proxy | optimizer | gold at its best | gold at the end | lost | KL at the end | right on held-out pairs |",
+        "|---" * 7 + "|",
+    ]
+    for cell in summary.cells:
+        for name in summary.optimizers:
+            best, end, lost, kl, accuracy = (
+                summary.interval(name, cell, metric) for metric in ("best_gold", "gold", "lost", "kl", "proxy_accuracy")
+            )
+            lines.append(
+                f"| `{cell[0]}` | `{name}` | {best} | {end} | {lost.mean:.2f} | {kl.mean:.1f} | {accuracy.mean:.2f} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write all pages."""
+    page = ROOT / "benchmarks" / "README.md"
+    found = summary_of(read_runs(RESULTS / "overoptimization.jsonl"))
+    page.write_text(replace_between(page.read_text(), "overoptimization", overoptimization_rows(found)))
     speeds = [json.loads(line) for line in (RESULTS / "throughput.jsonl").read_text().splitlines()]
     page = ROOT / "docs" / "performance.md"
     text = page.read_text()
