@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said_before_anything_runs(plugins):
         plan(suite, plugins)
     suite.tasks["mean_of_4"]["proxy"]["aggregation"] = "mean"
     suite.tasks["mean_of_4"]["proxy"]["settings"] = {"train": {"stepz": 3}}
-    with pytest.raises(SettingsError, match="did you mean 'proxy.settings.train.steps'"):
+    with pytest.raises(SettingsError, match=r"did you mean 'proxy\.settings\.train\.steps'"):
         plan(suite, plugins)
     suite.tasks["mean_of_4"]["gold"] = "god_story"
     with pytest.raises(SettingsError, match="good_story"):
