@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ def page_of(optimizer: str) -> str:
     """Return the name of the page that an optimizer's row belongs on."""
     base = base_of(optimizer)
     return PAGES.get(base, base)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, cells)) + " |" for cells in rows)])
 
 
 def optimizer_rows(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
@@ -87,24 +93,29 @@ def throughput_rows(records: Sequence[Mapping[str, Any]]) -> str:
 
 def decode_rows(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of decode steps beside their floor."""
-    lines = ["| model | groups | a step, ms | its floor, ms | share |", "|---" * 5 + "|"]
-    for record in records:
-        if record["side"] == "lmrl" and "decode_floor_seconds" in record:
-            step, floor = 1000 * record["decode_step_seconds"], 1000 * record["decode_floor_seconds"]
-            lines.append(
-                f"| {record['model']} | {record['group_size']} | {step:.1f} | {floor:.1f} | {floor / step:.0%} |"
-            )
-    return "\n".join(lines)
+    kept = [record for record in records if record["side"] == "lmrl" and "decode_floor_seconds" in record]
+    cells = []
+    for record in kept:
+        step, floor = 1000 * record["decode_step_seconds"], 1000 * record["decode_floor_seconds"]
+        cells.append((record["model"], record["group_size"], f"{step:.1f}", f"{floor:.1f}", f"{floor / step:.0%}"))
+    return table(("model", "groups", "a step, ms", "its floor, ms", "share"), cells)
 
 
 def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of peaks: what a side holds beyond its libraries."""
-    lines = ["| model | side | MiB at the peak | lmrl's share of it |", "|---" * 4 + "|"]
-    for record in records:
-        if record["workload"] == "memory" and "peak_bytes" in record:
-            share = f"{record['lmrl_share']:.2f}" if "lmrl_share" in record else ""
-            lines.append(f"| {record['model']} | {record['side']} | {record['peak_bytes'] / 2**20:,.0f} | {share} |")
-    return "\n".join(lines)
+    return table(
+        ("model", "side", "MiB at the peak", "lmrl's share of it"),
+        (
+            (
+                r["model"],
+                r["side"],
+                f"{r['peak_bytes'] / 2**20:,.0f}",
+                f"{r['lmrl_share']:.2f}" if "lmrl_share" in r else "",
+            )
+            for r in records
+            if r["workload"] == "memory" and "peak_bytes" in r
+        ),
+    )
 
 
 def overoptimization_rows(summary: Summary) -> str:

@@ -6,6 +6,7 @@ cuts, counts and averages all of them alike. A row whose mask is all false count
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -80,13 +81,13 @@ class Responses:
         return int(self.action_mask.shape[0])
 
 
-class _RowsAlone:
+class _RowsAlone(ABC):
     """What batches share whose rows belong to no group: every row stays on its own."""
 
     @property
+    @abstractmethod
     def action_mask(self) -> Tensor:
         """True on what has a loss, (B, T)."""
-        raise NotImplementedError
 
     @property
     def group(self) -> Tensor:

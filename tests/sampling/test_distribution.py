@@ -127,5 +127,6 @@ def test_drawing_from_logits_is_drawing_from_the_distribution(seed, temperature,
     # At the very end of the distribution rounding decides which of its last tokens is drawn.
     inner = torch.arange(16) != 1
     assert torch.equal(ids[inner], draw(distribution, uniforms)[inner])
+    assert distribution[1, ids[1] + 1 :].exp().sum() < 1e-6, "nothing to speak of comes after it"
     assert torch.allclose(logprobs, distribution.gather(1, ids[:, None]).squeeze(1), atol=1e-5)
     assert torch.isfinite(logprobs).all()
