@@ -129,8 +129,9 @@ def improvement(summary: Summary) -> str:
     return draw((side, side), paint)
 
 
-def curves(summary: Summary, cell: Cell, column: str, label: str) -> list[tuple[str, str]]:
+def curves(summary: Summary, cell: Cell, column: str, over: str = "update") -> list[tuple[str, str]]:
     """Return for each optimizer its learning curve in a cell: the mean over seeds and its 95% band."""
+    label = column.replace("_", " ")
     found = {name: curve_of(summary.done(name, cell), column) for name in summary.optimizers}
     found = {name: points for name, points in found.items() if points}
     if not found:
@@ -148,20 +149,21 @@ def curves(summary: Summary, cell: Cell, column: str, label: str) -> list[tuple[
                 low, high = [y.low for _, y in points], [y.high for _, y in points]
                 axes.fill_between(steps, low, high, color=BAND, alpha=0.6, lw=0)
             axes.plot(steps, [y.mean for _, y in points], color=MARK, linewidth=1.6)
-            axes.set(xlabel="update", ylabel=label, title=name, ylim=vertical)
+            axes.set(xlabel=over, ylabel=label, title=name, ylim=vertical)
 
         panels.append((name, draw(SMALL, paint)))
     return panels
 
 
 def curve_of(records: Sequence[Record], column: str) -> list[tuple[float, Interval]]:
-    """Return a curve's points: update, and mean over the seeds that have it with Student's t interval."""
+    """Return a curve's points: its first column, and mean over the seeds that have it with Student's t interval."""
     values: dict[float, list[float]] = {}
     for record in records:
         if column in record.curve:
-            for update, value in zip(record.curve["update"], record.curve[column], strict=True):
-                values.setdefault(update, []).append(value)
-    return [(update, mean_interval(values[update])) for update in sorted(values)]
+            first = next(iter(record.curve.values()))
+            for place, value in zip(first, record.curve[column], strict=True):
+                values.setdefault(place, []).append(value)
+    return [(place, mean_interval(values[place])) for place in sorted(values)]
 
 
 def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ CHUNK = 512
 def judged_answers(
     config: RLConfig, rows: Sequence[Any] | None, experience: str, plugins: PluginManager
 ) -> list[dict[str, Any]]:
-    """Return rows of preferences (best against worst of a prompt), labels (above the mean) or rewards."""
+    """Return rows of preferences (best against worst of a prompt), labels (above the mean), rewards or rankings."""
     model, training, _ = _opened(config, rows, plugins)
     size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
     places = [group % len(training) for group in range(groups) for _ in range(size)]
@@ -113,4 +113,12 @@ def _rewarded(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[flo
     ]
 
 
-MAKERS = {"preferences": _preferences, "labelled": _labelled, "trajectories": _rewarded}
+def _ranked(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float], size: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": prompts[start], "completions": list(texts[start:end]), "scores": list(scores[start:end])}
+        for start, end in ((start, start + size) for start in range(0, len(texts), size))
+        if len(set(scores[start:end])) > 1
+    ]
+
+
+MAKERS = {"preferences": _preferences, "labelled": _labelled, "trajectories": _rewarded, "rankings": _ranked}

@@ -44,7 +44,7 @@ class Record:
     """The measure on the task's scale, 0 to 1 where the task says its bounds; what is averaged over tasks."""
     metrics: dict[str, float] = field(default_factory=dict)
     curve: dict[str, list[float]] = field(default_factory=dict)
-    """Columns over the run; ``update`` is the first."""
+    """Columns over the run; the first, ``update`` of most kinds, is what the others are drawn over."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The resolved settings that matter."""
     details: list[dict[str, Any]] = field(default_factory=list)

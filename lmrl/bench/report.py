@@ -244,10 +244,13 @@ def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:
     for task in summary.tasks:
         betas = summary.betas(task)
         beta = betas[len(betas) // 2]
-        panels = figures.curves(summary, (task, beta), kind.curve, kind.curve.replace("_", " "))
-        if panels:
-            writer.page.add_heading(f"Learning curves: {task}, beta {beta:g}", 3)
-            writer.page.add_panels(panels, "Means over seeds with 95% bands (Student's t); the others in grey.")
+        where = task if betas == [0.0] else f"{task}, beta {beta:g}"
+        for column in kind.curves:
+            panels = figures.curves(summary, (task, beta), column, kind.curve_over)
+            if panels:
+                said = f"{column.replace('_', ' ')} by {kind.curve_over}, {where}"
+                writer.page.add_heading(f"Learning curves: {said}", 3)
+                writer.page.add_panels(panels, "Means over seeds with 95% bands (Student's t); the others in grey.")
 
 
 def _add_metrics(writer: Writer, summary: Summary, kind: Kind) -> None:

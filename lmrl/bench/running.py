@@ -51,9 +51,19 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
     is wrong for any run.
     """
     kind = kind_named(suite.kind)
+    if suite.budget.unit not in kind.units:
+        raise SettingsError(
+            f"the suite {suite.name}: budget.unit is {suite.budget.unit!r}; suites of the kind {suite.kind} count "
+            + " or ".join(kind.units)
+        )
+    if not kind.takes_beta and suite.betas != [0.0]:
+        raise SettingsError(
+            f"the suite {suite.name}: betas is {suite.betas}, but suites of the kind {suite.kind} have no coefficient "
+            "of the KL; leave --beta out, or write betas = [0.0]"
+        )
     names = chosen_optimizers(suite, kind, plugins)
     planned = []
-    for task in suite.tasks:
+    for task in chosen_tasks(suite, kind):
         for name in names:
             for beta in suite.betas:
                 run = Run(task, name, beta, 0)
@@ -67,6 +77,17 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
         for seed in range(suite.seeds)
         for one in planned
     ]
+
+
+def chosen_tasks(suite: Suite, kind: Kind) -> list[str]:
+    """Return the tasks that nothing is lacking for; what is left out is said, and an error if it is all of them."""
+    lacking = {task: kind.lacking(suite, task) for task in suite.tasks}
+    said = [f"{task} ({reason})" for task, reason in lacking.items() if reason]
+    if len(said) == len(lacking):
+        raise SettingsError(f"the suite {suite.name} has nothing to run: " + "; ".join(said))
+    for one in said:
+        logger.warning("left out: %s", one)
+    return [task for task, reason in lacking.items() if not reason]
 
 
 def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[str]:

@@ -12,9 +12,10 @@ SHIPPED = {
     "verifiable": "Addition, word sorting and copying with exact graders",
     "synthetic": "Increasing numbers, dates, and shortest paths from random walks",
     "overoptimization": "Learned proxies of a known gold reward: what optimising them costs, and what ensembles change",
+    "reward-models": "Accuracy and calibration by the share of the labels: whole rankings, all pairs, one pair",
     "reasoning": "GSM8K and BIG-bench's word sorting, for a model and data of yours",
     "throughput": "Sampling, updates and whole batches beside generate, a padded update and TRL",
-    "smoke": "The suites exact, stories, verifiable and synthetic at toy size, in a few minutes",
+    "smoke": "All suites but reasoning at toy size, in a few minutes",
 }
 """Their files lie in `suites/`, by name."""
 

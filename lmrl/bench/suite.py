@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,9 +25,9 @@ SMOKE = "smoke"
 class Budget:
     """What every optimizer is given, the same for all."""
 
-    unit: Literal["updates", "tokens"] = "updates"
+    unit: Literal["updates", "tokens", "epochs"] = "updates"
     """updates: rollout batches, or batches of data; tokens: sampled tokens, each answer counted at its full length, so
-    that an optimizer whose answers are short is given no more updates."""
+    that an optimizer whose answers are short is given no more updates; epochs: passes over the data."""
     amount: int = 100
     """How many."""
 
@@ -89,6 +89,8 @@ class Suite:
     """By name: small models that are pretrained when the suite first needs them."""
     recipes: dict[str, Recipe] = field(default_factory=dict)
     """By optimizer: what it is given besides."""
+    only: list[str] = field(default_factory=list)
+    """Names of the tasks to run; empty runs all of them."""
     smoke: dict[str, Any] = field(default_factory=dict)
     """What --smoke changes, written like the file itself."""
     members: list[str] = field(default_factory=list)
@@ -126,6 +128,11 @@ def load_suite(
             mapping = merged(mapping, mapping.get(SMOKE, {}))
         mapping = apply_overrides(merged(mapping, changes or {}), overrides)
         suite = build(Suite, mapping)
+        for name in suite.only:
+            if name not in suite.tasks:
+                raise SettingsError(unknown("task", name, suite.tasks))
+        if suite.only:
+            suite = replace(suite, tasks={name: suite.tasks[name] for name in suite.only}, only=[])
         if not suite.tasks and not suite.members:
             raise SettingsError("the suite has no tasks; expected at least one table [tasks.NAME]")
     except SettingsError as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lmrl.cli.recipes import OVERRIDES
+from lmrl.cli import bench_exact, bench_run
 from lmrl.specs import CommandSpec
 
 
@@ -70,110 +69,6 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _declare_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", help="a name that `lmrl bench list` shows, or the path of a suite file")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES.replace("recipe", "suite"))
-    parser.add_argument("--optimizers", default="", help="names with commas between, or all; default: the suite's")
-    parser.add_argument("--tasks", default="", help="names with commas between; default: all of the suite's")
-    parser.add_argument("--seeds", type=int, help="how many; default: the suite's")
-    parser.add_argument("--beta", default="", help="coefficients of the KL with commas between; default: the suite's")
-    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each; default: %(default)s")
-    parser.add_argument(
-        "--output", type=Path, help="what it holds is not run again; default: results/SUITE.jsonl, or results/smoke/"
-    )
-    parser.add_argument("--smoke", action="store_true", help="toy sizes, to see whether everything works")
-    parser.add_argument("--retry", action="store_true", help="run anew what failed")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from lmrl.bench.kinds import GROUP
-    from lmrl.bench.running import run_suite
-    from lmrl.bench.suite import load_suite
-
-    manager = arguments.plugin_manager
-    suite = load_suite(arguments.suite, manager)
-    names = suite.members if suite.kind == GROUP else [arguments.suite]
-    smoke = arguments.smoke or suite.kind == GROUP
-    changes: dict[str, Any] = {}
-    if arguments.optimizers:
-        changes["optimizers"] = [] if arguments.optimizers == "all" else _names(arguments.optimizers)
-    if arguments.seeds is not None:
-        changes["seeds"] = arguments.seeds
-    if arguments.beta:
-        changes["betas"] = _numbers("--beta", arguments.beta)
-    broken = 0
-    suites = [load_suite(name, manager, smoke=smoke, overrides=arguments.overrides, changes=changes) for name in names]
-    for name, suite in zip([Path(name).name for name in names], suites, strict=True):  # no path of this machine
-        output = _output(arguments.output, suite.name, smoke, len(suites) > 1)
-        chosen = _only(suite, _names(arguments.tasks))
-        records = run_suite(
-            chosen,
-            output,
-            plugins=manager,
-            jobs=arguments.jobs,
-            retry=arguments.retry,
-            progress=not arguments.quiet,
-            asked=" ".join([name, *(["--smoke"] if smoke else []), *_quoted(arguments.overrides)]),
-        )
-        _print_records(records, output)
-        broken += sum(record.status == "failed" for record in records)
-    return 1 if broken else 0
-
-
-def _quoted(overrides: Sequence[str]) -> list[str]:
-    """Return overrides as a shell takes them, without the folders of this machine."""
-    from lmrl.bench.circumstances import pathless
-
-    parts = [override.partition("=") for override in overrides]
-    return [shlex.quote(f"{key}={pathless(value)}") for key, _, value in parts]
-
-
-def _output(given: Path | None, suite: str, smoke: bool, several: bool) -> Path:
-    from lmrl.errors import SettingsError
-
-    if given is None:
-        return Path("results", *(["smoke"] if smoke else []), f"{suite}.jsonl")
-    if several:
-        if given.suffix == ".jsonl":
-            raise SettingsError(f"--output is {given}, one file for several suites; expected a folder")
-        return given / f"{suite}.jsonl"
-    return given if given.suffix == ".jsonl" else given / f"{suite}.jsonl"
-
-
-def _only(suite: Any, tasks: Sequence[str]) -> Any:
-    """Return the suite with these tasks alone."""
-    from dataclasses import replace
-
-    from lmrl.errors import SettingsError, unknown
-
-    for task in tasks:
-        if task not in suite.tasks:
-            raise SettingsError(f"the suite {suite.name}: " + unknown("task", task, suite.tasks))
-    return replace(suite, tasks={task: suite.tasks[task] for task in tasks}) if tasks else suite
-
-
-def _print_records(records: Sequence[Any], output: Path) -> None:
-    from lmrl.bench.summary import summarise
-    from lmrl.cli.tables import make_console, make_table
-
-    console = make_console()
-    summary = summarise(records)
-    table = make_table(["optimizer", f"{summary.measure} (interquartile mean)", "runs", "failed", "seconds per run"])
-    for row in summary.rows:
-        table.add_row(row.optimizer, str(row.score), str(row.done), str(row.failed), f"{row.seconds:.1f}")
-    console.print(table)
-    for record in records:
-        if record.status == "failed":
-            console.print(f"failed: {record.title}: {record.error}", soft_wrap=True, markup=False)
-    console.print(
-        f"Results in {output}. A page of them: lmrl bench report {output}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
-
-
 def _declare_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", type=Path, help="files of results, or folders with such files")
     parser.add_argument("--against", type=Path, metavar="DIR", help="older results to compare with: a folder or a file")
@@ -229,75 +124,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 VERDICTS = ("failed", "worse", "undecided", "better", "equal")
 
 
-def _declare_exact(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--optimizers", default="all", help="names with commas between; default: all that are installed"
-    )
-    parser.add_argument("--beta", default="0.1,0.3,1", help="coefficients of the KL; default: %(default)s")
-    parser.add_argument("--problems", default="random,counting", help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--updates", type=int, default=200, help="updates of every run; default: %(default)s")
-    parser.add_argument("--groups", type=int, default=64, help="prompts per update; default: %(default)s")
-    parser.add_argument("--group-size", type=int, default=8, help="answers per prompt; default: %(default)s")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; default: %(default)s")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("results/exact.jsonl"),
-        help="what it holds is not run again; tables and a figure are written beside it; default: %(default)s",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _exact(arguments: argparse.Namespace) -> int:
-    """Run the exact suite and print its table; 1 if a run failed."""
-    from lmrl.bench.exact import ExactSuite, failed, run_suite
-    from lmrl.bench.exact_report import markdown, plot, summarise
-    from lmrl.cli.tables import make_console, make_table
-
-    suite = ExactSuite(
-        optimizers=[] if arguments.optimizers == "all" else _names(arguments.optimizers),
-        betas=_numbers("--beta", arguments.beta),
-        problems=_names(arguments.problems),
-        seeds=arguments.seeds,
-        updates=arguments.updates,
-        groups=arguments.groups,
-        group_size=arguments.group_size,
-    )
-    output: Path = arguments.output
-    records = run_suite(
-        suite, output, plugins=arguments.plugin_manager, jobs=arguments.jobs, progress=not arguments.quiet
-    )
-    table = make_table(["optimizer", "gap closed", "total variation", "failed", "seconds per run"])
-    for row in summarise(records):
-        table.add_row(row.optimizer, str(row.overall), str(row.distance), str(row.failed), f"{row.seconds:.1f}")
-    console = make_console()
-    console.print(table)
-    broken = failed(records)
-    for record in broken:
-        console.print(
-            f"failed: {record['optimizer']}, beta {record['beta']:g}, seed {record['seed']}: {record['error']}"
-        )
-    page, figure = output.with_suffix(".md"), output.with_suffix(".png")
-    page.write_text(markdown(records), encoding="utf-8")
-    plot(records, figure)
-    console.print(f"Results in {output}, tables in {page}, figure in {figure}", soft_wrap=True)
-    return 1 if broken else 0
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    from lmrl.errors import SettingsError
-
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError as error:
-        raise SettingsError(f"{option} is {text!r}; expected numbers with commas between, such as 0.1,1") from error
-
-
 Declare = Callable[[argparse.ArgumentParser], None]
 Act = Callable[[argparse.Namespace], int]
 ACTIONS: dict[str, tuple[str, str, str, Declare, Act]] = {
@@ -313,8 +139,8 @@ ACTIONS: dict[str, tuple[str, str, str, Declare, Act]] = {
         "Run every optimizer on every task, at every coefficient, with every seed, and append one JSON line for each "
         "run. What the file holds is not run again.",
         "lmrl bench run stories --optimizers ppo,grpo,rloo --beta 0.02,0.05,0.1 --seeds 5 --jobs 2",
-        _declare_run,
-        _run,
+        bench_run.declare,
+        bench_run.run,
     ),
     "report": (
         "write a page and Markdown from results",
@@ -337,8 +163,8 @@ ACTIONS: dict[str, tuple[str, str, str, Declare, Act]] = {
         "Train optimizers on problems whose every answer is enumerated; report the share of the gap from the "
         "reference's objective to the optimum's that is closed, and the total variation distance to the optimum.",
         "lmrl bench exact --optimizers ppo,grpo,rloo --beta 0.1,1 --seeds 5 --jobs 2",
-        _declare_exact,
-        _exact,
+        bench_exact.declare,
+        bench_exact.run,
     ),
 }
 """For each subcommand: a short and a longer text, an example, its arguments, and what it does."""

@@ -18,6 +18,7 @@ GROUP = "group"
 KINDS = {
     "exact": "lmrl.bench.kinds.exact:ExactKind",
     "overoptimization": "lmrl.bench.kinds.overoptimization:OveroptimizationKind",
+    "reward": "lmrl.bench.kinds.reward:RewardKind",
     "rl": "lmrl.bench.kinds.rl:RLKind",
     "throughput": "lmrl.bench.kinds.throughput:ThroughputKind",
 }

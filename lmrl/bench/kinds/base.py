@@ -25,7 +25,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. ``curve`` holds columns of one length, ``update`` the first of them."""
+    """What a run came to. ``curve`` holds columns of one length, the first of which is what they are drawn over."""
 
     metrics: dict[str, float]
     curve: dict[str, list[float]] = field(default_factory=dict)
@@ -53,12 +53,18 @@ class Kind(ABC):
     """By name, in the order of reports."""
     measure: str
     """The metric that suites compare unless they say another. More of it is better."""
-    curve: str
-    """The column of curves that reports draw."""
+    curves: tuple[str, ...] = ()
+    """Columns of curves that reports draw, each over the first column."""
+    curve_over = "update"
+    """What the first column of curves is."""
     has_frontier = True
     """Whether reward against KL says something: the metrics reward and kl are there."""
     against_kl: tuple[str, ...] = ()
     """Columns of curves that reports draw together over the root of the curve's column kl."""
+    takes_beta = True
+    """Whether the coefficient of the KL means anything; where it does not, suites have the one coefficient 0."""
+    units: tuple[str, ...] = ("updates",)
+    """What budgets can be counted in."""
     exclusive = False
     """Whether a run needs the machine for itself: then --jobs is 1."""
 
@@ -81,6 +87,11 @@ class Kind(ABC):
     def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
         """Make what the runs of these tasks share, before any of them."""
         del suite, folder, tasks, progress
+
+    def lacking(self, suite: Suite, task: str) -> str:
+        """Return what the user has to give before a task can be run; empty where nothing is lacking."""
+        del suite, task
+        return ""
 
     def details(self, details: Sequence[Mapping[str, Any]]) -> str:
         """Return Markdown of the records that a run kept besides its metrics; empty is nothing."""

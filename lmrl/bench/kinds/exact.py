@@ -43,7 +43,7 @@ class ExactKind(Kind):
     """Runs ``lmrl.bench.exact`` for each cell. A seed is another problem and another starting policy."""
 
     measure = "gap_closed"
-    curve = "gap_closed"
+    curves = ("gap_closed",)
     metrics: ClassVar[Mapping[str, Metric]] = {
         "gap_closed": Metric("gap closed", high=1.0),
         "total_variation": Metric("total variation to the optimum", low=0.0, high=1.0),
@@ -62,8 +62,6 @@ class ExactKind(Kind):
         resolved = asdict(settings) | asdict(task)
         if run.beta <= 0:
             raise SettingsError(f"beta is {run.beta:g}; expected a number above 0, since 0 has no one optimum")
-        if suite.budget.unit == "tokens":
-            raise SettingsError("budget.unit is 'tokens'; suites of the kind exact count updates")
         if run.optimizer != BEST_OF:
             spec = plugins.get("optimizer", run.optimizer)
             resolved["optimizer"] = asdict(build(spec.settings, self._table(suite, run), f"recipes.{run.optimizer}"))

@@ -66,7 +66,7 @@ class OveroptimizationKind(RLKind):
     """Trains by a proxy, and measures what is meant."""
 
     measure = "gold"
-    curve = "gold"
+    curves = ("gold",)
     has_frontier = False
     against_kl = ("gold", "proxy")
     metrics: ClassVar[Mapping[str, Metric]] = {

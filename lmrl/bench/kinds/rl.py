@@ -61,7 +61,8 @@ class RLKind(Kind):
     """Runs ``lmrl.rl`` for each cell, in a folder that is thrown away."""
 
     measure = "objective"
-    curve = "reward"
+    curves = ("reward",)
+    units = ("updates", "tokens")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "objective": Metric("objective (reward - beta KL)"),
         "reward": Metric("reward on held-out prompts"),

@@ -28,8 +28,8 @@ class ThroughputKind(Kind):
     """Runs ``measure(settings, progress)`` and keeps every record of it."""
 
     measure = "log_rate"
-    curve = ""
     has_frontier = False
+    takes_beta = False
     exclusive = True
     metrics: ClassVar[Mapping[str, Metric]] = {"log_rate": Metric("mean logarithm of lmrl's rates")}
 

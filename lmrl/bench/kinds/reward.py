@@ -1,0 +1,294 @@
+"""Suites of the kind `reward`: reward models by loss and data, against the share of the labels that they learn from.
+
+What stands for an optimizer is a way of learning: the likelihood of whole rankings, of all their pairs, or of one pair
+of each (which computes as many rows in all), and two baselines. A seed is a held-out split, an order of the rest, of
+which the shares are the beginnings, and a new head. Every way sees the data as often: the budget counts epochs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run
+from lmrl.bench.models import STORIES, model_digest, model_path, model_settings, prepare_model
+from lmrl.bench.suite import Suite, merged
+from lmrl.config import build
+from lmrl.data import Ranking, RankingSet, load_rankings
+from lmrl.data.conversations import opening
+from lmrl.errors import SettingsError
+from lmrl.plugins import PluginManager
+from lmrl.stages.reward_config import RankingDataSettings, RewardConfig
+from lmrl.stages.rl_config import RLConfig
+
+if TYPE_CHECKING:
+    from lmrl.stages.reward_data import RankedRows
+    from lmrl.stages.reward_measures import HeldOut, RewardReport
+
+LOSSES = {"plackett_luce": "plackett_luce", "bradley_terry": "bradley_terry", "one_pair": "bradley_terry"}
+"""The loss of each way of learning; one_pair takes one pair of a ranking, the others all of it."""
+BAG, LONGER = "bag_of_words", "longer_answer"
+DATA_SEED = 0
+"""Of drawn answers: all seeds of a suite learn from one set of rankings, as they do where people made it."""
+
+
+@dataclass
+class Drawn:
+    """Answers of a model that a reward puts in order."""
+
+    prompts: int = 512
+    """Prompts of the story world; those whose answers the reward likes all equally are left out."""
+    answers: int = 4
+    """To each of them."""
+    gold: str = "good_story"
+    """The reward, by name."""
+    max_new_tokens: int = 48
+    """Length of an answer at the most."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 2 or self.answers < 2:
+            raise SettingsError(
+                f"drawn is {self.answers} answers to {self.prompts} prompts; expected 2 of each at least"
+            )
+
+
+@dataclass
+class RewardTask:
+    """A table [tasks.NAME] of a suite of the kind `reward`."""
+
+    model: str = STORIES
+    """What the heads are put on: a table of [models], a folder, a hub id, or stories. Empty: the user must say."""
+    drawn: Drawn | None = None
+    """Rankings that are made; left out, settings.data.path says where they are."""
+    shares: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 1.0])
+    """Parts of the training rankings to learn from, ascending; metrics are those of the last."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """A fragment of a recipe of `lmrl reward`, put over the suite's."""
+
+    def __post_init__(self) -> None:
+        if not self.shares or self.shares != sorted(set(self.shares)) or not 0 < self.shares[0] <= self.shares[-1] <= 1:
+            raise SettingsError(f"shares is {self.shares}; expected ascending numbers above 0 and at most 1")
+
+
+class RewardKind(Kind):
+    """Trains reward models with ``lmrl.reward`` and measures them on held-out prompts."""
+
+    measure = "accuracy"
+    curves = ("accuracy", "log_loss", "calibration_error")
+    curve_over = "share of the labels"
+    has_frontier = False
+    takes_beta = False
+    units = ("epochs",)
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("accuracy on held-out pairs", low=0.0, high=1.0),
+        "log_loss": Metric("log loss (nats per pair; 0.693 without knowledge)", low=0.0),
+        "calibration_error": Metric("expected calibration error", low=0.0, high=1.0),
+        "kendall_tau": Metric("Kendall's tau of rankings of three or more", low=-1.0, high=1.0),
+        "top_1": Metric("share of rankings whose best answer is on top", low=0.0, high=1.0),
+        "accuracy_where_shorter_is_better": Metric("accuracy where the better answer is shorter", low=0.0, high=1.0),
+        "rankings": Metric("rankings learned from", 0, low=0.0),
+        "pairs": Metric("held-out pairs", 0, shown=False),
+    }
+
+    def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
+        """Return the ways of learning, and the baselines."""
+        lacking = "" if find_spec("sklearn") else 'scikit-learn is not installed: pip install "lmrl[bench]"'
+        return {**dict.fromkeys(LOSSES, ""), BAG: lacking, LONGER: ""}
+
+    def lacking(self, suite: Suite, task: str) -> str:
+        """Return which of model and data the user has not said."""
+        found = self._task(suite, task)
+        path = merged(suite.settings, found.settings).get("data", {}).get("path", "")
+        unsaid = [] if found.model else [f"tasks.{task}.model=... (a folder or a hub id)"]
+        unsaid += [] if found.drawn or path else [f"tasks.{task}.settings.data.path=... (preferences)"]
+        return "give " + " and ".join(unsaid) if unsaid else ""
+
+    def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
+        """Pretrain models and draw rankings that are not there yet."""
+        for name in tasks:
+            task = self._task(suite, name)
+            prepare_model(task.model, suite.models, folder, progress)
+            if task.drawn:
+                _draw(task.drawn, folder, PluginManager())
+
+    def resolve(self, suite: Suite, run: Run, plugins: PluginManager) -> dict[str, Any]:
+        """Return the recipe, what the model is, and what tells the rankings apart."""
+        task = self._task(suite, run.task)
+        config = self.config(suite, run, Path())
+        table = asdict(config)
+        for name in ("run", "checkpoint", "trackers", "model", "ensemble", "normalise"):
+            table.pop(name)
+        if run.optimizer in (BAG, LONGER):
+            table = {"data": table["data"]}
+        if task.drawn:
+            plugins.get("reward", task.drawn.gold)
+            table["drawn"] = asdict(task.drawn)
+        else:
+            table["data"]["fingerprint"] = _loaded(config.data).fingerprint()[:12]
+        table["model"], table["shares"] = task.model, task.shares
+        if task.model in suite.models:
+            table["model"] += " " + model_digest(model_settings(suite.models[task.model], f"models.{task.model}"))
+        return table
+
+    def config(self, suite: Suite, run: Run, folder: Path) -> RewardConfig:
+        """Return the recipe of a run, whose steps depend on the share."""
+        task = self._task(suite, run.task)
+        table = merged(suite.settings, task.settings)
+        for section, name in (("train", "steps"), ("run", "seed"), ("objective", "loss")):
+            if name in table.get(section, {}):
+                raise SettingsError(
+                    f"settings.{section}.{name} is set, but the suite says it by its budget, seeds and optimizers; "
+                    "leave it out"
+                )
+        return build(
+            RewardConfig,
+            merged(
+                {"train": {"evaluate_every": 0}, "normalise": {"on": "off"}},
+                table,
+                {
+                    "model": model_path(task.model, suite.models, folder),
+                    "run": {"seed": run.seed, "device": "cpu"},
+                    "objective": {"loss": LOSSES.get(run.optimizer, "bradley_terry")},
+                    "checkpoint": {"every": 0, "keep": 1},
+                    "trackers": [],
+                },
+            ),
+            "settings",
+        )
+
+    def execute(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> Outcome:
+        """Learn from each share, and measure on the same held-out prompts."""
+        task = self._task(suite, run.task)
+        config = self.config(suite, run, folder)
+        found = load_rankings(_drawn_path(task.drawn, folder)) if task.drawn else _loaded(config.data)
+        training, held_out = found.split(config.data.held_out, run.seed)
+        order = list(range(len(training)))
+        random.Random(f"shares {run.seed}").shuffle(order)
+        items = _encoded(held_out, config)
+        curve: dict[str, list[float]] = {}
+        for share in task.shares:
+            part = training.select(order[: max(2, round(share * len(order)))])
+            report = self._learned(run.optimizer, part, items, config, suite.budget.amount).report()
+            metrics = _numbers(report, run.optimizer) | {"rankings": float(len(part))}
+            for name, value in {"share": share, **{k: metrics[k] for k in self.curves if k in metrics}}.items():
+                curve.setdefault(name, []).append(round(value, 6))
+        return Outcome(metrics, curve)
+
+    def _learned(
+        self, way: str, part: RankingSet, items: Sequence[RankedRows], config: RewardConfig, epochs: int
+    ) -> HeldOut:
+        """Return the held-out rankings with the scores that one way of learning gives them."""
+        from lmrl.stages.reward_measures import HeldOut
+
+        if way == LONGER:
+            return HeldOut.of(items, [[float(length) for length in item.answer_lengths] for item in items])
+        if way == BAG:
+            from lmrl.bench.bag_of_words import bag_of_words
+
+            return HeldOut.of(items, bag_of_words(part.rankings, items))
+        from lmrl.models.reward_model import load_reward_model
+        from lmrl.stages.reward import reward
+
+        per_step = config.train.rankings_per_step
+        steps = max(1, round(epochs * len(part) / per_step))
+        if way == "one_pair":
+            # As many rows in all: a pair has fewer than a ranking, so a step takes more of them.
+            rows = sum(len(ranking.completions) for ranking in part.rankings)
+            per_step = round(per_step * rows / (2 * len(part)))
+            part = replace(part, rankings=[one_pair(ranking, config.run.seed) for ranking in part.rankings])
+        with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:
+            mine = replace(
+                config,
+                run=replace(config.run, folder=str(Path(place) / "run")),
+                data=replace(config.data, held_out=0),
+                train=replace(config.train, steps=steps, rankings_per_step=per_step, warmup_steps=max(1, steps // 10)),
+            )
+            made = reward(mine, rankings=part, progress=False)
+            if made.interrupted:
+                raise KeyboardInterrupt
+            model = load_reward_model(made.folder, device="cpu")
+            scores = model.score_rows([row for item in items for row in item.rows], normalised=False)
+        return HeldOut.of(items, list(scores.split([len(item.rows) for item in items])))
+
+    def _task(self, suite: Suite, name: str) -> RewardTask:
+        return build(RewardTask, suite.tasks[name], f"tasks.{name}")
+
+
+def one_pair(ranking: Ranking, seed: int) -> Ranking:
+    """Return a ranking of two of the answers, drawn from those that differ in rank."""
+    pair = random.Random(f"{seed} {opening(ranking.prompt)} {ranking.completions}").choice(ranking.pairs())
+    return replace(ranking, completions=tuple(ranking.completions[i] for i in pair), ranks=(0, 1), scores=())
+
+
+def _numbers(report: RewardReport, way: str) -> dict[str, float]:
+    """Return a report's figures; lengths are no log odds, and what needs rankings of three is not there for pairs."""
+    found = {
+        "accuracy": report.accuracy.mean,
+        "log_loss": report.log_loss,
+        "calibration_error": report.calibration_error,
+        "kendall_tau": report.kendall_tau.mean,
+        "top_1": report.top_1.mean,
+        "accuracy_where_shorter_is_better": report.accuracy_where_shorter_is_better.mean,
+        "pairs": float(report.pairs),
+    }
+    unknown = ("log_loss", "calibration_error") if way == LONGER else ()
+    return {name: value for name, value in found.items() if math.isfinite(value) and name not in unknown}
+
+
+def _encoded(held_out: RankingSet, config: RewardConfig) -> list[RankedRows]:
+    from lmrl.models.reward_model import start_reward_model
+    from lmrl.models.reward_rows import with_template
+    from lmrl.stages.reward_data import encode_rankings
+    from lmrl.stages.rl_setup import embedded_model
+
+    card = start_reward_model(config.model or embedded_model(), config.run.seed, device="cpu").card
+    if config.data.template == "plain":
+        card = with_template(card)
+    return encode_rankings(held_out.rankings, card, config.data.too_long, config.data.max_tokens).items
+
+
+def _loaded(settings: RankingDataSettings) -> RankingSet:
+    """Return the rankings of a file, which is read once per process."""
+    return _loaded_once(json.dumps(asdict(settings), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded_once(settings: str) -> RankingSet:
+    return load_rankings(None, RankingDataSettings(**json.loads(settings)))
+
+
+def _drawn_path(drawn: Drawn, folder: Path) -> Path:
+    digest = hashlib.sha256(json.dumps(asdict(drawn), sort_keys=True).encode()).hexdigest()[:8]
+    return folder / "rankings" / f"{drawn.gold}-{digest}.jsonl"
+
+
+def _draw(drawn: Drawn, folder: Path, plugins: PluginManager) -> None:
+    """Sample answers of the embedded model and write their rankings, unless that has been done."""
+    from lmrl.bench.offline import judged_answers
+    from lmrl.stages.prefer_samples import write_whole
+
+    path = _drawn_path(drawn, folder)
+    if path.exists():
+        return
+    config = build(
+        RLConfig,
+        {
+            "prompts": {"name": "stories", "stories": {"count": drawn.prompts}},
+            "reward": {"name": drawn.gold},
+            "run": {"seed": DATA_SEED, "device": "cpu"},
+            "sampling": {"max_new_tokens": drawn.max_new_tokens},
+            "train": {"updates": 1, "prompts_per_update": drawn.prompts, "group_size": drawn.answers},
+            "evaluation": {"prompts": 0},
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, judged_answers(config, None, "rankings", plugins))
