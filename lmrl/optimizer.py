@@ -139,8 +139,11 @@ class Minibatch(Protocol):
         """Return the aggregate of ``losses(policy, batch)``, per token or row, at the current parameters."""
         ...
 
-    def hessian_product(self, losses: Callable[[Policy, Any], Tensor], vector: Tensor) -> Tensor:
-        """Return the Hessian of that aggregate times ``vector``, (N,)."""
+    def hessian(self, losses: Callable[[Policy, Any], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the Hessian of that aggregate as a function of a vector, (N,) to (N,): their product.
+
+        It is the Hessian at the current parameters: take it anew once they have moved.
+        """
         ...
 
     def parameters(self) -> Tensor:

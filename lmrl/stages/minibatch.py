@@ -63,17 +63,34 @@ class WholeMinibatch:
         """Return the aggregate of ``losses(policy, batch)`` at the current parameters."""
         return self._sum(self._shares(losses))
 
-    def hessian_product(self, losses: Losses, vector: Tensor) -> Tensor:
-        """Return the Hessian of that aggregate times ``vector`` (Pearlmutter 1994): two backward passes."""
-        total = torch.zeros_like(vector)
+    def hessian(self, losses: Losses) -> Callable[[Tensor], Tensor]:
+        """Return the product of that aggregate's Hessian and a vector (Pearlmutter 1994): two backward passes.
+
+        A single microbatch goes through the model and the first of them once for all products; of several ones, whose
+        graphs need not fit into memory together, each is computed anew.
+        """
+        alone = len(self.microbatches) == 1
+        kept = list(self._gradients(losses)) if alone else []
+
+        def product(vector: Tensor) -> Tensor:
+            total = torch.zeros_like(vector)
+            for first in kept if alone else self._gradients(losses):
+                if first.requires_grad:  # otherwise it is constant, and has no derivative
+                    second = torch.autograd.grad(
+                        first @ vector, self.trained, retain_graph=alone, materialize_grads=True
+                    )
+                    total += _flat(second)
+            reduced: Tensor = self.trainer.accelerator.reduce(total, reduction="sum")
+            return reduced
+
+        return product
+
+    def _gradients(self, losses: Losses) -> Iterator[Tensor]:
+        """Yield each microbatch's gradient of its share, itself to be differentiated."""
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             for share in self._shares(losses):
-                first = _flat(torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True))
-                if first.requires_grad:  # otherwise it is constant, and has no derivative
-                    total += _flat(torch.autograd.grad(first @ vector, self.trained, materialize_grads=True))
-        reduced: Tensor = self.trainer.accelerator.reduce(total, reduction="sum")
-        return reduced
+                yield _flat(torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True))
 
     def parameters(self) -> Tensor:
         """Return a copy of the policy's parameters, (N,)."""

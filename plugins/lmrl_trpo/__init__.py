@@ -73,8 +73,10 @@ class TRPO(ActorCritic):
                 old = policy.evaluate(batch).log_distributions
             return ops.scatter_rows(ops.kl_divergence(old, policy.evaluate(batch).log_distributions), batch.action_mask)
 
+        curvature_along = minibatch.hessian(kl_here)
+
         def fisher(vector: Tensor) -> Tensor:
-            return minibatch.hessian_product(kl_here, vector) + settings.damping * vector
+            return curvature_along(vector) + settings.damping * vector
 
         natural = ops.conjugate_gradient(fisher, gradient, settings.conjugate_gradient_steps)
         curvature = float(natural @ fisher(natural))

@@ -83,7 +83,7 @@ def test_hessian_products_equal_finite_differences(toy):
         minibatch.assign(start - step * vector)
         behind = gradient_of_mean(minibatch, curved)
         minibatch.assign(start)
-        return minibatch.hessian_product(curved, vector), (ahead - behind) / (2 * step)
+        return minibatch.hessian(curved)(vector), (ahead - behind) / (2 * step)
 
     product, difference = see(toy(), look, tokens=60)
     assert (product - difference).norm() < 1e-3 * product.norm()
@@ -103,7 +103,7 @@ def test_the_hessian_of_the_kl_is_the_fisher_matrix(toy):
                 score = torch.cat([g.reshape(-1) for g in grads])
                 expected += logprob.detach().exp() * score * (score @ vector) / states
         world_policy.forget()
-        return minibatch.hessian_product(fixed_kl, vector), expected, minibatch.mean(fixed_kl)
+        return minibatch.hessian(fixed_kl)(vector), expected, minibatch.mean(fixed_kl)
 
     updater = updater_of(world, lambda minibatch: found.append(look(minibatch)))
     world_policy, found = updater.policy, []
@@ -118,7 +118,8 @@ def test_microbatches_change_nothing_that_is_seen(toy, aggregation, placement):
     def look(minibatch):
         vector = direction(minibatch)
         numbers = minibatch.mean(curved), minibatch.loss()
-        return minibatch.gradient, minibatch.hessian_product(curved, vector), torch.tensor(numbers)
+        product = minibatch.hessian(curved)
+        return minibatch.gradient, product(vector), product(direction(minibatch, 1)), torch.tensor(numbers)
 
     kl = KLSettings(beta=0.1, placement=placement)
     whole, *others = (see(toy(kl=kl), look, tokens, loss_aggregation=aggregation, kl=kl) for tokens in (10_000, 40, 1))
@@ -184,7 +185,7 @@ def test_a_step_knows_its_pass_and_constants_have_no_curvature(toy):
 
     def look(minibatch):
         passes.append(minibatch.epoch)
-        flat = minibatch.hessian_product(lambda policy, batch: 0 * policy.evaluate(batch).logprobs, minibatch.gradient)
+        flat = minibatch.hessian(lambda policy, batch: 0 * policy.evaluate(batch).logprobs)(minibatch.gradient)
         assert not flat.any()
 
     updater_of(toy(), look, epochs=2, minibatches=2).update(toy().rollout(), 0.1, 1, seed=0)
