@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +59,16 @@ def _begin(files: tuple[Path, ...]) -> None:
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that collects
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _plugins = PluginManager(files)
+
+
+def _end_with_parent() -> None:
+    """Wait for the process that collects, and end with it: killed, it would leave workers that nobody can reach."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(function: Callable[[Any, PluginManager], Result], item: Any) -> Result:

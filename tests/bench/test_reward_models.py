@@ -15,7 +15,7 @@ from lmrl.bench.running import plan, run_suite
 from lmrl.bench.suite import load_suite
 from lmrl.cli.main import main
 from lmrl.data import Ranking
-from lmrl.errors import SettingsError
+from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.stages.reward_data import RankedRows
 from lmrl.stages.reward_measures import HeldOut
@@ -131,9 +131,8 @@ def test_tasks_without_data_are_left_out_and_said(plugins, tmp_path, capsys):
 def test_what_is_wrong_is_said_before_anything_runs(plugins, tmp_path, override, said):
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', encoding="utf-8")
-    changes = {"only": ["stories"]} if "stories" in override else {}
-    with pytest.raises(Exception, match=said):
-        plan(pairs_suite(plugins, file, override) if not changes else _stories(plugins, override), plugins)
+    with pytest.raises(LmrlError, match=said):
+        plan(_stories(plugins, override) if "stories" in override else pairs_suite(plugins, file, override), plugins)
 
 
 def _stories(plugins, override):

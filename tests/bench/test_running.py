@@ -1,5 +1,6 @@
 """Running: nothing twice, nothing lost by a kill, failures as failures, and a small RL suite from model to page."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 
+import psutil
 import pytest
 
 from lmrl.bench.kinds.exact import ExactKind
@@ -150,6 +152,52 @@ def test_a_killed_suite_goes_on_where_it_was(tmp_path, exact):
     assert output.read_text().startswith(whole), "what was there stays as it is"
     assert len(read_records(output)) == 6
     assert {one.status for one in read_records(output)} == {"done"}
+
+
+ORPHANS = """
+import os, time
+from pathlib import Path
+from lmrl.bench.processes import run_all
+from lmrl.plugins import PluginManager
+
+def wait(folder, plugins):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(run_all(wait, [{folder!r}] * 4, 2, PluginManager()))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills by signal")
+def test_processes_end_with_the_one_that_collects(tmp_path):
+    places = tmp_path / "pids"
+    places.mkdir()
+    (tmp_path / "script.py").write_text(ORPHANS.format(folder=str(places)), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], start_new_session=True)
+    try:
+        wait_until(lambda: len(list(places.iterdir())) == 2)
+        process.kill()
+        process.wait(60)
+        wait_until(lambda: not any(is_running(int(place.name)) for place in places.iterdir()))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(true):
+    until = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < until, "waited for two minutes"
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    """Whether a process is there and is no zombie that waits for somebody to ask how it ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(scope="module")

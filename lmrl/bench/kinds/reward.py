@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run
 from lmrl.bench.models import STORIES, model_digest, model_path, model_settings, prepare_model
 from lmrl.bench.suite import Suite, merged
@@ -190,7 +192,7 @@ class RewardKind(Kind):
         from lmrl.stages.reward_measures import HeldOut
 
         if way == LONGER:
-            return HeldOut.of(items, [[float(length) for length in item.answer_lengths] for item in items])
+            return HeldOut.of(items, [np.array(item.answer_lengths, dtype=np.float64) for item in items])
         if way == BAG:
             from lmrl.bench.bag_of_words import bag_of_words
 
