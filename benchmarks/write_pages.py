@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from suite_pages import learning_curves, markdown_table, optimizer_rows, said_of, suite_table
 
 from lmrl.bench.exact import base_of, read_records
 from lmrl.bench.exact_report import Row, grid_tables, markdown, plot, summarise
@@ -24,6 +26,10 @@ from lmrl.statistics import Interval
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
+SUITES = ("stories", "verifiable", "synthetic")
+"""Those in which every optimizer learns from a reward; each has a row of curves on an optimizer's page."""
+OTHERS = ("overoptimization", "reward-models")
+CURVES = ROOT / "docs" / "optimizers" / "curves"
 PAGES = {"simpo": "dpo", "reinforce_pp_baseline": "reinforce_pp"}
 """The page of an optimizer that has none of its own."""
 
@@ -43,13 +49,7 @@ def page_of(optimizer: str) -> str:
     return PAGES.get(base, base)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, cells)) + " |" for cells in rows)])
-
-
-def optimizer_rows(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
+def exact_rows(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of an optimizer's page: a row for each name and problem."""
     betas = sorted({record["beta"] for record in records})
     lines = [
@@ -98,12 +98,12 @@ def decode_rows(records: Sequence[Mapping[str, Any]]) -> str:
     for record in kept:
         step, floor = 1000 * record["decode_step_seconds"], 1000 * record["decode_floor_seconds"]
         cells.append((record["model"], record["group_size"], f"{step:.1f}", f"{floor:.1f}", f"{floor / step:.0%}"))
-    return table(("model", "groups", "a step, ms", "its floor, ms", "share"), cells)
+    return markdown_table(("model", "groups", "a step, ms", "its floor, ms", "share"), cells)
 
 
 def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of peaks: what a side holds beyond its libraries."""
-    return table(
+    return markdown_table(
         ("model", "side", "MiB at the peak", "lmrl's share of it"),
         (
             (
@@ -135,11 +135,35 @@ def overoptimization_rows(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def write_suites() -> None:
+    """Write the suites' tables into the benchmarks' page, and each optimizer's rows and curves into its own."""
+    page = ROOT / "benchmarks" / "README.md"
+    text = page.read_text()
+    found = {
+        name: summary_of(read_runs(RESULTS / f"{name}.jsonl"))
+        for name in (*SUITES, *OTHERS)
+        if (RESULTS / f"{name}.jsonl").exists()
+    }
+    text = replace_between(text, "overoptimization", overoptimization_rows(found["overoptimization"]))
+    for name in found.keys() - {"overoptimization"}:
+        text = replace_between(text, name, f"{said_of(found[name])}\n\n{suite_table(found[name])}")
+    page.write_text(text)
+    summaries = [found[name] for name in SUITES if name in found]
+    names = dict.fromkeys(name for summary in summaries for name in summary.optimizers)
+    CURVES.mkdir(exist_ok=True)
+    for path in sorted((ROOT / "docs" / "optimizers").glob("*.md")):
+        mine = sorted(name for name in names if page_of(name) == path.stem)
+        parts = [optimizer_rows(summaries, mine)] if mine else []
+        for name in mine:
+            (CURVES / f"{name}.svg").write_text(learning_curves(summaries, name))
+            parts.append(f"![Learning curves of {name}](curves/{name}.svg)")
+        if mine:
+            path.write_text(replace_between(path.read_text(), "suites", "\n\n".join(parts)))
+
+
 def main() -> None:
     """Write all pages."""
-    page = ROOT / "benchmarks" / "README.md"
-    found = summary_of(read_runs(RESULTS / "overoptimization.jsonl"))
-    page.write_text(replace_between(page.read_text(), "overoptimization", overoptimization_rows(found)))
+    write_suites()
     speeds = [json.loads(line) for line in (RESULTS / "throughput.jsonl").read_text().splitlines()]
     page = ROOT / "docs" / "performance.md"
     text = page.read_text()
@@ -158,7 +182,7 @@ def main() -> None:
         if not mine or not re.search(re.escape(BEGIN.format("exact")), text):
             print(f"{path.name}: no place for results")
             continue
-        path.write_text(replace_between(text, "exact", optimizer_rows(mine, records)))
+        path.write_text(replace_between(text, "exact", exact_rows(mine, records)))
 
 
 if __name__ == "__main__":

@@ -37,14 +37,17 @@ STYLE = {
 }
 
 
-def draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
-    """Return the SVG of a figure with one set of axes, which ``paint`` fills; the same data give the same text."""
+def draw(size: tuple[float, float], paint: Callable[[Any], None], rows: int = 1, columns: int = 1) -> str:
+    """Return the SVG of a figure that ``paint`` fills: one set of axes, or rows of them where there is more than one.
+
+    The same data give the same text.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        paint(figure.subplots())
+        paint(figure.subplots(rows, columns, squeeze=False) if rows * columns > 1 else figure.subplots())
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()

@@ -1,6 +1,7 @@
 """The generated tasks: their graders, their texts, and that what is right scores 1."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_a_shortest_path_scores_one_a_longer_one_less_and_none_nothing():
         scores.append(walks.path_optimality(start, " ".join(walks.NAMES[node] for node in nodes)))
         assert 0 <= scores[-1] <= 1
     assert 0.05 < sum(scores) / 500 < 0.6, "random walks leave room"
+
+
+def test_some_texts_of_numbers_rise_and_the_rest_are_chance():
+    generator = random.Random(0)
+    texts = [[int(word) for word in numbers.texts(generator).split()] for _ in range(2000)]
+    assert {len(text) for text in texts} == {numbers.LENGTH}
+    assert all(0 <= number <= numbers.LARGEST for text in texts for number in text)
+    rising = sum(all(0 < b - a <= numbers.STEP for a, b in pairwise(text)) for text in texts)
+    assert rising / 2000 == pytest.approx(numbers.RISING, abs=0.04)
 
 
 def test_increasing_numbers_count_until_one_is_not_larger():

@@ -1,23 +1,31 @@
 """Increasing numbers: the synthetic task that RL4LMs ships for trying algorithms out (Ramamurthy et al. 2022).
 
-The model is pretrained on sequences of numbers in an order of chance; the reward is the share of the answer that is an
-increasing sequence from its beginning. Written from the description of the task, so figures agree in kind.
+The model is pretrained on sequences of numbers, some of which go upwards and most of which are chance; the reward is
+the share of the answer that is an increasing sequence from its beginning. Of chance alone a small model learns nothing
+of the numbers' order, and no optimizer finds it within a suite's budget. Written from the description of the task, so
+figures agree in kind.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from lmrl.bench.tasks import distinct
 
 LARGEST = 99
 LENGTH = 12
+RISING, STEP = 0.25, 6
+"""Share of the texts that go upwards, by steps of 1 to ``STEP``."""
 
 
 def texts(generator: random.Random) -> str:
-    """Return numbers from 0 to ``LARGEST`` in an order of chance."""
+    """Return numbers from 0 to ``LARGEST``: in some texts each a little larger than the one before."""
+    if generator.random() < RISING:
+        start = generator.randint(0, LARGEST // 3)
+        return " ".join(map(str, accumulate((generator.randint(1, STEP) for _ in range(LENGTH - 1)), initial=start)))
     return " ".join(str(generator.randint(0, LARGEST)) for _ in range(LENGTH))
 
 

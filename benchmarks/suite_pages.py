@@ -1,0 +1,114 @@
+"""What the suites' results say, for the documentation: tables of all optimizers, and one's own rows and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmrl.bench.figures import BAND, GREY, MARK, curve_of, draw, limits
+from lmrl.bench.kinds import kind_named
+from lmrl.bench.summary import Cell, Summary
+from lmrl.statistics import Interval
+
+
+def short(interval: Interval, decimals: int = 2) -> str:
+    """Return a mean with its interval in few digits, or a dash where there is none.
+
+    >>> short(Interval(0.512, 0.4, 0.6, 5))
+    '0.51 [0.40, 0.60]'
+    """
+    if not interval.count:
+        return "-"
+    if not interval.is_finite:
+        return f"{interval.mean:.{decimals}f}"
+    return f"{interval.mean:.{decimals}f} [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, cells)) + " |" for cells in rows)])
+
+
+def suite_table(summary: Summary, metric: str = "") -> str:
+    """Return a suite's table: every optimizer's aggregate and its mean in each task at each coefficient."""
+    metric = metric or summary.measure
+    cells = summary.cells
+    rows = [
+        [f"`{row.title}`", short(row.score), *(short(summary.interval(row.optimizer, cell, metric)) for cell in cells)]
+        for row in summary.rows
+    ]
+    return markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
+
+
+def _heading(cell: Cell) -> str:
+    task, beta = cell
+    return f"{task}, beta {beta:g}" if beta else task
+
+
+def said_of(summary: Summary) -> str:
+    """Return how many runs there are, and which are lacking."""
+    seeds = {len(summary.done(name, cell)) for name in summary.optimizers for cell in summary.cells} - {0}
+    number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+    said = f"{len(summary.records)} runs of {summary.records[0].budget}, {number} seeds per cell"
+    if summary.failed or summary.missing:
+        said += f"; {len(summary.failed)} failed, {len(summary.missing)} are not run yet"
+    return said + "."
+
+
+def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:
+    """Return the rows of a page's optimizers: objective, reward and KL in each cell, and the place by objective."""
+    rows = []
+    for summary in summaries:
+        for cell in summary.cells:
+            means = {
+                name: summary.interval(name, cell, summary.measure).mean
+                for name in summary.optimizers
+                if summary.done(name, cell)
+            }
+            for name in names:
+                if name not in means:
+                    continue
+                place = f"{1 + sum(value > means[name] for value in means.values())} of {len(means)}"
+                found = [summary.interval(name, cell, metric) for metric in (summary.measure, "reward", "kl")]
+                shown = [short(found[0]), short(found[1]), f"{found[2].mean:.1f}"]
+                rows.append([f"`{name}`", summary.suite, cell[0], f"{cell[1]:g}", *shown, place])
+    head = ["", "suite", "task", "beta", "objective", "reward", "KL", "place"]
+    return markdown_table(head, rows)
+
+
+def learning_curves(summaries: Sequence[Summary], name: str) -> str:
+    """Return one SVG of an optimizer's learning curves: a row for each suite, a panel for each task.
+
+    Each at the middle coefficient: the mean over seeds with its 95% band (Student's t), the other optimizers in grey.
+    """
+    columns = max(len(summary.tasks) for summary in summaries)
+    size = (2.5 * columns, 2.0 * len(summaries))
+
+    def paint(grid: Any) -> None:
+        for summary, row in zip(summaries, grid, strict=True):
+            for axes in row[len(summary.tasks) :]:
+                axes.set_visible(False)
+            for task, axes in zip(summary.tasks, row, strict=False):
+                _panel(axes, summary, task, name)
+
+    return draw(size, paint, rows=len(summaries), columns=columns)
+
+
+def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
+    betas = summary.betas(task)
+    beta = betas[len(betas) // 2]
+    column = kind_named(summary.records[0].kind).curves[0]
+    found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
+    found = {other: points for other, points in found.items() if points}
+    for points in found.values():
+        axes.plot([x for x, _ in points], [y.mean for _, y in points], color=GREY, linewidth=0.6)
+    mine = found.get(name, [])
+    if mine:
+        steps = [x for x, _ in mine]
+        if all(y.is_finite for _, y in mine):
+            axes.fill_between(steps, [y.low for _, y in mine], [y.high for _, y in mine], color=BAND, alpha=0.6, lw=0)
+        axes.plot(steps, [y.mean for _, y in mine], color=MARK, linewidth=1.6)
+    means = [y.mean for points in found.values() for _, y in points]
+    axes.set(title=f"{task}, beta {beta:g}", ylim=limits(means, min(points[0][1].mean for points in found.values())))
+    axes.set(xlabel="update", ylabel=column)
