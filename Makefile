@@ -1,9 +1,10 @@
 # Every target makes the one environment ($(VENV)) as far as it needs it; later calls reuse it.
-#   make quickstart test lint type docs bench-smoke      PYTHON=/path/to/python3.12 make test
+#   make quickstart test lint type docs bench-smoke bench-check      PYTHON=/path/to/python3.12 make test
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 VENV ?= .venv
+SMOKE ?= results/smoke
 PYTEST_FLAGS ?= -n auto --maxprocesses 8
 
 RUN := $(VENV)/bin/
@@ -13,7 +14,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint type docs bench-smoke format constraints clean
+.PHONY: help quickstart test lint type docs bench-smoke bench-check format constraints clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -37,6 +38,11 @@ docs: $(VENV)/.has-docs ## Build the documentation into site/; a broken link is 
 
 bench-smoke: $(VENV)/.has-test ## Run the throughput suite on the smallest sizes
 	@$(RUN)python benchmarks/throughput.py --smoke
+
+bench-check: $(VENV)/.has-test ## Run the benchmark suites at toy size and compare them with the stored results
+	@rm -rf $(SMOKE)
+	@$(RUN)lmrl bench run smoke --jobs 2 --output $(SMOKE)
+	@$(RUN)lmrl bench compare benchmarks/results/smoke $(SMOKE)
 
 format: $(VENV)/.has-dev ## Rewrite the code in the project's style
 	@$(RUN)ruff check --fix .

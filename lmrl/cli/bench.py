@@ -114,8 +114,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         console.print(table)
     counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), highlight=False)
-    for suite in new:
-        gone = missing(old.get(suite, []), new[suite])
+    for suite in old:
+        gone = missing(old[suite], new.get(suite, []))
         if gone:
             console.print(f"{suite}: {len(gone)} runs of the old result are missing in the new one, such as {gone[0]}")
     return 1 if any(one.is_worse for one in comparisons) else 0
