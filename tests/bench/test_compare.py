@@ -70,6 +70,10 @@ def test_a_run_that_fails_now_is_worse_and_one_that_is_missing_is_said(generator
     paths = [write(tmp_path / name, records) for name, records in (("a.jsonl", old), ("b.jsonl", new))]
     assert main(["bench", "compare", *map(str, paths)]) == 1
     assert "missing" in capsys.readouterr().out
+    more = results(generator, {"rloo": 0.6}, suite="other")
+    before = [write(tmp_path / "before" / f"{name}.jsonl", records) for name, records in (("a", old), ("b", more))]
+    assert main(["bench", "compare", str(before[0].parent), str(write(tmp_path / "c.jsonl", old))]) == 0
+    assert "other: 20 runs of the old result are missing" in capsys.readouterr().out, "a suite that is gone is said"
 
 
 def key_of(one):

@@ -7,6 +7,7 @@ import pytest
 from lmrl.bench.kinds import GROUP
 from lmrl.bench.running import plan
 from lmrl.bench.suite import load_suite
+from lmrl.cli.bench_run import _members
 from lmrl.cli.main import main
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
@@ -59,6 +60,23 @@ def test_the_group_names_suites_and_real_tasks_ask_for_a_model(plugins):
     assert group.kind == GROUP and all(load_suite(name, plugins, smoke=True) for name in group.members)
     with pytest.raises(SettingsError, match=r"tasks\.gsm8k\.model is empty"):
         plan(load_suite("reasoning", plugins), plugins)
+
+
+def test_a_group_gives_each_suite_the_optimizers_that_it_can_run(plugins, caplog):
+    members = load_suite("smoke", plugins).members
+    assert set(members) == {one for one in plugins.benchmarks() if one not in ("smoke", "reasoning")}
+    found = _members(members, plugins, [], {"optimizers": ["rloo", "best_of_n"], "betas": [0.3]})
+    assert found["exact"].optimizers == ["rloo", "best_of_n"] and found["stories"].optimizers == ["rloo"]
+    assert "reward-models" not in found and "which runs none of rloo" in caplog.text
+    assert found["exact"].betas == [0.3]
+    assert _members(members, plugins, [], {"betas": [0.3]})["reward-models"].betas == [0.0], "it has no coefficient"
+    with pytest.raises(SettingsError, match="did you mean 'rloo'"):
+        _members(members, plugins, [], {"optimizers": ["rlooo"]})
+
+
+def test_a_coefficient_where_there_is_none_is_refused(plugins):
+    with pytest.raises(SettingsError, match=r"have no coefficient of the KL.*leave --beta out"):
+        plan(load_suite("reward-models", plugins, changes={"betas": [0.1]}), plugins)
 
 
 def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):

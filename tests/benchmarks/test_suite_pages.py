@@ -1,0 +1,58 @@
+"""Tables and curves that the documentation shows of a suite's results."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench_records import record, results
+
+from lmrl.bench.summary import summarise
+from lmrl.statistics import Interval
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def pages():
+    spec = importlib.util.spec_from_file_location("suite_pages", FOLDER / "suite_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return summarise(results(np.random.default_rng(0), {"rloo": 0.6, "ppo": 0.4, "dpo": 0.1}))
+
+
+def test_an_optimizers_rows_say_its_place_among_all(pages, summary):
+    lines = pages.optimizer_rows([summary], ["ppo"]).splitlines()
+    assert len(lines) == 2 + 4, "a row for each task and coefficient"
+    assert all(line.startswith("| `ppo` | tiny |") and line.endswith("| 2 of 3 |") for line in lines[2:])
+
+
+def test_the_table_of_a_suite_has_the_best_first(pages, summary):
+    lines = pages.suite_table(summary).splitlines()
+    assert [line.split("`")[1] for line in lines[2:]] == ["rloo", "ppo", "dpo"]
+    assert "sums, beta 0.05" in lines[0] and lines[0].count("|") == lines[2].count("|")
+
+
+def test_what_is_lacking_is_said(pages, summary):
+    assert pages.said_of(summary) == "60 runs of 10 updates, 5 seeds per cell."
+    less = summarise([*summary.records[:-2], record(None, task="words", optimizer="dpo", beta=0.2, seed=3)])
+    assert pages.said_of(less) == "59 runs of 10 updates, 3 to 5 seeds per cell; 1 failed, 1 are not run yet."
+
+
+def test_curves_are_one_figure_with_the_optimizers_own_on_top(pages, summary):
+    svg = pages.learning_curves([summary, summary], "ppo")
+    assert svg.startswith("<svg") and svg == pages.learning_curves([summary, summary], "ppo")
+    assert svg != pages.learning_curves([summary, summary], "dpo")
+    assert svg.count("sums, beta 0.2") == 2
+
+
+def test_an_interval_in_few_digits(pages):
+    assert pages.short(Interval(0.512, 0.4, 0.6, 5)) == "0.51 [0.40, 0.60]"
+    assert pages.short(Interval(0.512, -np.inf, np.inf, 1)) == "0.51" and pages.short(Interval(np.nan, 0, 0, 0)) == "-"
