@@ -42,7 +42,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; } figcaption
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt; } .scroll { overflow: visible; } pre { white-space: pre-wrap; }
   tr, figure > img, .panels img { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .panels { grid-template-columns: repeat(4, 1fr); } th, td { padding: .15rem .3rem; min-width: 0; }
+  .panels { grid-template-columns: repeat(3, 1fr); } th, td { padding: .15rem .3rem; min-width: 0; }
   td.number { white-space: normal; }
 }
 """

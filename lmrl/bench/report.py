@@ -7,6 +7,7 @@ in no figure.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from lmrl.bench.kinds import Kind, Metric, kind_named
 from lmrl.bench.records import Record
 from lmrl.bench.statistics import probability_of_improvement
 from lmrl.bench.summary import Summary, summarise
+from lmrl.errors import LmrlError
 from lmrl.html import Page
 from lmrl.statistics import Interval
 
+logger = logging.getLogger(__name__)
 PAGE, TEXT = "report.html", "report.md"
 SHOWN = 40
 """Failed or missing runs that are listed by name; more are counted."""
@@ -87,7 +90,13 @@ def add_suite(
         writer.text("No run ended well, so there is nothing to show.")
         return
     if against and summary.suite in against:
-        _add_comparison(writer, compare({summary.suite: against[summary.suite]}, {summary.suite: summary.records}))
+        try:
+            found = compare({summary.suite: against[summary.suite]}, {summary.suite: summary.records})
+        except LmrlError as error:  # toy sizes against full ones, other optimizers: no reason to show nothing
+            logger.warning("%s is not compared: %s", summary.suite, error)
+            writer.text(f"Not compared with the older results: {error}")
+        else:
+            _add_comparison(writer, found)
     measure = summary.measure.replace("_", " ")
     writer.heading(f"Which optimizer: {measure}", 3)
     _add_scores(writer, summary)
