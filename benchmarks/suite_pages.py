@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lmrl.bench.figures import BAND, GREY, MARK, curve_of, draw, limits
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.summary import Cell, Summary
@@ -49,7 +51,7 @@ def _heading(cell: Cell) -> str:
 def said_of(summary: Summary) -> str:
     """Return how many runs there are, and which are lacking."""
     seeds = {len(summary.done(name, cell)) for name in summary.optimizers for cell in summary.cells} - {0}
-    number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+    number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds, default=0)}"
     said = f"{len(summary.records)} runs of {summary.records[0].budget}, {number} seeds per cell"
     if summary.failed or summary.missing:
         said += f"; {len(summary.failed)} failed, {len(summary.missing)} are not run yet"
@@ -86,7 +88,7 @@ def learning_curves(summaries: Sequence[Summary], name: str) -> str:
     size = (2.5 * columns, 2.0 * len(summaries))
 
     def paint(grid: Any) -> None:
-        for summary, row in zip(summaries, grid, strict=True):
+        for summary, row in zip(summaries, np.reshape(grid, (len(summaries), columns)), strict=True):
             for axes in row[len(summary.tasks) :]:
                 axes.set_visible(False)
             for task, axes in zip(summary.tasks, row, strict=False):

@@ -24,6 +24,8 @@ from lmrl.errors import SettingsError
 STORIES = "stories"
 """The embedded story model, by this name."""
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+END = 1 << 20
+"""Bytes at each end of a file that tell two files of one size apart."""
 SURVEYED = 2000
 """Texts whose words make the vocabulary."""
 
@@ -88,6 +90,27 @@ def model_path(name: str, models: Mapping[str, Mapping[str, Any]], folder: Path)
         settings = model_settings(models[name], f"models.{name}")
         return str(folder / "models" / f"{name}-{model_digest(settings)}")
     return "" if name == STORIES else name
+
+
+def model_identity(name: str, models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what tells a task's model apart from others: its name, and a digest where the name does not say which.
+
+    Of a folder the digest is of its configuration and of both ends of each file of weights, so that training it further
+    is noticed without reading all of it.
+    """
+    if name in models:
+        return f"{name} {model_digest(model_settings(models[name], f'models.{name}'))}"
+    folder = Path(name).expanduser()
+    if name == STORIES or not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".json", ".safetensors", ".bin"):
+            with file.open("rb") as opened:
+                digest.update(f"{file.relative_to(folder)} {file.stat().st_size}".encode() + opened.read(END))
+                opened.seek(max(0, file.stat().st_size - END))
+                digest.update(opened.read(END))
+    return f"{folder.resolve().name} {digest.hexdigest()[:8]}"
 
 
 def prepare_model(name: str, models: Mapping[str, Mapping[str, Any]], folder: Path, progress: bool = True) -> None:

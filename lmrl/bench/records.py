@@ -145,6 +145,11 @@ def require_alike(first: Record, other: Record, where: str) -> None:
             f"{where} is of the suite {other.suite!r}, but the lines before it of {first.suite!r}; expected one suite: "
             "give each a file of its own"
         )
+    if other.measure != first.measure:
+        raise SettingsError(
+            f"{where} measures {other.measure!r}, but the lines before it {first.measure!r}; expected one measure: "
+            "give each a file of its own"
+        )
     if other.budget != first.budget:
         raise SettingsError(
             f"{where} has the budget {other.budget}, but the lines before it {first.budget}; expected one budget: "

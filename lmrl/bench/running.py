@@ -18,7 +18,7 @@ from lmrl.bench.kinds import Kind, Run, kind_named
 from lmrl.bench.processes import run_all
 from lmrl.bench.records import Record, append, read_records, require_alike
 from lmrl.bench.suite import Suite
-from lmrl.errors import SettingsError, unknown
+from lmrl.errors import LmrlError, SettingsError, unknown
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
 
@@ -95,6 +95,12 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
     able = kind.able(suite, plugins)
     if suite.measure.name and suite.measure.name not in kind.metrics:
         raise SettingsError(f"the suite {suite.name}: " + unknown("measure", suite.measure.name, kind.metrics))
+    if suite.measure.name and not kind.metrics[suite.measure.name].is_measure:
+        able_to = [name for name, metric in kind.metrics.items() if metric.is_measure]
+        raise SettingsError(
+            f"the suite {suite.name}: measure.name is {suite.measure.name!r}, of which more is not better, or not in "
+            f"every task; expected one of {', '.join(able_to)}"
+        )
     for name in suite.optimizers:
         if name not in able:
             raise SettingsError(unknown("optimizer", name, able, plugins.absences()))
@@ -143,7 +149,7 @@ def run_suite(
         raise SettingsError(f"{output.parent} is being written to by {holder}; wait for it, or give another --output")
 
     with folder_lock(output.parent, taken):
-        known = _known(suite, output, planned)
+        known = _known(suite, output, planned, retry)
         todo = [
             one for one in planned if _key(one.run) not in known or (retry and known[_key(one.run)].status == "failed")
         ]
@@ -164,14 +170,18 @@ def run_suite(
     return [known[_key(one.run)] for one in planned]
 
 
-def _known(suite: Suite, output: Path, planned: Sequence[Planned]) -> dict[Any, Record]:
-    """Return what the file holds; refuses what must not stand in one file with this suite's runs."""
+def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) -> dict[Any, Record]:
+    """Return what the file holds; refuses what must not stand in one file with this suite's runs.
+
+    What failed can be tried again with other settings: it may be those that were wrong.
+    """
     wanted = {_key(one.run): one for one in planned}
     known = {}
     for record in read_records(output):
         require_alike(_blank(suite), record, str(output))
         one = wanted.get(record.key)
-        if one is not None and record.digest != one.digest:
+        again = retry and record.status == "failed"
+        if one is not None and record.digest != one.digest and not again:
             raise SettingsError(
                 f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now "
                 f"{one.digest}); give another --output, or move the file away to run it anew"
@@ -181,7 +191,8 @@ def _known(suite: Suite, output: Path, planned: Sequence[Planned]) -> dict[Any, 
 
 
 def _blank(suite: Suite) -> Record:
-    return Record(suite.name, suite.kind, "", "", 0.0, 0, suite.budget, "done")
+    measure = suite.measure.name or kind_named(suite.kind).measure
+    return Record(suite.name, suite.kind, "", "", 0.0, 0, suite.budget, "done", measure=measure)
 
 
 def _key(run: Run) -> tuple[str, str, float, int]:
@@ -209,6 +220,8 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
         if wrong:
             raise ArithmeticError(f"{wrong[0]} is {metrics.pop(wrong[0])}; expected a finite number")
+        if measure not in metrics:
+            raise LmrlError(f"there is no {measure} of this run; expected one of {', '.join(metrics)}")
         low, high = kind.scale(suite, run.task)
         score = (metrics[measure] - low) / (high - low)
     except KeyboardInterrupt:

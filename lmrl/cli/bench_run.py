@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,9 @@ def _members(
     from lmrl.bench.suite import load_suite
     from lmrl.errors import SettingsError, unknown
 
-    found, known = {}, set()
+    found: dict[str, Any] = {}
+    known: set[str] = set()
+    tasks: set[str] = set()
     for name in members:
         plain = load_suite(name, manager, smoke=True)
         kind = kind_named(plain.kind)
@@ -107,7 +110,16 @@ def _members(
             if not mine["optimizers"]:
                 logger.warning("left out: the suite %s, which runs none of %s", name, ", ".join(changes["optimizers"]))
                 continue
+        if changes.get("only"):
+            its_own = load_suite(name, manager).tasks
+            tasks |= set(its_own)
+            mine["only"] = [task for task in changes["only"] if task in its_own]
+            if not mine["only"]:
+                continue
         found[name] = load_suite(name, manager, smoke=True, overrides=overrides, changes=mine)
+    for name in changes.get("only", []):
+        if name not in tasks:
+            raise SettingsError(unknown("task", name, sorted(tasks)))
     for name in changes.get("optimizers", []):
         if name not in known:
             raise SettingsError(unknown("optimizer", name, sorted(known), manager.absences()))
@@ -119,7 +131,15 @@ def _quoted(overrides: Sequence[str]) -> list[str]:
     from lmrl.bench.circumstances import pathless
 
     parts = [override.partition("=") for override in overrides]
-    return [shlex.quote(f"{key}={pathless(value)}") for key, _, value in parts]
+    return [shlex.quote(f"{key}={ABSOLUTE.sub(_last_part, pathless(value))}") for key, _, value in parts]
+
+
+ABSOLUTE = re.compile(r"(?<=[\"'])[/~][^\"']*")
+"""A quoted path that begins at the root or at home."""
+
+
+def _last_part(path: re.Match[str]) -> str:
+    return Path(path[0]).name
 
 
 def _output(given: Path | None, suite: str, smoke: bool, several: bool) -> Path:

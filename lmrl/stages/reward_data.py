@@ -23,7 +23,8 @@ from lmrl.rollout import split_by_length
 class RankedRows:
     """A ranking as a model reads it: a row of ids for each answer.
 
-    ``answer_lengths`` are how many tokens each answer has, also where its row had to lose some.
+    ``answer_lengths`` are how many tokens each answer has, also where its row had to lose some. ``ranking`` has the
+    same answers: those that were too long are left out of it, too.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -102,6 +103,9 @@ def _encode(
         skipped["rankings without two answers of different rank that fit"] += 1
         return None
     scores = tuple(ranking.scores[place] for place in kept) if ranking.scores else ()
+    if len(kept) < len(ranking.completions):
+        completions = tuple(ranking.completions[place] for place in kept)
+        ranking = dataclasses.replace(ranking, completions=completions, ranks=ranks, scores=scores)
     return RankedRows(tuple(rows), tuple(lengths), ranks, scores, ranking)
 
 

@@ -62,24 +62,14 @@ class TRPO(ActorCritic):
         """Move along the natural gradient as far as the trust region and the line search allow."""
         if minibatch.epoch > 0:
             return {}
-        settings, gradient, start = self.settings, minibatch.gradient, minibatch.parameters()
-
-        def kl_here(policy: Policy, batch: Batch) -> Tensor:  # 0, with the Fisher matrix as its Hessian
-            logprobs = policy.evaluate(batch).log_distributions
-            return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
+        settings, start = self.settings, minibatch.parameters()
 
         def kl_from_start(policy: Policy, batch: Batch) -> Tensor:
             with minibatch.at(start):
                 old = policy.evaluate(batch).log_distributions
             return ops.scatter_rows(ops.kl_divergence(old, policy.evaluate(batch).log_distributions), batch.action_mask)
 
-        curvature_along = minibatch.hessian(kl_here)
-
-        def fisher(vector: Tensor) -> Tensor:
-            return curvature_along(vector) + settings.damping * vector
-
-        natural = ops.conjugate_gradient(fisher, gradient, settings.conjugate_gradient_steps)
-        curvature = float(natural @ fisher(natural))
+        natural, curvature = self._natural_gradient(minibatch)
         if curvature > 0:
             full = (2 * settings.maximum_kl / curvature) ** 0.5 * natural
             before = minibatch.loss()
@@ -90,6 +80,21 @@ class TRPO(ActorCritic):
                     return {"step_fraction": 0.5**halvings, "step_kl": kl, "surrogate_gain": gain, "step_failed": 0.0}
             minibatch.assign(start)
         return {"step_fraction": 0.0, "step_kl": 0.0, "surrogate_gain": 0.0, "step_failed": 1.0}
+
+    def _natural_gradient(self, minibatch: Minibatch) -> tuple[Tensor, float]:
+        """Return x of F x = gradient, and x F x."""
+
+        def kl_here(policy: Policy, batch: Batch) -> Tensor:  # 0, with the Fisher matrix as its Hessian
+            logprobs = policy.evaluate(batch).log_distributions
+            return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
+
+        hessian = minibatch.hessian(kl_here)
+
+        def fisher(vector: Tensor) -> Tensor:
+            return hessian(vector) + self.settings.damping * vector
+
+        natural = ops.conjugate_gradient(fisher, minibatch.gradient, self.settings.conjugate_gradient_steps)
+        return natural, float(natural @ fisher(natural))
 
 
 @hookimpl

@@ -44,6 +44,8 @@ class Metric:
     """The greatest possible value."""
     shown: bool = True
     """Whether reports have a table of it."""
+    is_measure: bool = True
+    """Whether a suite can compare it: more of it is better, in every task."""
 
 
 class Kind(ABC):

@@ -46,10 +46,10 @@ class ExactKind(Kind):
     curves = ("gap_closed",)
     metrics: ClassVar[Mapping[str, Metric]] = {
         "gap_closed": Metric("gap closed", high=1.0),
-        "total_variation": Metric("total variation to the optimum", low=0.0, high=1.0),
+        "total_variation": Metric("total variation to the optimum", low=0.0, high=1.0, is_measure=False),
         "objective": Metric("objective", shown=False),
         "reward": Metric("reward"),
-        "kl": Metric("KL to the reference", low=0.0),
+        "kl": Metric("KL to the reference", low=0.0, is_measure=False),
     }
 
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from lmrl.bench.kinds.base import Metric, Outcome, Run
 from lmrl.bench.kinds.rl import RLKind, RLTask
-from lmrl.bench.models import model_digest, model_path, model_settings, prepare_model
+from lmrl.bench.models import model_identity, model_path, prepare_model
 from lmrl.bench.suite import Suite, merged
 from lmrl.config import build
 from lmrl.locks import folder_lock
@@ -72,9 +72,9 @@ class OveroptimizationKind(RLKind):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "gold": Metric("gold reward at the end"),
         "best_gold": Metric("gold reward at its best"),
-        "lost": Metric("gold reward lost since its best", low=0.0),
+        "lost": Metric("gold reward lost since its best", low=0.0, is_measure=False),
         "proxy": Metric("proxy at the end (standard deviations of the starting model's answers)"),
-        "kl": Metric("KL to the starting model (nats per answer)", low=0.0),
+        "kl": Metric("KL to the starting model (nats per answer)", low=0.0, is_measure=False),
         "proxy_accuracy": Metric("accuracy of the proxy on held-out pairs", low=0.0, high=1.0),
         "start_gold": Metric("gold reward before training", shown=False),
     }
@@ -96,10 +96,7 @@ class OveroptimizationKind(RLKind):
         if run.optimizer == BEST_OF:
             said["optimizer"] = {"best_of": task.best_of}
         _reward_config(suite, task, Path(), run.seed, Path())
-        said["proxy"] = asdict(task.proxy)
-        if task.proxy.model in suite.models:
-            table = suite.models[task.proxy.model]
-            said["proxy"]["model"] += " " + model_digest(model_settings(table, f"models.{task.proxy.model}"))
+        said["proxy"] = {**asdict(task.proxy), "model": model_identity(task.proxy.model, suite.models)}
         return said
 
     def config(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> RLConfig:

@@ -1,8 +1,9 @@
 """Suites of the kind `reward`: reward models by loss and data, against the share of the labels that they learn from.
 
 What stands for an optimizer is a way of learning: the likelihood of whole rankings, of all their pairs, or of one pair
-of each (which computes as many rows in all), and two baselines. A seed is a held-out split, an order of the rest, of
-which the shares are the beginnings, and a new head. Every way sees the data as often: the budget counts epochs.
+of each, and two baselines. A seed is a held-out split, an order of the rest, of which the shares are the beginnings,
+and a new head. The budget counts epochs over the rankings; from one pair of each, as many rows are computed in all, so
+each pair comes the more often.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import random
 import tempfile
@@ -22,23 +24,37 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run
-from lmrl.bench.models import STORIES, model_digest, model_path, model_settings, prepare_model
+from lmrl.bench.models import STORIES, model_identity, model_path, prepare_model
 from lmrl.bench.suite import Suite, merged
 from lmrl.config import build
 from lmrl.data import Ranking, RankingSet, load_rankings
 from lmrl.data.conversations import opening
 from lmrl.errors import SettingsError
+from lmrl.models.card import ModelCard, load_card
+from lmrl.models.reward_rows import with_template
 from lmrl.plugins import PluginManager
 from lmrl.stages.reward_config import RankingDataSettings, RewardConfig
+from lmrl.stages.reward_data import RankedRows, encode_rankings
 from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl_setup import embedded_model
 
 if TYPE_CHECKING:
-    from lmrl.stages.reward_data import RankedRows
     from lmrl.stages.reward_measures import HeldOut, RewardReport
+
+logger = logging.getLogger(__name__)
 
 LOSSES = {"plackett_luce": "plackett_luce", "bradley_terry": "bradley_terry", "one_pair": "bradley_terry"}
 """The loss of each way of learning; one_pair takes one pair of a ranking, the others all of it."""
 BAG, LONGER = "bag_of_words", "longer_answer"
+SAID = (
+    ("train", "steps"),
+    ("train", "warmup_steps"),
+    ("run", "seed"),
+    ("run", "folder"),
+    ("objective", "loss"),
+    ("ensemble", "members"),
+)
+"""Settings of a recipe that a suite does not take."""
 DATA_SEED = 0
 """Of drawn answers: all seeds of a suite learn from one set of rankings, as they do where people made it."""
 
@@ -92,13 +108,15 @@ class RewardKind(Kind):
     units = ("epochs",)
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("accuracy on held-out pairs", low=0.0, high=1.0),
-        "log_loss": Metric("log loss (nats per pair; 0.693 without knowledge)", low=0.0),
-        "calibration_error": Metric("expected calibration error", low=0.0, high=1.0),
-        "kendall_tau": Metric("Kendall's tau of rankings of three or more", low=-1.0, high=1.0),
-        "top_1": Metric("share of rankings whose best answer is on top", low=0.0, high=1.0),
-        "accuracy_where_shorter_is_better": Metric("accuracy where the better answer is shorter", low=0.0, high=1.0),
-        "rankings": Metric("rankings learned from", 0, low=0.0),
-        "pairs": Metric("held-out pairs", 0, shown=False),
+        "log_loss": Metric("log loss (nats per pair; 0.693 without knowledge)", low=0.0, is_measure=False),
+        "calibration_error": Metric("expected calibration error", low=0.0, high=1.0, is_measure=False),
+        "kendall_tau": Metric("Kendall's tau of rankings of three or more", low=-1.0, high=1.0, is_measure=False),
+        "top_1": Metric("share of rankings whose best answer is on top", low=0.0, high=1.0, is_measure=False),
+        "accuracy_where_shorter_is_better": Metric(
+            "accuracy where the better answer is shorter", low=0.0, high=1.0, is_measure=False
+        ),
+        "rankings": Metric("rankings learned from", 0, low=0.0, is_measure=False),
+        "pairs": Metric("held-out pairs", 0, shown=False, is_measure=False),
     }
 
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
@@ -109,9 +127,10 @@ class RewardKind(Kind):
     def lacking(self, suite: Suite, task: str) -> str:
         """Return which of model and data the user has not said."""
         found = self._task(suite, task)
-        path = merged(suite.settings, found.settings).get("data", {}).get("path", "")
+        data = merged(suite.settings, found.settings).get("data", {})
         unsaid = [] if found.model else [f"tasks.{task}.model=... (a folder or a hub id)"]
-        unsaid += [] if found.drawn or path else [f"tasks.{task}.settings.data.path=... (preferences)"]
+        if not found.drawn and isinstance(data, Mapping) and not data.get("path"):
+            unsaid.append(f"tasks.{task}.settings.data.path=... (preferences)")
         return "give " + " and ".join(unsaid) if unsaid else ""
 
     def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
@@ -126,31 +145,50 @@ class RewardKind(Kind):
         """Return the recipe, what the model is, and what tells the rankings apart."""
         task = self._task(suite, run.task)
         config = self.config(suite, run, Path())
-        table = asdict(config)
-        for name in ("run", "checkpoint", "trackers", "model", "ensemble", "normalise"):
-            table.pop(name)
-        if run.optimizer in (BAG, LONGER):
-            table = {"data": table["data"]}
+        trained = run.optimizer in LOSSES
+        table: dict[str, Any] = (
+            {"objective": asdict(config.objective), "train": asdict(config.train)} if trained else {}
+        )
+        if trained:
+            table["precision"] = config.run.precision
+        table["data"] = {
+            name: getattr(config.data, name) for name in ("held_out", "too_long", "max_tokens", "template", "chat")
+        }
         if task.drawn:
             plugins.get("reward", task.drawn.gold)
             table["drawn"] = asdict(task.drawn)
         else:
-            table["data"]["fingerprint"] = _loaded(config.data).fingerprint()[:12]
-        table["model"], table["shares"] = task.model, task.shares
-        if task.model in suite.models:
-            table["model"] += " " + model_digest(model_settings(suite.models[task.model], f"models.{task.model}"))
+            found = _loaded(config.data)
+            table["data"] |= {"path": Path(config.data.path).name, "fingerprint": found.fingerprint()[:12]}
+            if task.model not in suite.models:  # those may not be there yet
+                kept = _readable(found, config)[0]
+                for seed in range(suite.seeds):
+                    _split(kept, config, seed)
+        table["model"], table["shares"] = model_identity(task.model, suite.models), task.shares
         return table
 
     def config(self, suite: Suite, run: Run, folder: Path) -> RewardConfig:
         """Return the recipe of a run, whose steps depend on the share."""
         task = self._task(suite, run.task)
         table = merged(suite.settings, task.settings)
-        for section, name in (("train", "steps"), ("run", "seed"), ("objective", "loss")):
-            if name in table.get(section, {}):
+        for section, name in SAID:
+            inside = table.get(section, {})
+            if isinstance(inside, Mapping) and name in inside:
                 raise SettingsError(
-                    f"settings.{section}.{name} is set, but the suite says it by its budget, seeds and optimizers; "
-                    "leave it out"
+                    f"settings.{section}.{name} is set, but the suite says it by its budget, seeds, optimizers and "
+                    "tasks, or has no use for it; leave it out"
                 )
+        margins = [name for name in ("margin", "score_margin") if table.get("objective", {}).get(name)]
+        if margins and LOSSES.get(run.optimizer) == "plackett_luce":
+            raise SettingsError(
+                f"settings.objective.{margins[0]} is set, but a margin belongs to pairs, and {run.optimizer} learns "
+                "from whole rankings; give --optimizers bradley_terry,one_pair"
+            )
+        if task.drawn and table.get("data", {}).get("path"):
+            raise SettingsError(
+                f"tasks.{run.task} has drawn and settings.data.path; expected one of them, which says where rankings "
+                "come from"
+            )
         return build(
             RewardConfig,
             merged(
@@ -158,7 +196,7 @@ class RewardKind(Kind):
                 table,
                 {
                     "model": model_path(task.model, suite.models, folder),
-                    "run": {"seed": run.seed, "device": "cpu"},
+                    "run": {"seed": run.seed, "device": table.get("run", {}).get("device", "cpu")},
                     "objective": {"loss": LOSSES.get(run.optimizer, "bradley_terry")},
                     "checkpoint": {"every": 0, "keep": 1},
                     "trackers": [],
@@ -172,10 +210,11 @@ class RewardKind(Kind):
         task = self._task(suite, run.task)
         config = self.config(suite, run, folder)
         found = load_rankings(_drawn_path(task.drawn, folder)) if task.drawn else _loaded(config.data)
-        training, held_out = found.split(config.data.held_out, run.seed)
+        kept, card = _readable(found, config)
+        training, held_out = _split(kept, config, run.seed)
+        items = encode_rankings(held_out.rankings, card, config.data.too_long, config.data.max_tokens).items
         order = list(range(len(training)))
         random.Random(f"shares {run.seed}").shuffle(order)
-        items = _encoded(held_out, config)
         curve: dict[str, list[float]] = {}
         for share in task.shares:
             part = training.select(order[: max(2, round(share * len(order)))])
@@ -217,7 +256,7 @@ class RewardKind(Kind):
             made = reward(mine, rankings=part, progress=False)
             if made.interrupted:
                 raise KeyboardInterrupt
-            model = load_reward_model(made.folder, device="cpu")
+            model = load_reward_model(made.folder, device=None if config.run.device == "auto" else config.run.device)
             scores = model.score_rows([row for item in items for row in item.rows], normalised=False)
         return HeldOut.of(items, list(scores.split([len(item.rows) for item in items])))
 
@@ -228,7 +267,8 @@ class RewardKind(Kind):
 def one_pair(ranking: Ranking, seed: int) -> Ranking:
     """Return a ranking of two of the answers, drawn from those that differ in rank."""
     pair = random.Random(f"{seed} {opening(ranking.prompt)} {ranking.completions}").choice(ranking.pairs())
-    return replace(ranking, completions=tuple(ranking.completions[i] for i in pair), ranks=(0, 1), scores=())
+    scores = tuple(ranking.scores[i] for i in pair) if ranking.scores else ()
+    return replace(ranking, completions=tuple(ranking.completions[i] for i in pair), ranks=(0, 1), scores=scores)
 
 
 def _numbers(report: RewardReport, way: str) -> dict[str, float]:
@@ -246,25 +286,47 @@ def _numbers(report: RewardReport, way: str) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value) and name not in unknown}
 
 
-def _encoded(held_out: RankingSet, config: RewardConfig) -> list[RankedRows]:
-    from lmrl.models.reward_model import start_reward_model
-    from lmrl.models.reward_rows import with_template
-    from lmrl.stages.reward_data import encode_rankings
-    from lmrl.stages.rl_setup import embedded_model
-
-    card = start_reward_model(config.model or embedded_model(), config.run.seed, device="cpu").card
+def _readable(found: RankingSet, config: RewardConfig) -> tuple[RankingSet, ModelCard]:
+    """Return the rankings with the answers that the model can read, which every way is given, and the model's card."""
+    model = config.model or embedded_model()
+    key = json.dumps([found.fingerprint(), asdict(config.data), model])
+    if key in _READ:
+        return _READ[key]
+    card = load_card(model)
     if config.data.template == "plain":
         card = with_template(card)
-    return encode_rankings(held_out.rankings, card, config.data.too_long, config.data.max_tokens).items
+    encoded = encode_rankings(found.rankings, card, config.data.too_long, config.data.max_tokens)
+    for reason, count in encoded.skipped.items():
+        logger.info("%s: %d %s", Path(config.data.path).name or "drawn rankings", count, reason)
+    _READ.clear()
+    _READ[key] = replace(found, rankings=[item.ranking for item in encoded.items]), card
+    return _READ[key]
+
+
+_READ: dict[str, tuple[RankingSet, ModelCard]] = {}
+"""The rankings that were read last, which all ways of learning share."""
+
+
+def _split(found: RankingSet, config: RewardConfig, seed: int) -> tuple[RankingSet, RankingSet]:
+    """Return the (training, held-out) rankings of a seed."""
+    if not config.data.held_out:
+        raise SettingsError("settings.data.held_out is 0; expected a share or a number of prompts to measure on")
+    try:
+        return found.split(config.data.held_out, seed)
+    except SettingsError as error:
+        raise SettingsError(f"settings.data.{error}") from error
 
 
 def _loaded(settings: RankingDataSettings) -> RankingSet:
-    """Return the rankings of a file, which is read once per process."""
-    return _loaded_once(json.dumps(asdict(settings), sort_keys=True))
+    """Return the rankings of a file, which is read once per process and again when it changes."""
+    path = Path(settings.path)
+    changed = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+    return _loaded_once(json.dumps(asdict(settings), sort_keys=True), changed)
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded_once(settings: str) -> RankingSet:
+def _loaded_once(settings: str, changed: tuple[int, int]) -> RankingSet:
+    del changed
     return load_rankings(None, RankingDataSettings(**json.loads(settings)))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run, substituted
-from lmrl.bench.models import imported, model_digest, model_path, model_settings, prepare_model
+from lmrl.bench.models import imported, model_identity, model_path, prepare_model
 from lmrl.bench.suite import Suite, merged
 from lmrl.config import build, resolved, to_toml
 from lmrl.errors import SettingsError
@@ -66,7 +66,7 @@ class RLKind(Kind):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "objective": Metric("objective (reward - beta KL)"),
         "reward": Metric("reward on held-out prompts"),
-        "kl": Metric("KL to the reference (nats per answer)", low=0.0),
+        "kl": Metric("KL to the reference (nats per answer)", low=0.0, is_measure=False),
         "length": Metric("length (tokens)", 1, low=0.0),
         "start_reward": Metric("reward before training", shown=False),
         "sampled_tokens": Metric("tokens sampled in training", 0, shown=False),
@@ -107,10 +107,7 @@ class RLKind(Kind):
         if task.prompts is not None:
             imported(task.prompts.rows, f"tasks.{run.task}.prompts.rows")
             table["prompts"] = {"rows": task.prompts.rows, "count": task.prompts.count, **task.prompts.arguments}
-        made = task.model in suite.models
-        table["model"] = task.model
-        if made:
-            table["model"] += " " + model_digest(model_settings(suite.models[task.model], f"models.{task.model}"))
+        table["model"] = model_identity(task.model, suite.models)
         return table
 
     def config(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> RLConfig:
