@@ -31,6 +31,7 @@ def test_a_half_written_line_is_said_and_skipped_and_the_next_begins_anew(tmp_pa
     ("change", "said"),
     [
         ({"suite": "other"}, "expected one suite"),
+        ({"measure": "kl"}, "expected one measure"),
         ({"budget": Budget("updates", 11)}, "expected one budget"),
         ({"budget": Budget("tokens", 10)}, "expected one budget"),
         ({"seed": 0, "digest": "other"}, "other settings"),

@@ -92,9 +92,6 @@ def test_a_file_of_pairs_makes_one_of_the_losses(plugins, tmp_path):
     assert found[0].metrics["rankings"] < 40
     digests = {one.digest for one in plan(suite, plugins)}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]), encoding="utf-8")
-    from lmrl.bench.kinds import reward
-
-    reward._loaded_once.cache_clear()
     assert not digests & {one.digest for one in plan(suite, plugins)}, "other data are other runs"
 
 
@@ -123,6 +120,13 @@ def test_tasks_without_data_are_left_out_and_said(plugins, tmp_path, capsys):
         ("settings.train.steps=3", "leave it out"),
         ("settings.objective.losss=3", "did you mean"),
         ("budget.unit=updates", "count epochs"),
+        ("tasks.hh_rlhf.settings.data=3", "data"),
+        ("tasks.hh_rlhf.settings.data.held_out=0", "held_out is 0"),
+        ("tasks.hh_rlhf.settings.data.held_out=40", "held_out"),
+        ("tasks.hh_rlhf.model=/nowhere/model", "/nowhere/model"),
+        ("settings.ensemble.members=2", "leave it out"),
+        ("measure.name=log_loss", "expected one of accuracy"),
+        ("tasks.stories.settings.data.path=pairs.jsonl", "drawn and settings.data.path"),
         ("tasks.hh_rlhf.settings.data.path=/nowhere/pairs.jsonl", "pairs.jsonl"),
         ("tasks.stories.drawn.answers=1", "2 of each"),
         ("tasks.stories.drawn.gold=god_story", "did you mean 'good_story'"),
@@ -130,10 +134,68 @@ def test_tasks_without_data_are_left_out_and_said(plugins, tmp_path, capsys):
 )
 def test_what_is_wrong_is_said_before_anything_runs(plugins, tmp_path, override, said):
     file = tmp_path / "pairs.jsonl"
-    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', encoding="utf-8")
+    write_rankings(file, rankings(20, 0))
     with pytest.raises(LmrlError, match=said):
         plan(_stories(plugins, override) if "stories" in override else pairs_suite(plugins, file, override), plugins)
 
 
 def _stories(plugins, override):
     return load_suite("reward-models", plugins, overrides=[override], changes={"only": ["stories"]})
+
+
+def write_rankings(file, made):
+    lines = ({"prompt": one.prompt, "completions": list(one.completions), "ranks": list(one.ranks)} for one in made)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+def test_an_answer_that_is_too_long_is_left_out_for_everybody(plugins, tmp_path):
+    """The first answer of each ranking does not fit; the baseline must not score the others by its words."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (it is in the bench extra)")
+    made = [Ranking(one.prompt, ("kind " * 400, *one.completions), (2, *one.ranks)) for one in rankings(80, 0, width=2)]
+    file = write_rankings(tmp_path / "long.jsonl", made)
+    suite = pairs_suite(plugins, file, "tasks.hh_rlhf.settings.data.too_long=skip")
+    found = kind_named("reward").execute(suite, Run("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
+    assert found.metrics["accuracy"] > 0.8 and "kendall_tau" not in found.metrics, "pairs are left"
+
+
+def test_few_rankings_of_rare_words_are_scored_alike(plugins, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (it is in the bench extra)")
+    made = [Ranking(f"p{n}", (f"a{n}", f"b{n}"), (0, 1)) for n in range(8)]
+    suite = pairs_suite(plugins, write_rankings(tmp_path / "rare.jsonl", made))
+    found = kind_named("reward").execute(suite, Run("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
+    assert found.metrics["accuracy"] == 0.5
+    same = [Ranking("p", (f"a b {n}", f"c d {n}"), (0, 1)) for n in range(4)] + [made[0]]
+    from lmrl.bench.bag_of_words import bag_of_words
+
+    held_out = [RankedRows(((3,), (3,)), (1, 1), one.ranks, (), one) for one in same]
+    assert HeldOut.of(held_out, bag_of_words(same[:4], held_out)).accuracy().mean > 0.5, "one prompt is enough"
+
+
+def test_scores_come_along_and_margins_are_for_pairs(plugins, tmp_path):
+    scored = Ranking("p", ("a", "b", "c"), (0, 1, 1), (2.0, 1.0, 1.0))
+    assert one_pair(scored, 0).scores == (2.0, 1.0)
+    file = write_rankings(tmp_path / "pairs.jsonl", rankings(20, 0))
+    with pytest.raises(SettingsError, match="give --optimizers bradley_terry,one_pair"):
+        plan(pairs_suite(plugins, file, "settings.objective.margin=0.5"), plugins)
+
+
+def test_models_of_one_name_are_told_apart(plugins, tmp_path):
+    import shutil
+
+    from lmrl.stories import MODEL_PATH
+
+    file = write_rankings(tmp_path / "pairs.jsonl", rankings(20, 0))
+    digests = []
+    for place in ("a", "b"):
+        folder = tmp_path / place / "model"
+        shutil.copytree(MODEL_PATH, folder)
+        suite = pairs_suite(plugins, file, f"tasks.hh_rlhf.model={folder}")
+        digests.append({one.digest for one in plan(suite, plugins)})
+        assert all(one.settings["model"].startswith("model ") for one in plan(suite, plugins))
+    assert digests[0] == digests[1], "one model at two places"
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert not digests[0] & {one.digest for one in plan(suite, plugins)}, "other weights"

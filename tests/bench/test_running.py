@@ -107,8 +107,17 @@ def test_a_run_that_fails_says_so_and_is_tried_again_when_asked(tmp_path, exact,
     assert failed.error == "ArithmeticError: the loss is nan" and failed.score is None and failed.metrics == {}
     monkeypatch.setattr(ExactKind, "execute", run_once)
     assert run_suite(exact, output, plugins=plugins, progress=False) == records, "not by itself"
+    kept = output.read_text()
     mended = run_suite(exact, output, plugins=plugins, progress=False, retry=True)
     assert all(one.status == "done" for one in mended) and len(read_records(output)) == 6
+    lines = kept.splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if '"failed"' in line)
+    lines[place] = lines[place].replace(failed.digest, "0" * 12)
+    output.write_text("".join(lines))
+    with pytest.raises(SettingsError, match="with other settings"):
+        run_suite(exact, output, plugins=plugins, progress=False)
+    mended = run_suite(exact, output, plugins=plugins, progress=False, retry=True)
+    assert all(one.status == "done" for one in mended), "the settings that made it fail may be mended"
 
 
 def test_a_figure_that_is_not_finite_is_a_failure(tmp_path, exact, plugins, monkeypatch):
