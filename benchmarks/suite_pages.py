@@ -112,5 +112,6 @@ def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
             axes.fill_between(steps, [y.low for _, y in mine], [y.high for _, y in mine], color=BAND, alpha=0.6, lw=0)
         axes.plot(steps, [y.mean for _, y in mine], color=MARK, linewidth=1.6)
     means = [y.mean for points in found.values() for _, y in points]
-    axes.set(title=f"{task}, beta {beta:g}", ylim=limits(means, min(points[0][1].mean for points in found.values())))
+    axes.set_title(f"{task}, beta {beta:g}", fontsize=8.5)
+    axes.set(ylim=limits(means, min(points[0][1].mean for points in found.values())))
     axes.set(xlabel="update", ylabel=column)

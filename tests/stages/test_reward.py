@@ -78,6 +78,13 @@ def items(base):
     return encode_rankings(rankings, start_reward_model(base, seed=0).card, "skip").items
 
 
+def test_an_answer_that_does_not_fit_is_out_of_the_ranking_too(base):
+    ranking = Ranking("cat", ("happy " * 400, "sad", "happy"), (0, 2, 1), (9.0, -1.0, 1.0))
+    [item] = encode_rankings([ranking], start_reward_model(base, seed=0).card, "skip").items
+    assert item.ranking == Ranking("cat", ("sad", "happy"), (1, 0), (-1.0, 1.0))
+    assert (item.ranks, item.scores, len(item.rows)) == ((1, 0), (-1.0, 1.0), 2)
+
+
 class TestSteps:
     def gradient(self, base, items, double=False, **sections):
         task = task_of(base, items, **sections)
