@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,32 @@ def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:
                 rows.append([f"`{name}`", summary.suite, cell[0], f"{cell[1]:g}", *shown, place])
     head = ["", "suite", "task", "beta", "objective", "reward", "KL", "place"]
     return markdown_table(head, rows)
+
+
+def reward_rows(summary: Summary) -> str:
+    """Return the table of reward models: accuracy at each share of the labels, and what all of them come to."""
+    shares = sorted({share for record in summary.records for share in record.curve.get("share", [])})
+    head = ["rankings", "learns from", *(f"{share:.3g} of the labels" for share in shares)]
+    rows = []
+    for cell in summary.cells:
+        found = {name: dict(curve_of(summary.done(name, cell), "accuracy")) for name in summary.optimizers}
+        best = sorted((name for name in found if found[name]), key=lambda name: -found[name][shares[-1]].mean)
+        for name in best:
+            accuracies = [short(_bounded(found[name][share])) if share in found[name] else "-" for share in shares]
+            rest = [summary.interval(name, cell, metric) for metric in REST]
+            rows.append([cell[0], f"`{name}`", *accuracies, *(f"{x.mean:.3f}" if x.count else "-" for x in rest)])
+    return markdown_table(
+        [*head, "log loss", "calibration error", "Kendall's tau", "seeds"],
+        [[*row, len(summary.done(row[1].strip("`"), (row[0], summary.betas(row[0])[0])))] for row in rows],
+    )
+
+
+REST = ("log_loss", "calibration_error", "kendall_tau")
+
+
+def _bounded(share: Interval) -> Interval:
+    """Return the interval of a share within 0 and 1."""
+    return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0)) if share.is_finite else share
 
 
 def learning_curves(summaries: Sequence[Summary], name: str) -> str:

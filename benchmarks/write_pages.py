@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suite_pages import learning_curves, markdown_table, optimizer_rows, said_of, suite_table
+from suite_pages import learning_curves, markdown_table, optimizer_rows, reward_rows, said_of, suite_table
 
 from lmrl.bench.exact import base_of, read_records
 from lmrl.bench.exact_report import Row, grid_tables, markdown, plot, summarise
@@ -145,7 +145,12 @@ def write_suites() -> None:
         if (RESULTS / f"{name}.jsonl").exists()
     }
     text = replace_between(text, "overoptimization", overoptimization_rows(found["overoptimization"]))
-    for name in found.keys() - {"overoptimization"}:
+    if "reward-models" in found:
+        rows = f"{said_of(found['reward-models'])}\n\n{reward_rows(found['reward-models'])}"
+        text = replace_between(text, "reward-models", rows)
+        other = ROOT / "docs" / "reward-models.md"
+        other.write_text(replace_between(other.read_text(), "reward-models", rows))
+    for name in found.keys() - set(OTHERS):
         text = replace_between(text, name, f"{said_of(found[name])}\n\n{suite_table(found[name])}")
     page.write_text(text)
     summaries = [found[name] for name in SUITES if name in found]
