@@ -311,5 +311,7 @@ def test_a_throughput_suite_keeps_what_was_measured(tmp_path, plugins, monkeypat
     assert main(["bench", "run", str(file), "--quiet", "--output", str(tmp_path)]) == 0
     records = read_records(tmp_path / "speed.jsonl")
     assert [one.metrics["log_rate"] for one in records] == [pytest.approx(math.log(800))] * 2
+    others = {"side": "lmrl", "peak_bytes": 200}, {"side": "lmrl", "last_mean": 0.5}, {"side": "trl", "peak_bytes": 400}
+    assert [throughput._own_figure(one) for one in others] == [1 / 200, 0.5, 0.0], "memory and learning count as well"
     assert main(["bench", "report", str(tmp_path / "speed.jsonl"), "--output", str(tmp_path / "page")]) == 0
     assert "2 records" in (tmp_path / "page" / "report.md").read_text()

@@ -1,8 +1,8 @@
 """Suites of the kind `throughput`: what ``lmrl.bench.throughput`` measures, as runs that can be kept and compared.
 
 A task is a set of workloads, a seed a repetition, and the one thing that is run is called lmrl. Runs have the machine
-to themselves, whatever --jobs says. The score is the mean logarithm of lmrl's rates, so that differences are shares:
-0.05 is five percent.
+to themselves, whatever --jobs says. The score is the mean logarithm of lmrl's figures (rates, one over the peak of
+memory, the reward that is learned), so that differences are shares: 0.05 is five percent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ThroughputKind(Kind):
     has_frontier = False
     takes_beta = False
     exclusive = True
-    metrics: ClassVar[Mapping[str, Metric]] = {"log_rate": Metric("mean logarithm of lmrl's rates")}
+    metrics: ClassVar[Mapping[str, Metric]] = {"log_rate": Metric("mean logarithm of lmrl's figures")}
 
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
         """Return the library itself: no optimizer is chosen here."""
@@ -44,9 +44,9 @@ class ThroughputKind(Kind):
     def execute(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> Outcome:
         """Measure once."""
         found = list(_module().measure(self._settings(suite, run), False))
-        logs = [math.log(rate) for rate in map(_own_rate, found) if rate]
+        logs = [math.log(figure) for figure in map(_own_figure, found) if figure > 0]
         if not logs:
-            raise SettingsError("nothing that was measured has a rate of lmrl; expected at least one such workload")
+            raise SettingsError("nothing that was measured has a figure of lmrl; expected at least one such workload")
         return Outcome({"log_rate": sum(logs) / len(logs)}, details=found)
 
     def details(self, details: Sequence[Mapping[str, Any]]) -> str:
@@ -64,8 +64,15 @@ def _module() -> Any:
         raise SettingsError(f"suites of the kind throughput need {MODULE}, which is not installed: {error}") from error
 
 
-def _own_rate(record: Mapping[str, Any]) -> float:
-    """Return the median rate of a record of lmrl's own side, or 0."""
+def _own_figure(record: Mapping[str, Any]) -> float:
+    """Return what a record of lmrl's own side says, more of it being better: its median rate, 1 / peak bytes, a reward.
+
+    0 is no figure.
+    """
+    if not str(record.get("side", "")).startswith(OURS):
+        return 0.0
     rate = record.get("rate")
     median = rate.get("median") if isinstance(rate, Mapping) else rate
-    return float(median) if str(record.get("side", "")).startswith(OURS) and median else 0.0
+    if median:
+        return float(median)
+    return 1 / record["peak_bytes"] if record.get("peak_bytes") else float(record.get("last_mean", 0.0))
