@@ -8,7 +8,7 @@ import random
 import pytest
 
 from lmrl.bench.kinds import Run, kind_named
-from lmrl.bench.kinds.reward import one_pair
+from lmrl.bench.rankings import one_pair
 from lmrl.bench.records import read_records
 from lmrl.bench.report import write_report
 from lmrl.bench.running import plan, run_suite

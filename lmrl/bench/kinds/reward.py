@@ -8,10 +8,6 @@ each pair comes the more often.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import logging
 import math
 import random
 import tempfile
@@ -25,23 +21,17 @@ import numpy as np
 
 from lmrl.bench.kinds.base import Kind, Metric, Outcome, Run
 from lmrl.bench.models import STORIES, model_identity, model_path, prepare_model
+from lmrl.bench.rankings import Drawn, draw, drawn_path, loaded, one_pair, readable, split
 from lmrl.bench.suite import Suite, merged
 from lmrl.config import build
-from lmrl.data import Ranking, RankingSet, load_rankings
-from lmrl.data.conversations import opening
+from lmrl.data import RankingSet, load_rankings
 from lmrl.errors import SettingsError
-from lmrl.models.card import ModelCard, load_card
-from lmrl.models.reward_rows import with_template
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward_config import RankingDataSettings, RewardConfig
+from lmrl.stages.reward_config import RewardConfig
 from lmrl.stages.reward_data import RankedRows, encode_rankings
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import embedded_model
 
 if TYPE_CHECKING:
     from lmrl.stages.reward_measures import HeldOut, RewardReport
-
-logger = logging.getLogger(__name__)
 
 LOSSES = {"plackett_luce": "plackett_luce", "bradley_terry": "bradley_terry", "one_pair": "bradley_terry"}
 """The loss of each way of learning; one_pair takes one pair of a ranking, the others all of it."""
@@ -55,28 +45,6 @@ SAID = (
     ("ensemble", "members"),
 )
 """Settings of a recipe that a suite does not take."""
-DATA_SEED = 0
-"""Of drawn answers: all seeds of a suite learn from one set of rankings, as they do where people made it."""
-
-
-@dataclass
-class Drawn:
-    """Answers of a model that a reward puts in order."""
-
-    prompts: int = 512
-    """Prompts of the story world; those whose answers the reward likes all equally are left out."""
-    answers: int = 4
-    """To each of them."""
-    gold: str = "good_story"
-    """The reward, by name."""
-    max_new_tokens: int = 48
-    """Length of an answer at the most."""
-
-    def __post_init__(self) -> None:
-        if self.prompts < 2 or self.answers < 2:
-            raise SettingsError(
-                f"drawn is {self.answers} answers to {self.prompts} prompts; expected 2 of each at least"
-            )
 
 
 @dataclass
@@ -139,7 +107,7 @@ class RewardKind(Kind):
             task = self._task(suite, name)
             prepare_model(task.model, suite.models, folder, progress)
             if task.drawn:
-                _draw(task.drawn, folder, PluginManager())
+                draw(task.drawn, folder, PluginManager())
 
     def resolve(self, suite: Suite, run: Run, plugins: PluginManager) -> dict[str, Any]:
         """Return the recipe, what the model is, and what tells the rankings apart."""
@@ -158,12 +126,12 @@ class RewardKind(Kind):
             plugins.get("reward", task.drawn.gold)
             table["drawn"] = asdict(task.drawn)
         else:
-            found = _loaded(config.data)
+            found = loaded(config.data)
             table["data"] |= {"path": Path(config.data.path).name, "fingerprint": found.fingerprint()[:12]}
             if task.model not in suite.models:  # those may not be there yet
-                kept = _readable(found, config)[0]
+                kept = readable(found, config)[0]
                 for seed in range(suite.seeds):
-                    _split(kept, config, seed)
+                    split(kept, config, seed)
         table["model"], table["shares"] = model_identity(task.model, suite.models), task.shares
         return table
 
@@ -209,9 +177,9 @@ class RewardKind(Kind):
         """Learn from each share, and measure on the same held-out prompts."""
         task = self._task(suite, run.task)
         config = self.config(suite, run, folder)
-        found = load_rankings(_drawn_path(task.drawn, folder)) if task.drawn else _loaded(config.data)
-        kept, card = _readable(found, config)
-        training, held_out = _split(kept, config, run.seed)
+        found = load_rankings(drawn_path(task.drawn, folder)) if task.drawn else loaded(config.data)
+        kept, card = readable(found, config)
+        training, held_out = split(kept, config, run.seed)
         items = encode_rankings(held_out.rankings, card, config.data.too_long, config.data.max_tokens).items
         order = list(range(len(training)))
         random.Random(f"shares {run.seed}").shuffle(order)
@@ -264,13 +232,6 @@ class RewardKind(Kind):
         return build(RewardTask, suite.tasks[name], f"tasks.{name}")
 
 
-def one_pair(ranking: Ranking, seed: int) -> Ranking:
-    """Return a ranking of two of the answers, drawn from those that differ in rank."""
-    pair = random.Random(f"{seed} {opening(ranking.prompt)} {ranking.completions}").choice(ranking.pairs())
-    scores = tuple(ranking.scores[i] for i in pair) if ranking.scores else ()
-    return replace(ranking, completions=tuple(ranking.completions[i] for i in pair), ranks=(0, 1), scores=scores)
-
-
 def _numbers(report: RewardReport, way: str) -> dict[str, float]:
     """Return a report's figures; lengths are no log odds, and what needs rankings of three is not there for pairs."""
     found = {
@@ -284,75 +245,3 @@ def _numbers(report: RewardReport, way: str) -> dict[str, float]:
     }
     unknown = ("log_loss", "calibration_error") if way == LONGER else ()
     return {name: value for name, value in found.items() if math.isfinite(value) and name not in unknown}
-
-
-def _readable(found: RankingSet, config: RewardConfig) -> tuple[RankingSet, ModelCard]:
-    """Return the rankings with the answers that the model can read, which every way is given, and the model's card."""
-    model = config.model or embedded_model()
-    key = json.dumps([found.fingerprint(), asdict(config.data), model])
-    if key in _READ:
-        return _READ[key]
-    card = load_card(model)
-    if config.data.template == "plain":
-        card = with_template(card)
-    encoded = encode_rankings(found.rankings, card, config.data.too_long, config.data.max_tokens)
-    for reason, count in encoded.skipped.items():
-        logger.info("%s: %d %s", Path(config.data.path).name or "drawn rankings", count, reason)
-    _READ.clear()
-    _READ[key] = replace(found, rankings=[item.ranking for item in encoded.items]), card
-    return _READ[key]
-
-
-_READ: dict[str, tuple[RankingSet, ModelCard]] = {}
-"""The rankings that were read last, which all ways of learning share."""
-
-
-def _split(found: RankingSet, config: RewardConfig, seed: int) -> tuple[RankingSet, RankingSet]:
-    """Return the (training, held-out) rankings of a seed."""
-    if not config.data.held_out:
-        raise SettingsError("settings.data.held_out is 0; expected a share or a number of prompts to measure on")
-    try:
-        return found.split(config.data.held_out, seed)
-    except SettingsError as error:
-        raise SettingsError(f"settings.data.{error}") from error
-
-
-def _loaded(settings: RankingDataSettings) -> RankingSet:
-    """Return the rankings of a file, which is read once per process and again when it changes."""
-    path = Path(settings.path)
-    changed = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
-    return _loaded_once(json.dumps(asdict(settings), sort_keys=True), changed)
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded_once(settings: str, changed: tuple[int, int]) -> RankingSet:
-    del changed
-    return load_rankings(None, RankingDataSettings(**json.loads(settings)))
-
-
-def _drawn_path(drawn: Drawn, folder: Path) -> Path:
-    digest = hashlib.sha256(json.dumps(asdict(drawn), sort_keys=True).encode()).hexdigest()[:8]
-    return folder / "rankings" / f"{drawn.gold}-{digest}.jsonl"
-
-
-def _draw(drawn: Drawn, folder: Path, plugins: PluginManager) -> None:
-    """Sample answers of the embedded model and write their rankings, unless that has been done."""
-    from lmrl.bench.offline import judged_answers
-    from lmrl.stages.prefer_samples import write_whole
-
-    path = _drawn_path(drawn, folder)
-    if path.exists():
-        return
-    config = build(
-        RLConfig,
-        {
-            "prompts": {"name": "stories", "stories": {"count": drawn.prompts}},
-            "reward": {"name": drawn.gold},
-            "run": {"seed": DATA_SEED, "device": "cpu"},
-            "sampling": {"max_new_tokens": drawn.max_new_tokens},
-            "train": {"updates": 1, "prompts_per_update": drawn.prompts, "group_size": drawn.answers},
-            "evaluation": {"prompts": 0},
-        },
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, judged_answers(config, None, "rankings", plugins))
