@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:
 def reward_rows(summary: Summary) -> str:
     """Return the table of reward models: accuracy at each share of the labels, and what all of them come to."""
     shares = sorted({share for record in summary.records for share in record.curve.get("share", [])})
-    head = ["rankings", "learns from", *(f"{share:.3g} of the labels" for share in shares)]
+    head = ["rankings", "learns from", *(f"{Fraction(share).limit_denominator(99)} of the labels" for share in shares)]
     rows = []
     for cell in summary.cells:
         found = {name: dict(curve_of(summary.done(name, cell), "accuracy")) for name in summary.optimizers}

@@ -36,7 +36,7 @@ class Budget:
             raise SettingsError(f"budget.amount is {self.amount}; expected a number of at least 1")
 
     def __str__(self) -> str:
-        return f"{self.amount:,} {self.unit}"
+        return f"{self.amount:,} {self.unit if self.amount > 1 else self.unit[:-1]}"
 
 
 @dataclass(frozen=True)
