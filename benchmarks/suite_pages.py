@@ -84,7 +84,11 @@ def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:
 def reward_rows(summary: Summary) -> str:
     """Return the table of reward models: accuracy at each share of the labels, and what all of them come to."""
     shares = sorted({share for record in summary.records for share in record.curve.get("share", [])})
-    head = ["rankings", "learns from", *(f"{Fraction(share).limit_denominator(99)} of the labels" for share in shares)]
+    head = [
+        "rankings",
+        "learns from",
+        *(f"{Fraction(share).limit_denominator(99)} of the labels" if share < 1 else "all labels" for share in shares),
+    ]
     rows = []
     for cell in summary.cells:
         found = {name: dict(curve_of(summary.done(name, cell), "accuracy")) for name in summary.optimizers}
