@@ -20,18 +20,15 @@ def plugins():
 
 
 def small(plugins, tasks=("mean_of_4", "worst_of_4")):
-    suite = load_suite("overoptimization", plugins, smoke=True)
+    suite = load_suite("overoptimization", plugins, smoke=True, changes={"only": list(tasks)})
     proxy = {"model": "small", "pairs": 40, "members": 2, "settings": {"train": {"steps": 3}}}
     chosen = {}
     for name in tasks:
         aggregation = suite.tasks[name]["proxy"]["aggregation"]
         chosen[name] = {**suite.tasks[name], "best_of": 4, "proxy": {**proxy, "aggregation": aggregation}}
     models = {"small": {**suite.models["small"], "steps": 3}}
-    changes = {"tasks": chosen, "models": models, "budget": {"amount": 2}}
-    found = load_suite("overoptimization", plugins, smoke=True, changes=changes)
-    found.tasks.clear()
-    found.tasks.update(chosen)
-    return found
+    changes = {"tasks": chosen, "models": models, "budget": {"amount": 2}, "only": list(tasks), "seeds": 1}
+    return load_suite("overoptimization", plugins, smoke=True, changes=changes)
 
 
 @pytest.mark.slow

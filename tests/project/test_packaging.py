@@ -108,11 +108,16 @@ BROUGHT = {"pyarrow", "stable_baselines3", "sb3_contrib"}
 """Imports without a line of their own: pyarrow is what datasets reads with, the others only meet a caller's objects."""
 
 
+OTHER_NAMES = {"scikit_learn": "sklearn"}
+"""What distributions are imported as, where it is not their name."""
+
+
 def test_every_import_is_a_declared_dependency():
     extras = PROJECT["project"]["optional-dependencies"]
     optional = [line for name, lines in extras.items() if name not in {"test", "dev", "docs"} for line in lines]
     lines = [*PROJECT["project"]["dependencies"], *optional]
-    declared = {Requirement(line).name.replace("-", "_") for line in lines}
+    distributions = {Requirement(line).name.replace("-", "_") for line in lines}
+    declared = {OTHER_NAMES.get(name, name) for name in distributions}
     known = declared | BROUGHT | set(sys.stdlib_module_names) | {"lmrl", *PLUGINS}
     for path in [*(ROOT / "lmrl").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
