@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmrl.bench.figures import BAND, GREY, MARK, curve_of, draw, limits
+from lmrl.bench.figures import curve_of, draw, limits, paint_curves
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.summary import Cell, Summary
 from lmrl.statistics import Interval
@@ -135,14 +135,7 @@ def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
     column = kind_named(summary.records[0].kind).curves[0]
     found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
     found = {other: points for other, points in found.items() if points}
-    for points in found.values():
-        axes.plot([x for x, _ in points], [y.mean for _, y in points], color=GREY, linewidth=0.6)
-    mine = found.get(name, [])
-    if mine:
-        steps = [x for x, _ in mine]
-        if all(y.is_finite for _, y in mine):
-            axes.fill_between(steps, [y.low for _, y in mine], [y.high for _, y in mine], color=BAND, alpha=0.6, lw=0)
-        axes.plot(steps, [y.mean for _, y in mine], color=MARK, linewidth=1.6)
+    paint_curves(axes, found.values(), found.get(name, []))
     means = [y.mean for points in found.values() for _, y in points]
     axes.set_title(f"{task}, beta {beta:g}", fontsize=8.5)
     axes.set(ylim=limits(means, min(points[0][1].mean for points in found.values())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lmrl.statistics import Interval, mean_interval
 
 INK, GREY, MARK, BAND = "#1a1a1a", "#c4c8cc", "#1f5fbf", "#9dbfe8"
 SMALL = (3.0, 2.2)
+Points = list[tuple[float, Interval]]
 PATHS, DIGITS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d)\d+")
 STYLE = {
     "svg.fonttype": "none",
@@ -145,17 +146,21 @@ def curves(summary: Summary, cell: Cell, column: str, over: str = "update") -> l
     for name, points in found.items():
 
         def paint(axes: Any, name: str = name, points: list[tuple[float, Interval]] = points) -> None:
-            for other in found.values():
-                axes.plot([x for x, _ in other], [y.mean for _, y in other], color=GREY, linewidth=0.7)
-            steps = [x for x, _ in points]
-            if all(y.is_finite for _, y in points):
-                low, high = [y.low for _, y in points], [y.high for _, y in points]
-                axes.fill_between(steps, low, high, color=BAND, alpha=0.6, lw=0)
-            axes.plot(steps, [y.mean for _, y in points], color=MARK, linewidth=1.6)
+            paint_curves(axes, found.values(), points)
             axes.set(xlabel=over, ylabel=label, title=name, ylim=vertical)
 
         panels.append((name, draw(SMALL, paint)))
     return panels
+
+
+def paint_curves(axes: Any, others: Iterable[Points], mine: Points) -> None:
+    """Paint one curve with its 95% band, where every point has one, over others in grey."""
+    for other in others:
+        axes.plot([x for x, _ in other], [y.mean for _, y in other], color=GREY, linewidth=0.7)
+    steps = [x for x, _ in mine]
+    if all(y.is_finite for _, y in mine):
+        axes.fill_between(steps, [y.low for _, y in mine], [y.high for _, y in mine], color=BAND, alpha=0.6, lw=0)
+    axes.plot(steps, [y.mean for _, y in mine], color=MARK, linewidth=1.6)
 
 
 def curve_of(records: Sequence[Record], column: str) -> list[tuple[float, Interval]]:

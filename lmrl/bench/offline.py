@@ -59,9 +59,9 @@ def _judged(
     config: RLConfig, model: Any, prompts: PromptSet, places: Sequence[int], purpose: str, plugins: PluginManager
 ) -> tuple[list[str], list[str], RewardResult]:
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
-    from lmrl.rewards import resolve
     from lmrl.sampling.texts import sample_texts, sampling_spec
     from lmrl.stages.rl_checks import encode_prompts
+    from lmrl.stages.rl_setup import configured_reward
 
     ids = encode_prompts(model, prompts)
     engine_spec, engine_settings = config.engine.resolve(plugins)
@@ -72,12 +72,7 @@ def _judged(
         seed = derive_seed(config.run.seed, purpose, start)
         drawn = sample_texts(model, asked_ids, sampling_spec(config.sampling, model.card), seed, engine)
         texts += [completion.text for completion in drawn]
-    tables = config.reward.tables
-    reward = (
-        resolve(config.reward_weights, tables, plugins)
-        if config.reward_weights
-        else resolve(config.reward.name, tables.get(config.reward.name), plugins)
-    )
+    reward = configured_reward(config, plugins)
     columns = {name: [column[place] for place in places] for name, column in prompts.columns.items()}
     asked = [prompts.prompts[place] for place in places]
     return asked, texts, reward(asked, texts, columns)

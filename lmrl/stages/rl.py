@@ -18,7 +18,8 @@ from lmrl.stages.devices import any_rank
 from lmrl.stages.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.resampling import resample
 from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import Session, open_session
+from lmrl.stages.rl_session import Session
+from lmrl.stages.rl_setup import open_session
 from lmrl.stages.rollouts import PromptBatch
 from lmrl.stages.run import require_finite
 from lmrl.stages.stopping import stop_requests

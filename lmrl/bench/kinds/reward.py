@@ -95,9 +95,9 @@ class RewardKind(Kind):
     def lacking(self, suite: Suite, task: str) -> str:
         """Return which of model and data the user has not said."""
         found = self._task(suite, task)
-        data = merged(suite.settings, found.settings).get("data", {})
+        table = merged(suite.settings, found.settings)
         unsaid = [] if found.model else [f"tasks.{task}.model=... (a folder or a hub id)"]
-        if not found.drawn and isinstance(data, Mapping) and not data.get("path"):
+        if not found.drawn and isinstance(table.get("data", {}), Mapping) and not _section(table, "data").get("path"):
             unsaid.append(f"tasks.{task}.settings.data.path=... (preferences)")
         return "give " + " and ".join(unsaid) if unsaid else ""
 
@@ -140,19 +140,18 @@ class RewardKind(Kind):
         task = self._task(suite, run.task)
         table = merged(suite.settings, task.settings)
         for section, name in SAID:
-            inside = table.get(section, {})
-            if isinstance(inside, Mapping) and name in inside:
+            if name in _section(table, section):
                 raise SettingsError(
                     f"settings.{section}.{name} is set, but the suite says it by its budget, seeds, optimizers and "
                     "tasks, or has no use for it; leave it out"
                 )
-        margins = [name for name in ("margin", "score_margin") if table.get("objective", {}).get(name)]
+        margins = [name for name in ("margin", "score_margin") if _section(table, "objective").get(name)]
         if margins and LOSSES.get(run.optimizer) == "plackett_luce":
             raise SettingsError(
                 f"settings.objective.{margins[0]} is set, but a margin belongs to pairs, and {run.optimizer} learns "
                 "from whole rankings; give --optimizers bradley_terry,one_pair"
             )
-        if task.drawn and table.get("data", {}).get("path"):
+        if task.drawn and _section(table, "data").get("path"):
             raise SettingsError(
                 f"tasks.{run.task} has drawn and settings.data.path; expected one of them, which says where rankings "
                 "come from"
@@ -164,7 +163,7 @@ class RewardKind(Kind):
                 table,
                 {
                     "model": model_path(task.model, suite.models, folder),
-                    "run": {"seed": run.seed, "device": table.get("run", {}).get("device", "cpu")},
+                    "run": {"seed": run.seed, "device": _section(table, "run").get("device", "cpu")},
                     "objective": {"loss": LOSSES.get(run.optimizer, "bradley_terry")},
                     "checkpoint": {"every": 0, "keep": 1},
                     "trackers": [],
@@ -230,6 +229,12 @@ class RewardKind(Kind):
 
     def _task(self, suite: Suite, name: str) -> RewardTask:
         return build(RewardTask, suite.tasks[name], f"tasks.{name}")
+
+
+def _section(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table of a recipe, empty where there is something else: building the recipe says so."""
+    found = table.get(name, {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def _numbers(report: RewardReport, way: str) -> dict[str, float]:

@@ -91,6 +91,8 @@ class RLKind(Kind):
         """Return the sections of the resolved recipe that figures depend on, and what the model and prompts are."""
         import tomllib
 
+        from lmrl.stages.rl_setup import configured_reward
+
         task = self._task(suite, run.task)
         if not task.model:
             raise SettingsError(
@@ -98,7 +100,7 @@ class RLKind(Kind):
                 "with a folder or a hub id"
             )
         config = resolved(self.config(suite, run, Path(), plugins), plugins)
-        _check_reward(config, plugins)
+        configured_reward(config, plugins)  # so that a wrong name is an error before the first run
         table = tomllib.loads(to_toml(config))
         for name in ("run", "checkpoint", "trackers", "model"):
             table.pop(name, None)
@@ -195,17 +197,6 @@ class RLKind(Kind):
                 f"{config.sampling.max_new_tokens} tokens; expected at least {rows * config.sampling.max_new_tokens}"
             )
         return updates
-
-
-def _check_reward(config: RLConfig, plugins: PluginManager) -> None:
-    """Build the reward once, so that a wrong name is an error before the first run."""
-    from lmrl.rewards import resolve
-
-    tables = config.reward.tables
-    if config.reward_weights:
-        resolve(config.reward_weights, tables, plugins)
-    else:
-        resolve(config.reward.name, tables.get(config.reward.name), plugins)
 
 
 def _measured(lines: Sequence[dict[str, float]], beta: float) -> tuple[dict[str, float], dict[str, list[float]]]:
