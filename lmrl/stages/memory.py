@@ -5,8 +5,11 @@ Leaves out what the optimizer keeps and what a kernel needs while it runs: the s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 
 from lmrl.models.policy import PolicyModel
@@ -17,6 +20,8 @@ CPU_TOKENS, DEVICE_TOKENS = 2048, 16384
 """Tokens of a microbatch where nothing is said: on a CPU what measured fastest, elsewhere if its memory is unknown."""
 FREE_SHARE = 0.4
 """Share of a GPU's free memory, less gradients and AdamW's moments, that autograd may keep of a microbatch."""
+GRAPH_SHARE = 0.25
+"""Share of the free memory that graphs may fill which are kept to be differentiated several times."""
 GIB = 2**30
 
 
@@ -48,7 +53,24 @@ def bytes_per_token(model: PolicyModel) -> float:
     size = max(1, min(16, context // 2))
     ids, lengths = torch.zeros(4, size, dtype=torch.long, device=device), torch.full((4,), size, device=device)
     inputs = TextInputs(ids, lengths, ids, lengths)
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    with torch.enable_grad(), saved_bytes(model.parameters()) as count:
+        model(inputs, temperature=1.0, need_values=model.value_head is not None)
+    tokens = size + 4 * size if model.packs else 8 * size
+    return count() / tokens
+
+
+def graph_allowance(settings: TrainSettings, device: torch.device) -> float:
+    """Return the bytes of graphs that may be kept side by side: the memory that is set, or a share of what is free."""
+    if settings.microbatch_memory:
+        return settings.microbatch_memory * GIB
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return GRAPH_SHARE * free
+
+
+@contextmanager
+def saved_bytes(parameters: Iterable[torch.Tensor]) -> Iterator[Callable[[], int]]:
+    """Count the bytes that autograd keeps of what is computed within, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     held: dict[int, int] = {}
     kept = []  # alive until the end, so that no address is used twice
 
@@ -58,7 +80,5 @@ def bytes_per_token(model: PolicyModel) -> float:
         held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(inputs, temperature=1.0, need_values=model.value_head is not None)
-    tokens = size + 4 * size if model.packs else 8 * size
-    return sum(count for place, count in held.items() if place not in own) / tokens
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield lambda: sum(count for place, count in held.items() if place not in own)

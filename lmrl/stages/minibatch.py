@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmrl.ops import aggregate_losses
 from lmrl.optimizer import Policy
+from lmrl.stages.memory import graph_allowance, saved_bytes
+from lmrl.stages.rl_config import TrainSettings
 
 Losses = Callable[[Policy, Any], Tensor]
 
@@ -21,6 +23,7 @@ class _Trainer(Protocol):
     policy: Any
     torch_optimizer: torch.optim.Optimizer
     accelerator: Any
+    settings: TrainSettings
 
 
 class WholeMinibatch:
@@ -57,7 +60,7 @@ class WholeMinibatch:
 
     def loss(self) -> float:
         """Return the aggregated loss, the KL in it included, at the current parameters."""
-        return self._sum(self._each(self.share_of_loss))
+        return self._sum(self._each(self.share_of_loss, self.microbatches))
 
     def mean(self, losses: Losses) -> float:
         """Return the aggregate of ``losses(policy, batch)`` at the current parameters."""
@@ -66,31 +69,51 @@ class WholeMinibatch:
     def hessian(self, losses: Losses) -> Callable[[Tensor], Tensor]:
         """Return the product of that aggregate's Hessian and a vector (Pearlmutter 1994): two backward passes.
 
-        A single microbatch goes through the model and the first of them once for all products; of several ones, whose
-        graphs need not fit into memory together, each is computed anew.
+        The microbatches whose graphs fit into memory together go through the model and the first pass once for all
+        products; the others anew for each.
         """
-        alone = len(self.microbatches) == 1
-        kept = list(self._gradients(losses)) if alone else []
+        kept = self._kept_gradients(losses)
+        rest = self.microbatches[len(kept) :]
 
         def product(vector: Tensor) -> Tensor:
             total = torch.zeros_like(vector)
-            for first in kept if alone else self._gradients(losses):
-                if first.requires_grad:  # otherwise it is constant, and has no derivative
-                    second = torch.autograd.grad(
-                        first @ vector, self.trained, retain_graph=alone, materialize_grads=True
-                    )
-                    total += _flat(second)
+            for first in kept:
+                total += self._derivative(first @ vector, retain_graph=True)
+            for first in self._gradients(losses, rest):
+                total += self._derivative(first @ vector)
             reduced: Tensor = self.trainer.accelerator.reduce(total, reduction="sum")
             return reduced
 
         return product
 
-    def _gradients(self, losses: Losses) -> Iterator[Tensor]:
+    def _kept_gradients(self, losses: Losses) -> list[Tensor]:
+        """Return the gradients of the first microbatches, as many as may be kept with their graphs."""
+        alone = len(self.microbatches) == 1  # its graph is needed in any case
+        room = graph_allowance(self.trainer.settings, self.batch.action_mask.device)
+        gradients, kept = self._gradients(losses, self.microbatches), []
+        for _ in self.microbatches:
+            with saved_bytes(self.trained) as count:
+                first = next(gradients)
+            room -= count()
+            if room < 0 and not alone:
+                break
+            kept.append(first)
+        return kept
+
+    def _gradients(self, losses: Losses, microbatches: list[Tensor]) -> Iterator[Tensor]:
         """Yield each microbatch's gradient of its share, itself to be differentiated."""
-        # The fused attention kernels have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH):
-            for share in self._shares(losses):
-                yield _flat(torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True))
+        for rows in microbatches:
+            # The fused attention kernels have no second derivative.
+            with sdpa_kernel(SDPBackend.MATH):
+                [share] = self._shares(losses, [rows])
+                first = torch.autograd.grad(share, self.trained, create_graph=True, materialize_grads=True)
+            yield _flat(first)
+
+    def _derivative(self, number: Tensor, retain_graph: bool = False) -> Tensor:
+        """Return the derivative of a number by the trained parameters, (N,)."""
+        if not number.requires_grad:  # it is constant
+            return torch.zeros((), device=number.device)
+        return _flat(torch.autograd.grad(number, self.trained, retain_graph=retain_graph, materialize_grads=True))
 
     def parameters(self) -> Tensor:
         """Return a copy of the policy's parameters, (N,)."""
@@ -122,19 +145,19 @@ class WholeMinibatch:
         for parameter in self.trained:
             parameter.grad = None
 
-    def _shares(self, losses: Losses) -> Iterator[Tensor]:
-        """Yield each microbatch's share of the aggregate of ``losses``."""
+    def _shares(self, losses: Losses, microbatches: list[Tensor] | None = None) -> Iterator[Tensor]:
+        """Yield each microbatch's share of the aggregate of ``losses``; of all of them where none are named."""
         trainer = self.trainer
         aggregation = trainer.optimizer.settings.loss_aggregation
 
         def share(part: Any) -> Tensor:
             return aggregate_losses(losses(trainer.policy, part), part.action_mask, aggregation, *self.counts)
 
-        return self._each(share)
+        return self._each(share, self.microbatches if microbatches is None else microbatches)
 
-    def _each(self, share: Callable[[Any], Tensor]) -> Iterator[Tensor]:
+    def _each(self, share: Callable[[Any], Tensor], microbatches: list[Tensor]) -> Iterator[Tensor]:
         """Yield ``share`` of each microbatch, without exchanging gradients between ranks."""
-        for rows in self.microbatches:
+        for rows in microbatches:
             with self._unsynchronised():
                 yield share(self.batch.select(rows))
             self.trainer.policy.forget()

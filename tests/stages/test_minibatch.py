@@ -1,6 +1,7 @@
 """What an optimizer with a step of its own is given: gradients, means and Hessians of the whole minibatch."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ import torch
 from lmrl import ops
 from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
+from lmrl.models.text_policy import TextPolicy
 from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.rollout import Advantages
+from lmrl.stages.memory import GIB, saved_bytes
 from lmrl.stages.rl_config import TrainSettings
 from lmrl.stages.rl_setup import make_torch_optimizer
 
@@ -126,6 +129,36 @@ def test_microbatches_change_nothing_that_is_seen(toy, aggregation, placement):
     for other in others:
         for mine, expected in zip(other, whole, strict=True):
             assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_graphs_that_fit_are_kept_and_change_no_product(toy, monkeypatch):
+    """A microbatch that is kept is evaluated once for all products, another one anew for each."""
+    evaluated, sizes = [], []
+    evaluate = TextPolicy.evaluate
+    monkeypatch.setattr(TextPolicy, "evaluate", lambda self, batch: evaluated.append(1) or evaluate(self, batch))
+
+    def look(minibatch):
+        with saved_bytes(minibatch.trained) as count:
+            first = next(minibatch._gradients(curved, minibatch.microbatches))
+        sizes.append(count())
+        del first
+        product = minibatch.hessian(curved)
+        evaluated.clear()
+        return [product(direction(minibatch, seed)) for seed in range(3)], len(evaluated), len(minibatch.microbatches)
+
+    def limited(bytes_of_graphs):
+        found, world = [], toy()
+        updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens=40)
+        updater.settings = replace(updater.settings, microbatch_memory=bytes_of_graphs / GIB)
+        updater.update(world.rollout(), 0.1, 1, seed=0)
+        return found[0]
+
+    expected, count, microbatches = limited(0)  # a share of all that is free
+    assert (count, microbatches) == (0, 3)
+    for graphs in (0, 1):
+        products, count, _ = limited((graphs + 0.5) * sizes[0])
+        assert count == 3 * (microbatches - graphs)
+        assert all(torch.equal(*pair) for pair in zip(products, expected, strict=True))
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
