@@ -39,7 +39,11 @@ def suite_table(summary: Summary, metric: str = "") -> str:
     metric = metric or summary.measure
     cells = summary.cells
     rows = [
-        [f"`{row.title}`", short(row.score), *(short(summary.interval(row.optimizer, cell, metric)) for cell in cells)]
+        [
+            f"`{row.title}`",
+            short(row.score),
+            *(short(_possible(summary, row.optimizer, cell, metric)) for cell in cells),
+        ]
         for row in summary.rows
     ]
     return markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
@@ -101,6 +105,51 @@ def reward_rows(summary: Summary) -> str:
         [*head, "log loss", "calibration error", "Kendall's tau", "seeds"],
         [[*row, len(summary.done(row[1].strip("`"), (row[0], summary.betas(row[0])[0])))] for row in rows],
     )
+
+
+EXACT_TABLES = {
+    "gap_closed": "Share of the gap that is closed",
+    "gap": "Gap J(pi*) - J(pi)",
+    "total_variation": "Total variation distance to pi*",
+}
+"""The metrics of each problem's tables, and what they are called."""
+
+
+def exact_tables(summary: Summary) -> str:
+    """Return a Markdown table by coefficient for each problem and metric of the suite `exact`."""
+    return "\n\n".join(
+        f"{title}, `{problem}`:\n\n{_exact_table(summary, problem, metric)}"
+        for problem in summary.tasks
+        for metric, title in EXACT_TABLES.items()
+    )
+
+
+def _exact_table(summary: Summary, problem: str, metric: str) -> str:
+    betas = summary.betas(problem)
+    rows = [
+        [f"`{row.title}`", *(short(_possible(summary, row.optimizer, (problem, beta), metric), 3) for beta in betas)]
+        for row in summary.rows
+    ]
+    return markdown_table(["optimizer", *(f"beta {beta:g}" for beta in betas)], rows)
+
+
+def exact_rows(summary: Summary, names: Sequence[str]) -> str:
+    """Return the table of an optimizer's page: a row for each name and problem, shares of the gap and the distance."""
+    betas = summary.betas(summary.tasks[0])
+    rows = []
+    for name in names:
+        for problem in summary.tasks:
+            cells = [(problem, beta) for beta in betas]
+            shares = [short(_possible(summary, name, cell, "gap_closed"), 3) for cell in cells]
+            means = [summary.interval(name, cell, "total_variation").mean for cell in cells]
+            rows.append([f"`{name}`", problem, *shares, f"{min(means):.3f} to {max(means):.3f}"])
+    return markdown_table(["optimizer", "problem", *(f"beta {beta:g}" for beta in betas), "distance"], rows)
+
+
+def _possible(summary: Summary, name: str, cell: Cell, metric: str) -> Interval:
+    """Return a metric's interval within its bounds."""
+    bounds = kind_named(summary.records[0].kind).metrics[metric]
+    return summary.interval(name, cell, metric, bounds.low, bounds.high)
 
 
 REST = ("log_loss", "calibration_error", "kendall_tau")

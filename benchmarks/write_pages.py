@@ -8,20 +8,26 @@ A page keeps its tables between two comments, and only what lies between them is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suite_pages import learning_curves, markdown_table, optimizer_rows, reward_rows, said_of, suite_table
+from suite_pages import (
+    exact_rows,
+    exact_tables,
+    learning_curves,
+    markdown_table,
+    optimizer_rows,
+    reward_rows,
+    said_of,
+    suite_table,
+)
 
-from lmrl.bench.exact import base_of, read_records
-from lmrl.bench.exact_report import Row, grid_tables, markdown, plot, summarise
-from lmrl.bench.records import read_records as read_runs
-from lmrl.bench.summary import Summary
-from lmrl.bench.summary import summarise as summary_of
+from lmrl.bench.records import read_records
+from lmrl.bench.suite import load_suite
+from lmrl.bench.summary import Summary, summarise
 from lmrl.bench.throughput.table import target_of
-from lmrl.statistics import Interval
+from lmrl.plugins import PluginManager
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,28 +51,8 @@ def replace_between(text: str, name: str, new: str) -> str:
 
 def page_of(optimizer: str) -> str:
     """Return the name of the page that an optimizer's row belongs on."""
-    base = base_of(optimizer)
+    base = load_suite("exact", PluginManager()).base_of(optimizer)
     return PAGES.get(base, base)
-
-
-def exact_rows(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the Markdown table of an optimizer's page: a row for each name and problem."""
-    betas = sorted({record["beta"] for record in records})
-    lines = [
-        "| optimizer | problem | " + " | ".join(f"beta {beta:g}" for beta in betas) + " | distance |",
-        "|---" * (len(betas) + 3) + "|",
-    ]
-    for row in rows:
-        for problem in dict.fromkeys(record["problem"] for record in records):
-            shares = [str(row.gap_closed.get((problem, beta), "")) for beta in betas]
-            distances = [row.total_variation[(problem, beta)] for beta in betas]
-            lines.append(f"| `{row.optimizer}` | {problem} | " + " | ".join([*shares, _range(distances)]) + " |")
-    return "\n".join(lines)
-
-
-def _range(intervals: Sequence[Interval]) -> str:
-    means = [interval.mean for interval in intervals]
-    return f"{min(means):.3f} to {max(means):.3f}"
 
 
 def throughput_rows(records: Sequence[Mapping[str, Any]]) -> str:
@@ -136,58 +122,48 @@ def overoptimization_rows(summary: Summary) -> str:
 
 
 def write_suites() -> None:
-    """Write the suites' tables into the benchmarks' page, and each optimizer's rows and curves into its own."""
-    page = ROOT / "benchmarks" / "README.md"
-    text = page.read_text()
-    found = {
-        name: summary_of(read_runs(RESULTS / f"{name}.jsonl"))
-        for name in (*SUITES, *OTHERS)
-        if (RESULTS / f"{name}.jsonl").exists()
-    }
-    text = replace_between(text, "overoptimization", overoptimization_rows(found["overoptimization"]))
-    if "reward-models" in found:
-        rows = f"{said_of(found['reward-models'])}\n\n{reward_rows(found['reward-models'])}"
-        text = replace_between(text, "reward-models", rows)
-        other = ROOT / "docs" / "reward-models.md"
-        other.write_text(replace_between(other.read_text(), "reward-models", rows))
-    for name in found.keys() - set(OTHERS):
-        text = replace_between(text, name, f"{said_of(found[name])}\n\n{suite_table(found[name])}")
-    page.write_text(text)
-    summaries = [found[name] for name in SUITES if name in found]
-    names = dict.fromkeys(name for summary in summaries for name in summary.optimizers)
+    """Write the suites' tables into the benchmarks' page and theirs, each optimizer's rows and curves into its own."""
+    found = {name: summarise(read_records(RESULTS / f"{name}.jsonl")) for name in ("exact", *SUITES, *OTHERS)}
+    tables = {name: f"{said_of(found[name])}\n\n{suite_table(found[name])}" for name in ("exact", *SUITES)}
+    tables["overoptimization"] = overoptimization_rows(found["overoptimization"])
+    models = found["reward-models"]
+    tables["reward-models"] = f"{said_of(models)}\n\n{reward_rows(models)}"
+    write_into(ROOT / "benchmarks" / "README.md", tables)
+    write_into(ROOT / "docs" / "reward-models.md", {"reward-models": tables["reward-models"]})
+    write_into(ROOT / "docs" / "exact.md", {"tables": exact_tables(found["exact"])})
+    summaries = [found[name] for name in SUITES]
+    names = list(dict.fromkeys(name for summary in summaries for name in summary.optimizers))
     CURVES.mkdir(exist_ok=True)
+    for name in names:
+        (CURVES / f"{name}.svg").write_text(learning_curves([found["exact"], *summaries], name))
+    pages = {name: page_of(name) for name in [*names, *found["exact"].optimizers]}
     for path in sorted((ROOT / "docs" / "optimizers").glob("*.md")):
-        mine = sorted(name for name in names if page_of(name) == path.stem)
-        parts = [optimizer_rows(summaries, mine)] if mine else []
-        for name in mine:
-            (CURVES / f"{name}.svg").write_text(learning_curves(summaries, name))
-            parts.append(f"![Learning curves of {name}](curves/{name}.svg)")
-        if mine:
-            path.write_text(replace_between(path.read_text(), "suites", "\n\n".join(parts)))
+        own = {}
+        if mine := sorted(name for name in names if pages[name] == path.stem):
+            curves = [f"![Learning curves of {name}](curves/{name}.svg)" for name in mine]
+            own["suites"] = "\n\n".join([optimizer_rows(summaries, mine), *curves])
+        if rows := [name for name in found["exact"].optimizers if pages[name] == path.stem]:
+            own["exact"] = exact_rows(found["exact"], rows)
+        if own:
+            write_into(path, own)
+        else:
+            print(f"{path.name}: no results")
+
+
+def write_into(page: Path, parts: Mapping[str, str]) -> None:
+    """Replace what lies between the comments of each name."""
+    text = page.read_text()
+    for name, new in parts.items():
+        text = replace_between(text, name, new)
+    page.write_text(text)
 
 
 def main() -> None:
     """Write all pages."""
     write_suites()
     speeds = [json.loads(line) for line in (RESULTS / "throughput.jsonl").read_text().splitlines()]
-    page = ROOT / "docs" / "performance.md"
-    text = page.read_text()
-    for name, rows in (("throughput", throughput_rows), ("decode", decode_rows), ("memory", memory_rows)):
-        text = replace_between(text, name, rows(speeds))
-    page.write_text(text)
-    records = read_records(RESULTS / "exact.jsonl")
-    rows = summarise(records)
-    page = ROOT / "docs" / "exact.md"
-    page.write_text(replace_between(page.read_text(), "tables", grid_tables(records)))
-    (RESULTS / "exact.md").write_text(markdown(records))
-    plot(records, RESULTS / "exact.png")
-    for path in sorted((ROOT / "docs" / "optimizers").glob("*.md")):
-        mine = [row for row in rows if page_of(row.optimizer) == path.stem]
-        text = path.read_text()
-        if not mine or not re.search(re.escape(BEGIN.format("exact")), text):
-            print(f"{path.name}: no place for results")
-            continue
-        path.write_text(replace_between(text, "exact", exact_rows(mine, records)))
+    tables = {"throughput": throughput_rows(speeds), "decode": decode_rows(speeds), "memory": memory_rows(speeds)}
+    write_into(ROOT / "docs" / "performance.md", tables)
 
 
 if __name__ == "__main__":

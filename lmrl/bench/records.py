@@ -158,40 +158,11 @@ def require_alike(first: Record, other: Record, where: str) -> None:
 
 
 def record_of(mapping: dict[str, Any]) -> Record | None:
-    """Return the record of a line, or None if it is none; lines of `lmrl bench exact` are taken over."""
-    if mapping.get("suite") == "exact" and "problem" in mapping:
-        return _from_exact(mapping)
+    """Return the record of a line, or None if it is none."""
     known = {name: value for name, value in mapping.items() if name in Record.__dataclass_fields__}
     try:
         return Record(**{**known, "budget": Budget(**mapping["budget"])})
     except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _from_exact(mapping: dict[str, Any]) -> Record | None:
-    """Return a line of `lmrl bench exact`, whose columns stand side by side."""
-    names = ("objective", "reward", "kl", "total_variation", "gap_closed")
-    done = mapping.get("status") == "done"
-    try:
-        return Record(
-            suite="exact",
-            kind="exact",
-            task=mapping["problem"],
-            optimizer=mapping["optimizer"],
-            beta=float(mapping["beta"]),
-            seed=mapping["seed"],
-            budget=Budget("updates", mapping["updates"]),
-            status=mapping["status"],
-            measure="gap_closed",
-            score=mapping["gap_closed"] if done else None,
-            metrics={name: mapping[name] for name in names} if done else {},
-            curve={"update": mapping["curve_updates"], "gap_closed": mapping["curve"]} if "curve" in mapping else {},
-            settings={name: mapping[name] for name in ("groups", "group_size", "learning_rate")}
-            | {"optimizer": mapping.get("settings", {})},
-            error=mapping.get("error", ""),
-            seconds=mapping.get("seconds", 0.0),
-        )
-    except (KeyError, TypeError):
         return None
 
 

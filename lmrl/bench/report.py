@@ -309,7 +309,7 @@ def _add_recipes(writer: Writer, summary: Summary) -> None:
     for name in sorted(summary.optimizers):
         mine = [record for record in summary.records if record.optimizer == name]
         settings = mine[0].settings.get("optimizer", {})
-        own = settings.get(name, settings)
+        own = settings.get(settings.get("name"), settings)
         rows.append([name, ", ".join(f"{key} {_plain(value)}" for key, value in own.items()) or "none"])
     writer.heading("Settings", 3)
     common = {key: value for key, value in summary.records[0].settings.items() if key != "optimizer"}

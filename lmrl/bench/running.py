@@ -61,6 +61,11 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
             f"the suite {suite.name}: betas is {suite.betas}, but suites of the kind {suite.kind} have no coefficient "
             "of the KL; leave --beta out, or write betas = [0.0]"
         )
+    if suite.recipes and not kind.takes_recipes:
+        raise SettingsError(
+            f"the suite {suite.name} has recipes ({', '.join(suite.recipes)}), but suites of the kind {suite.kind} "
+            "have none; leave them out"
+        )
     names = chosen_optimizers(suite, kind, plugins)
     planned = []
     for task in chosen_tasks(suite, kind):
@@ -92,7 +97,7 @@ def chosen_tasks(suite: Suite, kind: Kind) -> list[str]:
 
 def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[str]:
     """Return the names to run: those asked for, or all that can be; what is left out is said in the log."""
-    able = kind.able(suite, plugins)
+    able = _with_further_rows(suite, kind.able(suite, plugins), plugins)
     if suite.measure.name and suite.measure.name not in kind.metrics:
         raise SettingsError(f"the suite {suite.name}: " + unknown("measure", suite.measure.name, kind.metrics))
     if suite.measure.name and not kind.metrics[suite.measure.name].is_measure:
@@ -112,6 +117,23 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
         if reason:
             logger.info("left out: %s (%s)", name, reason)
     return [name for name, reason in able.items() if not reason]
+
+
+def _with_further_rows(suite: Suite, able: dict[str, str], plugins: PluginManager) -> dict[str, str]:
+    """Return the rows that could be run: the kind's own, and those that recipes make of optimizers."""
+    found, installed = dict(able), plugins.optimizers()
+    for name, recipe in suite.recipes.items():
+        base = recipe.of or name
+        if recipe.of and name in able:
+            raise SettingsError(
+                f"recipes.{name}.of is {recipe.of!r}, but {name} is an optimizer itself; give the recipe another name"
+            )
+        if base not in installed:
+            said = unknown("optimizer", base, installed, plugins.absences())
+            logger.warning("the suite %s: the recipe %s is left out. %s", suite.name, name, said)
+        elif recipe.of:
+            found[name] = able[base]
+    return found
 
 
 def digest_of(suite: Suite, run: Run, settings: dict[str, Any]) -> str:

@@ -41,14 +41,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one optimizer is given besides its defaults, and why."""
+    """What one row of the tables is given besides its optimizer's defaults, and why."""
 
+    of: str = ""
+    """The optimizer, for one that runs a second time under the recipe's name; empty is the one of that name."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """Settings of the optimizer itself; "beta" and "1/beta" stand for the run's coefficient."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the kind, such as train.learning_rate, for this optimizer alone."""
     why: str = ""
-    """Why it does not run with what all others have; shown in reports."""
+    """Why it does not run with what all others have: for who reads the suite."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Suite:
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name: small models that are pretrained when the suite first needs them."""
     recipes: dict[str, Recipe] = field(default_factory=dict)
-    """By optimizer: what it is given besides."""
+    """By optimizer: what it is given besides; or, with ``of``, a further row of the tables."""
     only: list[str] = field(default_factory=list)
     """Names of the tasks to run; empty runs all of them."""
     smoke: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +107,25 @@ class Suite:
             raise SettingsError(f"betas is {self.betas}; expected one number or more, none below 0")
         if len(set(self.betas)) < len(self.betas):
             raise SettingsError(f"betas is {self.betas}; expected each number once")
+        for name, recipe in self.recipes.items():
+            if recipe.of and self.base_of(recipe.of) != recipe.of:
+                raise SettingsError(
+                    f"recipes.{name}.of is {recipe.of!r}, a recipe itself; expected {self.base_of(recipe.of)!r}"
+                )
+
+    def base_of(self, name: str) -> str:
+        """Return the optimizer that a row of the tables is of."""
+        recipe = self.recipes.get(name)
+        return recipe.of if recipe and recipe.of else name
+
+    def recipe_of(self, name: str) -> Recipe:
+        """Return what a row is given: a further row of an optimizer has the optimizer's own recipe beneath its own."""
+        mine = self.recipes.get(name, Recipe())
+        base = self.recipes.get(mine.of)
+        if base is None:
+            return mine
+        settings = merged(base.settings, mine.settings)
+        return replace(mine, optimizer=merged(base.optimizer, mine.optimizer), settings=settings)
 
 
 def load_suite(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lmrl.cli import bench_exact, bench_run
+from lmrl.cli import bench_run
 from lmrl.specs import CommandSpec
 
 
@@ -157,14 +157,6 @@ ACTIONS: dict[str, tuple[str, str, str, Declare, Act]] = {
         "lmrl bench compare benchmarks/results/exact.jsonl results/exact.jsonl",
         _declare_compare,
         _compare,
-    ),
-    "exact": (
-        "the suite exact with its own table and figure",
-        "Train optimizers on problems whose every answer is enumerated; report the share of the gap from the "
-        "reference's objective to the optimum's that is closed, and the total variation distance to the optimum.",
-        "lmrl bench exact --optimizers ppo,grpo,rloo --beta 0.1,1 --seeds 5 --jobs 2",
-        bench_exact.declare,
-        bench_exact.run,
     ),
 }
 """For each subcommand: a short and a longer text, an example, its arguments, and what it does."""

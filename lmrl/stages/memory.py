@@ -78,7 +78,11 @@ def saved_bytes(parameters: Iterable[torch.Tensor]) -> Iterator[Callable[[], int
         storage = tensor.untyped_storage()
         kept.append(tensor)
         held[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: a node that saves its own output would hold it, it the node, and neither were let go.
+        return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield lambda: sum(count for place, count in held.items() if place not in own)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield lambda: sum(count for place, count in held.items() if place not in own)
+    finally:
+        kept.clear()  # the hooks live as long as the graph

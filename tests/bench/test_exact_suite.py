@@ -1,104 +1,101 @@
-"""The suite `exact`: what is run, what is not run again, and what the tables say."""
+"""Suites of the kind `exact`: what a record says, further rows of an optimizer, and best of n without draws."""
 
-import json
-import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lmrl.bench.exact import (
-    ASCENT,
-    BEST_OF,
-    ExactSuite,
-    Task,
-    failed,
-    read_records,
-    run_suite,
-    settings_for,
-    tasks_of,
-)
-from lmrl.bench.exact_best_of import best_of_log_probabilities, best_of_measures
-from lmrl.bench.exact_report import summarise
-from lmrl.cli.main import main
+from lmrl.bench.exact_best_of import BEST_OF, best_of_log_probabilities, best_of_measures
+from lmrl.bench.kinds.exact import ASCENT
+from lmrl.bench.records import read_records
+from lmrl.bench.running import plan, run_suite
+from lmrl.bench.suite import Budget, Recipe, load_suite
 from lmrl.errors import SettingsError
 from lmrl.measures import best_of_kl
 from lmrl.plugins import PluginManager
 from lmrl.testing import counting_problem, random_problem
 
-SMALL = {"problems": ["counting"], "betas": [0.3], "seeds": 2, "updates": 4}
+
+@pytest.fixture(scope="module")
+def plugins():
+    return PluginManager()
 
 
-def suite_of(*names, **changes):
-    return ExactSuite(optimizers=list(names), **(SMALL | changes))
+@pytest.fixture
+def small(plugins):
+    changes = {"only": ["counting"], "betas": [0.3], "seeds": 1}
+    return replace(load_suite("exact", plugins, changes=changes), budget=Budget("updates", 4))
 
 
-def test_a_run_is_not_repeated_and_a_broken_line_is_left_out(tmp_path, caplog):
-    output = tmp_path / "exact.jsonl"
-    first = run_suite(suite_of("reinforce"), output, progress=False)
-    assert [record["status"] for record in first] == ["done", "done"]
-    whole = output.read_text()
-    output.write_text(whole + whole.splitlines()[0][:40])  # as a kill leaves it
-    with caplog.at_level(logging.WARNING):
-        again = run_suite(suite_of("reinforce", BEST_OF), output, progress=False)
-    assert "line 3" in caplog.text
-    assert again[:2] == first, "the same records, seconds included: nothing was run again"
-    assert [record["optimizer"] for record in again[2:]] == [BEST_OF, BEST_OF]
-    assert len(read_records(output)) == 4
+def of(suite, *names, **changes):
+    return replace(suite, optimizers=list(names), **changes)
 
 
-def test_a_record_says_how_far_the_optimum_is(tmp_path):
-    for record in run_suite(suite_of("reinforce", ASCENT, BEST_OF, seeds=1), tmp_path / "e.jsonl", progress=False):
+def test_a_record_says_how_far_the_optimum_is(tmp_path, small, plugins):
+    records = run_suite(of(small, "reinforce", ASCENT, BEST_OF), tmp_path / "e.jsonl", plugins=plugins, progress=False)
+    assert [record.status for record in records] == ["done"] * 3
+    for metrics in (record.metrics for record in records):
         problem = counting_problem(0)
-        assert record["objective"] + record["gap"] == pytest.approx(problem.optimal_objective(0.3), abs=2e-5)
-        closed = 1 - record["gap"] / record["start_gap"]
-        assert record["gap_closed"] == pytest.approx(closed, abs=1e-3)
-        assert record["objective"] == pytest.approx(record["reward"] - 0.3 * record["kl"], abs=2e-5)
+        assert metrics["objective"] + metrics["gap"] == pytest.approx(problem.optimal_objective(0.3), abs=2e-5)
+        assert metrics["gap_closed"] == pytest.approx(1 - metrics["gap"] / metrics["start_gap"], abs=1e-3)
+        assert metrics["objective"] == pytest.approx(metrics["reward"] - 0.3 * metrics["kl"], abs=2e-5)
 
 
-def test_variants_are_the_same_optimizer_with_other_settings(tmp_path):
-    names = {task.optimizer for task in tasks_of(ExactSuite(), PluginManager())}
-    assert {"nlpo", "ilql", "trpo", "grpo_centred", ASCENT, BEST_OF} <= names
-    assert settings_for(task_of("grpo_centred")) == {"normalisation": "none"}
-    assert settings_for(task_of("ilql"))["beta"] == 4.0 and settings_for(task_of("dpo"))["beta"] == 0.25
-    records = run_suite(suite_of("grpo", "grpo_centred", seeds=1), tmp_path / "e.jsonl", progress=False)
-    assert records[0]["objective"] != records[1]["objective"]
+def test_the_suite_runs_every_optimizer_and_what_they_are_compared_with(small, plugins):
+    names = {one.run.optimizer for one in plan(small, plugins)}
+    assert names == {*plugins.optimizers(), "grpo_centred", "gspo_centred", "cispo_centred", ASCENT, BEST_OF}
+    found = {one.run.optimizer: one.settings for one in plan(of(small, "ilql", "dpo", ASCENT, betas=[0.25]), plugins)}
+    assert found["ilql"]["optimizer"]["beta"] == 4.0 and found["dpo"]["optimizer"]["beta"] == 0.25
+    assert "optimizer" not in found[ASCENT]
 
 
-def task_of(name):
-    return Task(name, "counting", 0.25, 0, 4, 64, 8, 3e-3)
+def test_a_recipe_can_run_an_optimizer_once_more_with_other_settings(tmp_path, small, plugins):
+    recipes = {
+        "grpo": Recipe(optimizer={"epochs": 2}, settings={"group_size": 4}),
+        "grpo_centred": Recipe(of="grpo", optimizer={"normalisation": "none"}),
+    }
+    suite = of(small, "grpo", "grpo_centred", recipes=recipes)
+    base, further = plan(suite, plugins)
+    assert further.settings["optimizer"] == base.settings["optimizer"] | {"normalisation": "none"}, "its own on top"
+    assert further.settings["group_size"] == 4 and further.digest != base.digest
+    records = run_suite(suite, tmp_path / "e.jsonl", plugins=plugins, progress=False)
+    assert records[0].metrics["objective"] != records[1].metrics["objective"]
+    assert [record.optimizer for record in records] == ["grpo", "grpo_centred"]
 
 
-def test_the_same_seed_gives_the_same_numbers(tmp_path):
-    runs = [run_suite(suite_of("rloo"), tmp_path / name, progress=False) for name in ("a", "b")]
-    assert [r["gap_closed"] for r in runs[0]] == [r["gap_closed"] for r in runs[1]]
-    assert len({r["gap_closed"] for r in runs[0]}) == 2, "seeds are different problems"
+def test_further_rows_that_cannot_be_are_said(small, plugins, caplog):
+    with pytest.raises(SettingsError, match=r"rloo is an optimizer itself; give the recipe another name"):
+        plan(replace(small, recipes={"rloo": Recipe(of="grpo")}), plugins)
+    with pytest.raises(SettingsError, match=r"recipes\.b\.of is 'a', a recipe itself; expected 'grpo'"):
+        replace(small, recipes={"a": Recipe(of="grpo"), "b": Recipe(of="a")})
+    for recipes in ({"mine": Recipe(of="ppoo")}, {"ppoo": Recipe(optimizer={"epochs": 2})}):
+        caplog.clear()
+        assert "mine" not in {one.run.optimizer for one in plan(replace(small, recipes=recipes), plugins)}
+        assert "is left out" in caplog.text and "did you mean 'ppo'" in caplog.text
+    with pytest.raises(SettingsError, match="suites of the kind reward have none"):
+        plan(replace(load_suite("reward-models", plugins), recipes={"rloo": Recipe()}), plugins)
 
 
-def test_a_run_that_fails_says_so_and_is_in_no_mean(tmp_path, monkeypatch):
-    from lmrl.bench import exact
-
-    done = run_suite(suite_of("reinforce", seeds=1), tmp_path / "a.jsonl", progress=False)
-    broken = lambda task, plugins=None: 1 / 0  # noqa: E731
-    monkeypatch.setattr(exact, "run_task", broken)
-    records = run_suite(suite_of("reinforce", seeds=2), tmp_path / "a.jsonl", progress=False)
-    [record] = failed(records)
-    assert "ZeroDivisionError" in record["error"] and record["seed"] == 1
-    [row] = summarise(records)
-    assert row.failed == 1 and row.overall.count == 1 and row.overall.mean == done[0]["gap_closed"]
+def test_the_same_seed_gives_the_same_numbers_and_another_is_another_problem(tmp_path, small, plugins):
+    suite = of(small, "rloo", seeds=2)
+    runs = [run_suite(suite, tmp_path / name, plugins=plugins, progress=False) for name in ("a", "b")]
+    assert [record.metrics for record in runs[0]] == [record.metrics for record in runs[1]]
+    assert runs[0][0].metrics["start_gap"] != runs[0][1].metrics["start_gap"]
 
 
-def test_bad_input(tmp_path):
-    with pytest.raises(SettingsError, match="did you mean 'rloo'"):
-        tasks_of(suite_of("rlooo"), PluginManager())
-    with pytest.raises(SettingsError, match="unknown problem"):
-        ExactSuite(problems=["hard"])
+def test_without_a_kl_there_is_no_one_optimum(small, plugins):
     with pytest.raises(SettingsError, match="above 0"):
-        ExactSuite(betas=[0.0])
-    other = tmp_path / "other.jsonl"
-    task = {name: 1 for name in Task.__dataclass_fields__}
-    other.write_text(json.dumps({"suite": "stories", **task}) + "\n")
-    with pytest.raises(SettingsError, match="stories"):
-        read_records(other)
+        plan(of(small, "rloo", betas=[0.0]), plugins)
+
+
+def test_the_stored_results_are_of_the_suite_as_it_is(root, plugins):
+    """Nothing that figures depend on has changed since: the results can be added to."""
+    now = {
+        (one.run.task, one.run.optimizer, one.run.beta, one.run.seed): one.digest
+        for one in plan(load_suite("exact", plugins), plugins)
+    }
+    records = read_records(root / "benchmarks" / "results" / "exact.jsonl")
+    assert {record.key: record.digest for record in records} == now
 
 
 @pytest.mark.parametrize("make", [random_problem, counting_problem])
@@ -123,15 +120,3 @@ def test_best_of_n_keeps_its_bounds():
         assert 0 < kl <= best_of_kl(n) + 1e-9
     n, measures = best_of_measures(problem, 0.1)
     assert n > 1 and 0 < measures.gap_closed < 1
-
-
-def test_the_command_writes_tables_and_a_figure(tmp_path, capsys):
-    output = tmp_path / "results" / "exact.jsonl"
-    words = ["bench", "exact", "--optimizers", "reinforce,best_of_n", "--seeds", "2", "--updates", "3", "--beta", "0.3"]
-    assert main([*words, "--output", str(output), "--quiet"]) == 0
-    assert "best_of_n" in capsys.readouterr().out
-    page = output.with_suffix(".md").read_text()
-    assert "| `reinforce` |" in page and "beta 0.3" in page
-    assert "Gap J(pi*) - J(pi), `counting`" in page and "Total variation distance" in page
-    assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
-    assert main([*words[:3], "nothing", "--output", str(output)]) != 0

@@ -62,11 +62,3 @@ def test_a_folder_holds_several_suites_and_files_of_other_studies(tmp_path, capl
         read_results([tmp_path / "study.jsonl"])
     with pytest.raises(DataError, match="does not exist"):
         read_results([tmp_path / "nothing.jsonl"])
-
-
-def test_the_lines_of_lmrl_bench_exact_are_results_too(root):
-    results = read_results([root / "benchmarks" / "results" / "exact.jsonl"])
-    [suite] = results
-    assert suite == "exact" and all(one.score == one.metrics["gap_closed"] for one in results[suite])
-    assert {one.task for one in results[suite]} == {"random", "counting"}
-    assert all(one.curve["update"][0] == 0 for one in results[suite] if one.optimizer != "best_of_n")

@@ -1,6 +1,7 @@
 """What an optimizer with a step of its own is given: gradients, means and Hessians of the whole minibatch."""
 
 import itertools
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -159,6 +160,22 @@ def test_graphs_that_fit_are_kept_and_change_no_product(toy, monkeypatch):
         products, count, _ = limited((graphs + 0.5) * sizes[0])
         assert count == 3 * (microbatches - graphs)
         assert all(torch.equal(*pair) for pair in zip(products, expected, strict=True))
+
+
+def test_graphs_that_were_kept_are_let_go(toy):
+    """What counts their bytes must not hold them, nor close a circle of a node and what it saved."""
+    outputs = []
+
+    def exponential(policy, batch):
+        output = policy.evaluate(batch).logprobs.exp()  # a node that saves its own output
+        outputs.append(weakref.ref(output))
+        return output
+
+    def look(minibatch):
+        minibatch.hessian(exponential)(direction(minibatch))
+
+    see(toy(), look, tokens=40)
+    assert len(outputs) == 3 and all(output() is None for output in outputs)
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])

@@ -65,6 +65,8 @@ class Kind(ABC):
     """Columns of curves that reports draw together over the root of the curve's column kl."""
     takes_beta = True
     """Whether the coefficient of the KL means anything; where it does not, suites have the one coefficient 0."""
+    takes_recipes = True
+    """Whether recipes mean anything."""
     units: tuple[str, ...] = ("updates",)
     """What budgets can be counted in."""
     exclusive = False

@@ -120,7 +120,7 @@ class OveroptimizationKind(RLKind):
         if run.optimizer == BEST_OF:
             curve = _best_of_curve(config, self._rows(task), task.best_of, task.gold, plugins)
         else:
-            lines = self._trained(config, self._rows(task), run, plugins)
+            lines = self._trained(config, self._rows(task), plugins)
             curve = _training_curve(lines, task.gold)
         return Outcome(_ends(curve) | {"proxy_accuracy": accuracy}, curve)
 

@@ -73,6 +73,7 @@ class RewardKind(Kind):
     curve_over = "share of the labels"
     has_frontier = False
     takes_beta = False
+    takes_recipes = False
     units = ("epochs",)
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("accuracy on held-out pairs", low=0.0, high=1.0),

@@ -104,7 +104,7 @@ class RLKind(Kind):
         table = tomllib.loads(to_toml(config))
         for name in ("run", "checkpoint", "trackers", "model"):
             table.pop(name, None)
-        if plugins.get("optimizer", run.optimizer).needs.experience == "rollouts":
+        if plugins.get("optimizer", suite.base_of(run.optimizer)).needs.experience == "rollouts":
             table.pop("data", None)
         if task.prompts is not None:
             imported(task.prompts.rows, f"tasks.{run.task}.prompts.rows")
@@ -115,22 +115,22 @@ class RLKind(Kind):
     def config(self, suite: Suite, run: Run, folder: Path, plugins: PluginManager) -> RLConfig:
         """Return the recipe of a run; raises ``SettingsError`` for what no recipe can say."""
         task = self._task(suite, run.task)
-        spec = plugins.get("optimizer", run.optimizer)
-        recipe = suite.recipes.get(run.optimizer)
-        table = merged(suite.settings, task.settings, recipe.settings if recipe else {})
+        spec = plugins.get("optimizer", suite.base_of(run.optimizer))
+        recipe = suite.recipe_of(run.optimizer)
+        table = merged(suite.settings, task.settings, recipe.settings)
         for section, name in (("train", "updates"), ("run", "seed"), ("kl", "beta"), ("optimizer", "name")):
             if name in table.get(section, {}):
                 raise SettingsError(
                     f"settings.{section}.{name} is set, but the suite says it by its budget, seeds, betas and "
                     "optimizers; leave it out"
                 )
-        own = substituted(recipe.optimizer, run.beta) if recipe else {}
+        name, own = suite.base_of(run.optimizer), substituted(recipe.optimizer, run.beta)
         table = merged(
             table,
             {
                 "run": {"seed": run.seed, "device": table.get("run", {}).get("device", "cpu")},
                 "kl": {"beta": run.beta},
-                "optimizer": {"name": run.optimizer, run.optimizer: own},
+                "optimizer": {"name": name, name: own},
                 "checkpoint": {"every": 0, "keep": 1},
                 "trackers": [],
                 "model": model_path(task.model, suite.models, folder),
@@ -151,16 +151,16 @@ class RLKind(Kind):
         """Train once and evaluate."""
         config = self.config(suite, run, folder, plugins)
         rows = self._rows(self._task(suite, run.task))
-        return Outcome(*_measured(self._trained(config, rows, run, plugins), run.beta))
+        return Outcome(*_measured(self._trained(config, rows, plugins), run.beta))
 
     def _trained(
-        self, config: RLConfig, rows: list[dict[str, Any]] | None, run: Run, plugins: PluginManager
+        self, config: RLConfig, rows: list[dict[str, Any]] | None, plugins: PluginManager
     ) -> list[dict[str, float]]:
         """Train in a folder that is thrown away, and return what was logged."""
         from lmrl.stages.rl import rl
         from lmrl.stages.run import read_metrics
 
-        experience = plugins.get("optimizer", run.optimizer).needs.experience
+        experience = plugins.get("optimizer", config.optimizer.name).needs.experience
         with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:
             config.run.folder = str(Path(place) / "run")
             data = None

@@ -30,6 +30,7 @@ class ThroughputKind(Kind):
     measure = "log_rate"
     has_frontier = False
     takes_beta = False
+    takes_recipes = False
     exclusive = True
     metrics: ClassVar[Mapping[str, Metric]] = {"log_rate": Metric("mean logarithm of lmrl's figures")}
 
