@@ -34,19 +34,45 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     return "\n".join([*lines, *("| " + " | ".join(map(str, cells)) + " |" for cells in rows)])
 
 
-def suite_table(summary: Summary, metric: str = "") -> str:
-    """Return a suite's table: every optimizer's aggregate and its mean in each task at each coefficient."""
-    metric = metric or summary.measure
-    cells = summary.cells
+def suite_table(summary: Summary) -> str:
+    """Return a suite's table: every optimizer's aggregate over all cells and its measure in each task.
+
+    Where there are many cells, at each task's middle coefficient.
+    """
+    cells = summary.cells if len(summary.cells) <= WIDEST else [(task, middle(summary, task)) for task in summary.tasks]
     rows = [
         [
             f"`{row.title}`",
             short(row.score),
-            *(short(_possible(summary, row.optimizer, cell, metric)) for cell in cells),
+            *(short(_possible(summary, row.optimizer, cell, summary.measure)) for cell in cells),
         ]
         for row in summary.rows
     ]
     return markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
+
+
+WIDEST = 6
+"""Cells that a table shows side by side."""
+
+
+def middle(summary: Summary, task: str) -> float:
+    """Return the coefficient in the middle of a task's."""
+    betas = summary.betas(task)
+    return betas[len(betas) // 2]
+
+
+def frontier_table(summary: Summary) -> str:
+    """Return the means of reward and KL at each coefficient, folded; empty where there is only one."""
+    if len(summary.cells) == len(summary.tasks):
+        return ""
+    rows = []
+    for name in summary.optimizers:
+        found = [[summary.interval(name, cell, metric) for metric in ("reward", "kl")] for cell in summary.cells]
+        cells = [f"{reward.mean:.2f} at {kl.mean:.1f}" if reward.count else "-" for reward, kl in found]
+        rows.append([f"`{name}`", *cells])
+    table = markdown_table(["", *map(_heading, summary.cells)], rows)
+    head = "<details><summary>Reward at KL (nats per answer), by coefficient: the frontiers in figures</summary>"
+    return f"\n\n{head}\n\n{table}\n\n</details>"
 
 
 def _heading(cell: Cell) -> str:
@@ -55,13 +81,19 @@ def _heading(cell: Cell) -> str:
 
 
 def said_of(summary: Summary) -> str:
-    """Return how many runs there are, and which are lacking."""
-    seeds = {len(summary.done(name, cell)) for name in summary.optimizers for cell in summary.cells} - {0}
-    number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds, default=0)}"
-    said = f"{len(summary.records)} runs of {summary.records[0].budget}, {number} seeds per cell"
-    if summary.failed or summary.missing:
-        said += f"; {len(summary.failed)} failed, {len(summary.missing)} are not run yet"
-    return said + "."
+    """Return how many runs there are of how many seeds, and which failed."""
+    counts: dict[float, set[int]] = {}
+    for (_, beta), done in ((cell, summary.done(name, cell)) for name in summary.optimizers for cell in summary.cells):
+        counts.setdefault(beta, set()).add(len(done))
+    seeds = {
+        beta: f"{min(found)} to {max(found)}" if len(found) > 1 else f"{max(found)}" for beta, found in counts.items()
+    }
+    said = f"{len(summary.records)} runs of {summary.records[0].budget}; seeds of each: "
+    if len(set(seeds.values())) == 1:
+        said += next(iter(seeds.values()))
+    else:
+        said += ", ".join(f"{number} at beta {beta:g}" for beta, number in sorted(seeds.items()))
+    return said + (f"; {len(summary.failed)} failed" if summary.failed else "") + "."
 
 
 def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:
@@ -179,8 +211,7 @@ def learning_curves(summaries: Sequence[Summary], name: str) -> str:
 
 
 def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
-    betas = summary.betas(task)
-    beta = betas[len(betas) // 2]
+    beta = middle(summary, task)
     column = kind_named(summary.records[0].kind).curves[0]
     found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
     found = {other: points for other, points in found.items() if points}

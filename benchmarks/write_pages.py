@@ -15,6 +15,7 @@ from typing import Any
 from suite_pages import (
     exact_rows,
     exact_tables,
+    frontier_table,
     learning_curves,
     markdown_table,
     optimizer_rows,
@@ -125,6 +126,8 @@ def write_suites() -> None:
     """Write the suites' tables into the benchmarks' page and theirs, each optimizer's rows and curves into its own."""
     found = {name: summarise(read_records(RESULTS / f"{name}.jsonl")) for name in ("exact", *SUITES, *OTHERS)}
     tables = {name: f"{said_of(found[name])}\n\n{suite_table(found[name])}" for name in ("exact", *SUITES)}
+    for name in SUITES:
+        tables[name] += frontier_table(found[name])
     tables["overoptimization"] = overoptimization_rows(found["overoptimization"])
     models = found["reward-models"]
     tables["reward-models"] = f"{said_of(models)}\n\n{reward_rows(models)}"

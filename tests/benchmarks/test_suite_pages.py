@@ -40,10 +40,24 @@ def test_the_table_of_a_suite_has_the_best_first(pages, summary):
     assert "sums, beta 0.05" in lines[0] and lines[0].count("|") == lines[2].count("|")
 
 
+def test_many_cells_are_shown_at_the_middle_coefficient_and_folded_as_reward_at_kl(pages, summary, monkeypatch):
+    monkeypatch.setattr(pages, "WIDEST", 3)
+    head = pages.suite_table(summary).splitlines()[0]
+    assert "sums, beta 0.2" in head and "beta 0.05" not in head
+    lines = pages.frontier_table(summary).strip().splitlines()
+    assert lines[0].startswith("<details>") and lines[-1] == "</details>"
+    assert [line.split("`")[1] for line in lines if "`" in line] == ["rloo", "ppo", "dpo"]
+    mean = np.mean([r.metrics["reward"] for r in summary.records if r.cell == ("sums", 0.05) and r.optimizer == "ppo"])
+    assert f"| `ppo` | {mean:.2f} at " in "\n".join(lines)
+    assert pages.frontier_table(summarise([r for r in summary.records if r.beta == 0.05])) == ""
+
+
 def test_what_is_lacking_is_said(pages, summary):
-    assert pages.said_of(summary) == "60 runs of 10 updates, 5 seeds per cell."
+    assert pages.said_of(summary) == "60 runs of 10 updates; seeds of each: 5."
     less = summarise([*summary.records[:-2], record(None, task="words", optimizer="dpo", beta=0.2, seed=3)])
-    assert pages.said_of(less) == "59 runs of 10 updates, 3 to 5 seeds per cell; 1 failed, 1 are not run yet."
+    assert pages.said_of(less) == (
+        "59 runs of 10 updates; seeds of each: 5 at beta 0.05, 3 to 5 at beta 0.2; 1 failed."
+    )
 
 
 def test_curves_are_one_figure_with_the_optimizers_own_on_top(pages, summary):
