@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmrl.bench.figures import curve_of, draw, limits, paint_curves
+from lmrl.bench.figures import GREY, INK, MARK, curve_of, draw, limits, paint_curves, root
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.summary import Cell, Summary
 from lmrl.statistics import Interval
@@ -208,6 +208,39 @@ def learning_curves(summaries: Sequence[Summary], name: str) -> str:
                 _panel(axes, summary, task, name)
 
     return draw(size, paint, rows=len(summaries), columns=columns)
+
+
+def overoptimization_curves(summary: Summary, policy: str = "rloo", chosen: str = "best_of_n") -> str:
+    """Return one SVG, a panel for each proxy: gold and proxy of an optimizer over the root of the KL, a line per seed.
+
+    Seeds are not averaged, since the gold reward turns in some of them only; the best of n has its mean.
+    """
+    columns = 4
+    rows = -(-len(summary.cells) // columns)
+
+    def paint(grid: Any) -> None:
+        panels = np.reshape(grid, -1)
+        for axes in panels[len(summary.cells) :]:
+            axes.set_visible(False)
+        for cell, axes in zip(summary.cells, panels, strict=False):
+            for number, record in enumerate(summary.done(policy, cell)):
+                across = [root(kl) for kl in record.curve["kl"]]
+                labels = (f"proxy, {policy}", f"gold, {policy}") if number == 0 else (None, None)
+                axes.plot(across, record.curve["proxy"], "--", color=GREY, linewidth=0.8, label=labels[0])
+                axes.plot(across, record.curve["gold"], color=MARK, linewidth=1.2, label=labels[1])
+            best = summary.done(chosen, cell)
+            across = [root(kl.mean) for _, kl in curve_of(best, "kl")]
+            axes.plot(
+                across, [y.mean for _, y in curve_of(best, "gold")], color=INK, linewidth=1.6, label=f"gold, {chosen}"
+            )
+            axes.set_title(cell[0], fontsize=8.5)
+            axes.set(xlabel="root of KL")
+        heights = [axes.get_ylim() for axes in panels[: len(summary.cells)]]
+        for axes in panels:
+            axes.set_ylim(min(low for low, _ in heights), max(high for _, high in heights))
+        panels[0].legend(fontsize=6.5, frameon=False)
+
+    return draw((2.5 * columns, 2.2 * rows), paint, rows=rows, columns=columns)
 
 
 def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:

@@ -19,6 +19,7 @@ from suite_pages import (
     learning_curves,
     markdown_table,
     optimizer_rows,
+    overoptimization_curves,
     reward_rows,
     said_of,
     suite_table,
@@ -36,6 +37,7 @@ BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 SUITES = ("stories", "verifiable", "synthetic")
 """Those in which every optimizer learns from a reward; each has a row of curves on an optimizer's page."""
 OTHERS = ("overoptimization", "reward-models")
+FIGURES = ROOT / "benchmarks" / "figures"
 CURVES = ROOT / "docs" / "optimizers" / "curves"
 PAGES = {"simpo": "dpo", "reinforce_pp_baseline": "reinforce_pp"}
 """The page of an optimizer that has none of its own."""
@@ -128,7 +130,12 @@ def write_suites() -> None:
     tables = {name: f"{said_of(found[name])}\n\n{suite_table(found[name])}" for name in ("exact", *SUITES)}
     for name in SUITES:
         tables[name] += frontier_table(found[name])
-    tables["overoptimization"] = overoptimization_rows(found["overoptimization"])
+    FIGURES.mkdir(exist_ok=True)
+    (FIGURES / "overoptimization.svg").write_text(overoptimization_curves(found["overoptimization"]))
+    tables["overoptimization"] = (
+        "![Gold reward and proxy over the root of the KL](figures/overoptimization.svg)\n\n"
+        + overoptimization_rows(found["overoptimization"])
+    )
     models = found["reward-models"]
     tables["reward-models"] = f"{said_of(models)}\n\n{reward_rows(models)}"
     write_into(ROOT / "benchmarks" / "README.md", tables)

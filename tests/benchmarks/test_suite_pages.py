@@ -67,6 +67,16 @@ def test_curves_are_one_figure_with_the_optimizers_own_on_top(pages, summary):
     assert svg.count("sums, beta 0.2") == 2
 
 
+def test_proxies_have_a_panel_each_and_no_seed_is_averaged_away(pages):
+    def run(name, seed, gold):
+        curve = {"update": [0, 1], "gold": [0.2, gold], "proxy": [0.0, 1.0], "kl": [0.0, 4.0]}
+        return record(gold, optimizer=name, seed=seed, task="small", kind="overoptimization", curve=curve)
+
+    runs = [run("rloo", 0, 1.0), run("rloo", 1, 0.1), run("best_of_n", 0, 0.9)]
+    svg, fewer = (pages.overoptimization_curves(summarise(some)) for some in (runs, runs[:1] + runs[2:]))
+    assert "small" in svg and svg.count("#1f5fbf") > fewer.count("#1f5fbf")
+
+
 def test_an_interval_in_few_digits(pages):
     assert pages.short(Interval(0.512, 0.4, 0.6, 5)) == "0.51 [0.40, 0.60]"
     assert pages.short(Interval(0.512, -np.inf, np.inf, 1)) == "0.51" and pages.short(Interval(np.nan, 0, 0, 0)) == "-"
