@@ -97,7 +97,7 @@ def chosen_tasks(suite: Suite, kind: Kind) -> list[str]:
 
 def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[str]:
     """Return the names to run: those asked for, or all that can be; what is left out is said in the log."""
-    able = _with_further_rows(suite, kind.able(suite, plugins), plugins)
+    able = able_rows(suite, plugins)
     if suite.measure.name and suite.measure.name not in kind.metrics:
         raise SettingsError(f"the suite {suite.name}: " + unknown("measure", suite.measure.name, kind.metrics))
     if suite.measure.name and not kind.metrics[suite.measure.name].is_measure:
@@ -119,9 +119,13 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
     return [name for name, reason in able.items() if not reason]
 
 
-def _with_further_rows(suite: Suite, able: dict[str, str], plugins: PluginManager) -> dict[str, str]:
-    """Return the rows that could be run: the kind's own, and those that recipes make of optimizers."""
-    found, installed = dict(able), plugins.optimizers()
+def able_rows(suite: Suite, plugins: PluginManager) -> dict[str, str]:
+    """Return the rows that could be run, those too that recipes make of optimizers, with why one cannot be."""
+    kind, installed = kind_named(suite.kind), plugins.optimizers()
+    able = kind.able(suite, plugins)
+    if not kind.takes_recipes:
+        return able
+    found = dict(able)
     for name, recipe in suite.recipes.items():
         base = recipe.of or name
         if recipe.of and name in able:

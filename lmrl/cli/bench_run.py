@@ -91,6 +91,7 @@ def _members(
     A suite that can run none of them is left out, and one without a coefficient keeps its own.
     """
     from lmrl.bench.kinds import kind_named
+    from lmrl.bench.running import able_rows
     from lmrl.bench.suite import load_suite
     from lmrl.errors import SettingsError, unknown
 
@@ -98,13 +99,13 @@ def _members(
     known: set[str] = set()
     tasks: set[str] = set()
     for name in members:
-        plain = load_suite(name, manager, smoke=True)
+        plain = load_suite(name, manager, smoke=True, overrides=overrides)
         kind = kind_named(plain.kind)
         mine = dict(changes)
         if not kind.takes_beta:
             mine.pop("betas", None)
         if changes.get("optimizers"):
-            able = kind.able(plain, manager)
+            able = able_rows(plain, manager)
             known |= set(able)
             mine["optimizers"] = [one for one in changes["optimizers"] if able.get(one) == ""]
             if not mine["optimizers"]:

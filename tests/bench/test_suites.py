@@ -69,6 +69,10 @@ def test_a_group_gives_each_suite_the_optimizers_that_it_can_run(plugins, caplog
     assert found["exact"].optimizers == ["rloo", "best_of_n"] and found["stories"].optimizers == ["rloo"]
     assert "reward-models" not in found and "which runs none of rloo" in caplog.text
     assert found["exact"].betas == [0.3]
+    further = _members(members, plugins, [], {"optimizers": ["grpo_centred"]})
+    assert list(further) == ["exact"], "a row that only this suite has"
+    added = _members(members, plugins, ["recipes.mine.of=ppo"], {"optimizers": ["mine"]})
+    assert "exact" in added and "stories" in added
     assert _members(members, plugins, [], {"betas": [0.3]})["reward-models"].betas == [0.0], "it has no coefficient"
     with pytest.raises(SettingsError, match="did you mean 'rloo'"):
         _members(members, plugins, [], {"optimizers": ["rlooo"]})
