@@ -110,8 +110,8 @@ class WholeMinibatch:
             yield _flat(first)
 
     def _derivative(self, number: Tensor, retain_graph: bool = False) -> Tensor:
-        """Return the derivative of a number by the trained parameters, (N,)."""
-        if not number.requires_grad:  # it is constant
+        """Return the derivative of a number by the trained parameters, (N,), or a single 0 if it is constant."""
+        if not number.requires_grad:
             return torch.zeros((), device=number.device)
         return _flat(torch.autograd.grad(number, self.trained, retain_graph=retain_graph, materialize_grads=True))
 
