@@ -37,28 +37,29 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 def suite_table(summary: Summary) -> str:
     """Return a suite's table: every optimizer's aggregate over all cells and its measure in each task.
 
-    Where there are many cells, at each task's middle coefficient.
+    Where there are many cells, at each task's chief coefficient.
     """
-    cells = summary.cells if len(summary.cells) <= WIDEST else [(task, middle(summary, task)) for task in summary.tasks]
+    cells = summary.cells if len(summary.cells) <= WIDEST else [(task, chief(summary, task)) for task in summary.tasks]
     rows = [
-        [
-            f"`{row.title}`",
-            short(row.score),
-            *(short(_possible(summary, row.optimizer, cell, summary.measure)) for cell in cells),
-        ]
+        [f"`{row.title}`", short(row.score), *_measured(summary, row.optimizer, cells, summary.measure)]
         for row in summary.rows
     ]
-    return markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
+    table = markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
+    if all(row.complete for row in summary.rows):
+        return table
+    return f"{table}\n\n\\* over the tasks and coefficients that it was run at, so not to be ranked with the others."
 
 
 WIDEST = 6
 """Cells that a table shows side by side."""
 
 
-def middle(summary: Summary, task: str) -> float:
-    """Return the coefficient in the middle of a task's."""
+def chief(summary: Summary, task: str) -> float:
+    """Return the coefficient that a task was run at most often; of several the middle one."""
     betas = summary.betas(task)
-    return betas[len(betas) // 2]
+    runs = [sum(len(summary.done(name, (task, beta))) for name in summary.optimizers) for beta in betas]
+    often = [beta for beta, count in zip(betas, runs, strict=True) if count == max(runs)]
+    return often[len(often) // 2]
 
 
 def frontier_table(summary: Summary) -> str:
@@ -158,10 +159,8 @@ def exact_tables(summary: Summary) -> str:
 
 def _exact_table(summary: Summary, problem: str, metric: str) -> str:
     betas = summary.betas(problem)
-    rows = [
-        [f"`{row.title}`", *(short(_possible(summary, row.optimizer, (problem, beta), metric), 3) for beta in betas)]
-        for row in summary.rows
-    ]
+    cells = [(problem, beta) for beta in betas]
+    rows = [[f"`{row.title}`", *_measured(summary, row.optimizer, cells, metric, 3)] for row in summary.rows]
     return markdown_table(["optimizer", *(f"beta {beta:g}" for beta in betas)], rows)
 
 
@@ -172,16 +171,16 @@ def exact_rows(summary: Summary, names: Sequence[str]) -> str:
     for name in names:
         for problem in summary.tasks:
             cells = [(problem, beta) for beta in betas]
-            shares = [short(_possible(summary, name, cell, "gap_closed"), 3) for cell in cells]
+            shares = _measured(summary, name, cells, "gap_closed", 3)
             means = [summary.interval(name, cell, "total_variation").mean for cell in cells]
             rows.append([f"`{name}`", problem, *shares, f"{min(means):.3f} to {max(means):.3f}"])
     return markdown_table(["optimizer", "problem", *(f"beta {beta:g}" for beta in betas), "distance"], rows)
 
 
-def _possible(summary: Summary, name: str, cell: Cell, metric: str) -> Interval:
-    """Return a metric's interval within its bounds."""
+def _measured(summary: Summary, name: str, cells: Sequence[Cell], metric: str, decimals: int = 2) -> list[str]:
+    """Return a metric's mean in each cell with its interval within the metric's bounds."""
     bounds = kind_named(summary.records[0].kind).metrics[metric]
-    return summary.interval(name, cell, metric, bounds.low, bounds.high)
+    return [short(summary.interval(name, cell, metric, bounds.low, bounds.high), decimals) for cell in cells]
 
 
 REST = ("log_loss", "calibration_error", "kendall_tau")
@@ -195,7 +194,7 @@ def _bounded(share: Interval) -> Interval:
 def learning_curves(summaries: Sequence[Summary], name: str) -> str:
     """Return one SVG of an optimizer's learning curves: a row for each suite, a panel for each task.
 
-    Each at the middle coefficient: the mean over seeds with its 95% band (Student's t), the other optimizers in grey.
+    Each at its chief coefficient: the mean over seeds with its 95% band (Student's t), the other optimizers in grey.
     """
     columns = max(len(summary.tasks) for summary in summaries)
     size = (2.5 * columns, 2.0 * len(summaries))
@@ -208,6 +207,20 @@ def learning_curves(summaries: Sequence[Summary], name: str) -> str:
                 _panel(axes, summary, task, name)
 
     return draw(size, paint, rows=len(summaries), columns=columns)
+
+
+def overoptimization_rows(summary: Summary) -> str:
+    """Return the table of what is left of the gold reward, by proxy and the optimizers that were run against it."""
+    rows = []
+    for cell in summary.cells:
+        for name in (name for name in summary.optimizers if summary.done(name, cell)):
+            best, end, lost, kl, accuracy = (
+                summary.interval(name, cell, metric) for metric in ("best_gold", "gold", "lost", "kl", "proxy_accuracy")
+            )
+            figures = (best, end, f"{lost.mean:.2f}", f"{kl.mean:.1f}", f"{accuracy.mean:.2f}")
+            rows.append([f"`{cell[0]}`", f"`{name}`", *figures])
+    head = ["gold at its best", "gold at the end", "lost", "KL at the end", "right on held-out pairs"]
+    return markdown_table(["proxy", "optimizer", *head], rows)
 
 
 def overoptimization_curves(summary: Summary, policy: str = "rloo", chosen: str = "best_of_n") -> str:
@@ -244,7 +257,7 @@ def overoptimization_curves(summary: Summary, policy: str = "rloo", chosen: str 
 
 
 def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
-    beta = middle(summary, task)
+    beta = chief(summary, task)
     column = kind_named(summary.records[0].kind).curves[0]
     found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
     found = {other: points for other, points in found.items() if points}

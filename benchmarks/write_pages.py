@@ -20,6 +20,7 @@ from suite_pages import (
     markdown_table,
     optimizer_rows,
     overoptimization_curves,
+    overoptimization_rows,
     reward_rows,
     said_of,
     suite_table,
@@ -27,7 +28,7 @@ from suite_pages import (
 
 from lmrl.bench.records import read_records
 from lmrl.bench.suite import load_suite
-from lmrl.bench.summary import Summary, summarise
+from lmrl.bench.summary import summarise
 from lmrl.bench.throughput.table import target_of
 from lmrl.plugins import PluginManager
 
@@ -105,23 +106,6 @@ def memory_rows(records: Sequence[Mapping[str, Any]]) -> str:
             if r["workload"] == "memory" and "peak_bytes" in r
         ),
     )
-
-
-def overoptimization_rows(summary: Summary) -> str:
-    """Return the Markdown table of what is left of the gold reward, by proxy and optimizer."""
-    lines = [
-        "| proxy | optimizer | gold at its best | gold at the end | lost | KL at the end | right on held-out pairs |",
-        "|---" * 7 + "|",
-    ]
-    for cell in summary.cells:
-        for name in summary.optimizers:
-            best, end, lost, kl, accuracy = (
-                summary.interval(name, cell, metric) for metric in ("best_gold", "gold", "lost", "kl", "proxy_accuracy")
-            )
-            lines.append(
-                f"| `{cell[0]}` | `{name}` | {best} | {end} | {lost.mean:.2f} | {kl.mean:.1f} | {accuracy.mean:.2f} |"
-            )
-    return "\n".join(lines)
 
 
 def write_suites() -> None:

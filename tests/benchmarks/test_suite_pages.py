@@ -52,6 +52,19 @@ def test_many_cells_are_shown_at_the_middle_coefficient_and_folded_as_reward_at_
     assert pages.frontier_table(summarise([r for r in summary.records if r.beta == 0.05])) == ""
 
 
+def test_the_coefficient_of_a_table_is_the_one_with_the_most_runs(pages, summary):
+    assert pages.chief(summary, "sums") == 0.2
+    assert pages.chief(summarise([r for r in summary.records if r.beta < 0.2 or r.seed < 3]), "sums") == 0.05
+
+
+def test_an_optimizer_that_lacks_a_cell_is_starred_and_the_star_explained(pages, summary):
+    assert "*" not in pages.suite_table(summary)
+    less = summarise([r for r in summary.records if r.optimizer != "rloo" or r.task == "sums"])
+    lines = pages.suite_table(less).splitlines()
+    assert "`rloo *`" in lines[-3], "last, since its aggregate is over easier or harder tasks than the others'"
+    assert lines[-1].startswith("\\*")
+
+
 def test_what_is_lacking_is_said(pages, summary):
     assert pages.said_of(summary) == "60 runs of 10 updates; seeds of each: 5."
     less = summarise([*summary.records[:-2], record(None, task="words", optimizer="dpo", beta=0.2, seed=3)])
@@ -75,6 +88,18 @@ def test_proxies_have_a_panel_each_and_no_seed_is_averaged_away(pages):
     runs = [run("rloo", 0, 1.0), run("rloo", 1, 0.1), run("best_of_n", 0, 0.9)]
     svg, fewer = (pages.overoptimization_curves(summarise(some)) for some in (runs, runs[:1] + runs[2:]))
     assert "small" in svg and svg.count("#1f5fbf") > fewer.count("#1f5fbf")
+
+
+def test_an_optimizer_has_a_row_for_the_proxies_that_it_was_run_against(pages):
+    def run(name, task):
+        found = record(0.5, optimizer=name, task=task, kind="overoptimization")
+        found.metrics.update(best_gold=1.0, gold=0.5, lost=0.5, kl=3.0, proxy_accuracy=0.75)
+        return found
+
+    table = pages.overoptimization_rows(summarise([run("rloo", "small"), run("rloo", "large"), run("ppo", "small")]))
+    named = [tuple(line.split("`")[1::2]) for line in table.splitlines()[2:]]
+    assert sorted(named) == [("large", "rloo"), ("small", "ppo"), ("small", "rloo")]
+    assert "nan" not in table
 
 
 def test_an_interval_in_few_digits(pages):
