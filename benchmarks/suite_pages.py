@@ -39,7 +39,9 @@ def suite_table(summary: Summary) -> str:
 
     Where there are many cells, at each task's chief coefficient.
     """
-    cells = summary.cells if len(summary.cells) <= WIDEST else [(task, chief(summary, task)) for task in summary.tasks]
+    cells = (
+        summary.cells if len(summary.cells) <= WIDEST else [(task, summary.chief_beta(task)) for task in summary.tasks]
+    )
     rows = [
         [f"`{row.title}`", short(row.score), *_measured(summary, row.optimizer, cells, summary.measure)]
         for row in summary.rows
@@ -52,14 +54,6 @@ def suite_table(summary: Summary) -> str:
 
 WIDEST = 6
 """Cells that a table shows side by side."""
-
-
-def chief(summary: Summary, task: str) -> float:
-    """Return the coefficient that a task was run at most often; of several the middle one."""
-    betas = summary.betas(task)
-    runs = [sum(len(summary.done(name, (task, beta))) for name in summary.optimizers) for beta in betas]
-    often = [beta for beta, count in zip(betas, runs, strict=True) if count == max(runs)]
-    return often[len(often) // 2]
 
 
 def frontier_table(summary: Summary) -> str:
@@ -257,7 +251,7 @@ def overoptimization_curves(summary: Summary, policy: str = "rloo", chosen: str 
 
 
 def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
-    beta = chief(summary, task)
+    beta = summary.chief_beta(task)
     column = kind_named(summary.records[0].kind).curves[0]
     found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
     found = {other: points for other, points in found.items() if points}

@@ -251,9 +251,8 @@ def _add_against_kl(writer: Writer, summary: Summary, kind: Kind) -> None:
 
 def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:
     for task in summary.tasks:
-        betas = summary.betas(task)
-        beta = betas[len(betas) // 2]
-        where = task if betas == [0.0] else f"{task}, beta {beta:g}"
+        beta = summary.chief_beta(task)
+        where = f"{task}, beta {beta:g}" if any(summary.betas(task)) else task
         for column in kind.curves:
             panels = figures.curves(summary, (task, beta), column, kind.curve_over)
             if panels:

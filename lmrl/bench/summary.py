@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +73,15 @@ class Summary:
     def betas(self, task: str) -> list[float]:
         """Return the coefficients of a task."""
         return sorted({record.beta for record in self.records if record.task == task})
+
+    def chief_beta(self, task: str) -> float:
+        """Return the coefficient with most of a task's runs, the one to show where there is place for one; the middle
+        one of several.
+        """
+        betas = self.betas(task)
+        runs = Counter(record.beta for record in self.records if record.task == task and record.status == "done")
+        often = [beta for beta in betas if runs[beta] == max(runs.values(), default=0)]
+        return often[len(often) // 2]
 
     @cached_property
     def cells(self) -> list[Cell]:

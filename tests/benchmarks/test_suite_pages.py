@@ -52,11 +52,6 @@ def test_many_cells_are_shown_at_the_middle_coefficient_and_folded_as_reward_at_
     assert pages.frontier_table(summarise([r for r in summary.records if r.beta == 0.05])) == ""
 
 
-def test_the_coefficient_of_a_table_is_the_one_with_the_most_runs(pages, summary):
-    assert pages.chief(summary, "sums") == 0.2
-    assert pages.chief(summarise([r for r in summary.records if r.beta < 0.2 or r.seed < 3]), "sums") == 0.05
-
-
 def test_an_optimizer_that_lacks_a_cell_is_starred_and_the_star_explained(pages, summary):
     assert "*" not in pages.suite_table(summary)
     less = summarise([r for r in summary.records if r.optimizer != "rloo" or r.task == "sums"])
