@@ -49,7 +49,7 @@ def suite_table(summary: Summary) -> str:
     table = markdown_table(["", "interquartile mean of scores", *map(_heading, cells)], rows)
     if all(row.complete for row in summary.rows):
         return table
-    return f"{table}\n\n\\* over the tasks and coefficients that it was run at, so not to be ranked with the others."
+    return f"{table}\n\n\\* lacks a task or coefficient, or runs of it failed: not to be ranked with the others."
 
 
 WIDEST = 6

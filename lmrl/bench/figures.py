@@ -87,10 +87,10 @@ def scores(summary: Summary) -> str:
 def profiles(summary: Summary) -> list[tuple[str, str]]:
     """Return for each optimizer its performance profile: the share of runs above a score, over all scores."""
     names = [row.optimizer for row in summary.rows if row.done]
-    pooled = np.concatenate([np.concatenate([np.asarray(s) for s in summary.scores(name) if len(s)]) for name in names])
+    pooled = np.concatenate([summary.scores(name).values for name in names])
     low, high = np.quantile(pooled, [0.1, 1.0])
     thresholds = np.linspace(min(low, high - 0.1), high + 0.02 * max(high - low, 0.1), 60)
-    found = {name: performance_profile([s for s in summary.scores(name) if len(s)], thresholds) for name in names}
+    found = {name: performance_profile(summary.scores(name), thresholds) for name in names}
     panels = []
     for name in names:
 
@@ -199,7 +199,8 @@ def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:
 
         def paint(axes: Any, name: str = name, points: list[tuple[float, Interval, Interval]] = points) -> None:
             for other in found.values():
-                axes.plot([root(kl.mean) for _, kl, _ in other], [r.mean for _, _, r in other], color=GREY, lw=0.7)
+                others = [root(kl.mean) for _, kl, _ in other], [r.mean for _, _, r in other]
+                axes.plot(*others, "o-", color=GREY, lw=0.7, ms=2)  # a single coefficient draws no line
             if starts:
                 axes.plot([0], [start], "x", color=INK, markersize=5)
             for beta, kl, reward in points:

@@ -145,8 +145,9 @@ def _add_absences(writer: Writer, summary: Summary) -> None:
         return
     writer.heading("Not complete", 3)
     writer.text(
-        f"{len(failed)} runs failed and {len(missing)} are missing; they are in no figure. An optimizer with a * lacks "
-        "all runs of some task or coefficient, so its aggregate is over others than that of the rest."
+        f"{len(failed)} runs failed and {len(missing)} are missing; they are in no figure. An optimizer with a * has "
+        "runs that failed, or none of some task or coefficient: its aggregate is not over the same as that of the "
+        "rest, so it stands last."
     )
     rows = [["failed", record.title, record.error] for record in failed[:SHOWN]]
     if len(failed) > SHOWN:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from lmrl.bench.records import Key, Record
 from lmrl.bench.statistics import Scores, interquartile_interval
 from lmrl.statistics import Interval, mean_interval
@@ -30,11 +32,11 @@ class Row:
     tokens_per_second: float
     """NaN where the kind has no such thing."""
     complete: bool = True
-    """Whether there is a run that ended well for every task and coefficient."""
+    """Whether there are runs for every task and coefficient, and none failed."""
 
     @property
     def title(self) -> str:
-        """The name, with a star where the aggregate is over fewer tasks or coefficients than others'."""
+        """The name, with a star where the aggregate lacks a task or coefficient, or runs of it that failed."""
         return self.optimizer if self.complete else f"{self.optimizer} *"
 
 
@@ -98,10 +100,14 @@ class Summary:
         return sorted(found, key=lambda record: record.seed)
 
     def scores(self, optimizer: str) -> Scores:
-        """Return the scores of each cell, in the order of ``cells``."""
-        return [
-            [record.score for record in self.done(optimizer, cell) if record.score is not None] for cell in self.cells
-        ]
+        """Return the scores of the runs that ended well, with the numbers of their cells and tasks."""
+        mine = [r for r in self.records if r.optimizer == optimizer and r.score is not None]
+        return Scores(
+            np.array([record.score for record in mine], dtype=np.float64),
+            np.array([self.cells.index(record.cell) for record in mine], dtype=np.int64),
+            np.array([self.tasks.index(record.task) for record in mine], dtype=np.int64),
+            np.array([record.seed for record in mine], dtype=np.int64),
+        )
 
     def interval(
         self, optimizer: str, cell: Cell, metric: str, low: float = -math.inf, high: float = math.inf
@@ -133,7 +139,7 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Return the summary of one suite's records; optimizers that lack runs of a task or coefficient come last."""
+    """Return the summary of one suite's records; optimizers that lack a task or coefficient, or failed, come last."""
     bare = Summary(records)
     planned = len(bare.cells) * len(bare.seeds)
     rows = []
@@ -144,13 +150,13 @@ def summarise(records: Sequence[Record]) -> Summary:
         rows.append(
             Row(
                 name,
-                interquartile_interval([part for part in bare.scores(name) if len(part)]),
+                interquartile_interval(bare.scores(name)),
                 len(done),
                 len(mine) - len(done),
                 planned - len(mine),
                 mean([record.seconds for record in done]),
                 mean(speeds),
-                all(len(part) for part in bare.scores(name)),
+                len(done) == len(mine) and {record.cell for record in mine} == set(bare.cells),
             )
         )
     rows.sort(key=lambda row: (not row.complete, -row.score.mean if row.done else math.inf))

@@ -1,6 +1,9 @@
 """Records as a suite would have made them, for tests of what is read from them."""
 
+import numpy as np
+
 from lmrl.bench.records import Record
+from lmrl.bench.statistics import Scores
 from lmrl.bench.suite import Budget
 
 
@@ -58,3 +61,21 @@ def write(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(one.line() + "\n" for one in records), encoding="utf-8")
     return path
+
+
+def scores_of(*tasks):
+    """Return scores: for each task a list of cells, each with one score per seed (None is a run that is not there)."""
+    runs = [
+        (value, 100 * task + place, task, seed)
+        for task, cells in enumerate(tasks)
+        for place, cell in enumerate(cells)
+        for seed, value in enumerate(cell)
+        if value is not None
+    ]
+    values, cells, places, seeds = zip(*runs, strict=True) if runs else ((), (), (), ())
+    return Scores(
+        np.array(values, dtype=float),
+        np.array(cells, dtype=int),
+        np.array(places, dtype=int),
+        np.array(seeds, dtype=int),
+    )
