@@ -42,7 +42,7 @@ bench-smoke: $(VENV)/.has-test ## Run the throughput suite on the smallest sizes
 bench-check: $(VENV)/.has-test ## Run the benchmark suites at toy size and compare them with the stored results
 	@rm -rf $(SMOKE)
 	@$(RUN)lmrl bench run smoke --jobs 2 --output $(SMOKE)
-	@$(RUN)lmrl bench compare benchmarks/results/smoke $(SMOKE)
+	@$(RUN)lmrl bench compare benchmarks/results/smoke $(SMOKE) --complete
 
 format: $(VENV)/.has-dev ## Rewrite the code in the project's style
 	@$(RUN)ruff check --fix .

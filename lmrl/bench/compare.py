@@ -1,8 +1,9 @@
 """Did anything get worse? Two results of the same suites, decided by bounds of what counts as no difference.
 
-For each task, optimizer and coefficient, and for each optimizer over all of them, the difference of mean scores has a
-Student's t interval: over paired seeds where both results have the same ones, else Welch's. It is worse if it lies
-below minus the margin, equal if all of it lies within the margin, and undecided otherwise: one seed decides nothing.
+For each task, optimizer and coefficient, and for each optimizer over those that both have, the difference of mean
+scores has a Student's t interval: over paired seeds where both results have the same ones, else Welch's. It is worse if
+it lies below minus the margin, equal if all of it lies within the margin, and undecided otherwise: one seed decides
+nothing.
 Worse and better are tested at 5% over all comparisons together (Holm 1979), so that a hundred comparisons are no
 hundred chances for a false alarm.
 """
@@ -90,8 +91,12 @@ def _of_suite(
     suite: str, old: Sequence[Record], new: Sequence[Record], margin: float | None
 ) -> list[tuple[Comparison, float, float]]:
     before, after = _scores(old), _scores(new)
+    for name in dict.fromkeys(record.optimizer for record in old):
+        _add_all(before, after, name)
     failed = {record.key for record in new if record.status == "failed"}
     worked = {record.key for record in old if record.status == "done"}
+    settings = {_group(record): record.digest for record in old}
+    changed = {_group(record) for record in new if record.digest != settings.get(_group(record), record.digest)}
     found = []
     for group in before:
         task, optimizer, beta = group
@@ -104,7 +109,9 @@ def _of_suite(
             continue
         mine = after.get(group, {})
         difference, worse, better = _difference(before[group], mine, margin or new[0].margin)
-        note = f"{len(broken)} runs that ended well before fail now" if broken else ""
+        notes = [f"{len(broken)} runs that ended well before fail now"] if broken else []
+        if group in changed:
+            notes.append("under other settings than before")
         one = Comparison(
             suite=suite,
             task=task,
@@ -115,25 +122,37 @@ def _of_suite(
             difference=difference,
             margin=margin or new[0].margin,
             verdict="failed" if broken else "undecided",
-            note=note,
+            note="; ".join(notes),
         )
         found.append((one, worse, better))
     return found
 
 
 def _scores(records: Sequence[Record]) -> dict[Group, dict[int, float]]:
-    """Return the score of each seed, by task and coefficient, and over those that an optimizer has all seeds of."""
+    """Return the score of each seed, by task and coefficient."""
     found: dict[Group, dict[int, float]] = {}
     for record in records:
         if record.score is not None:
-            found.setdefault((record.task, record.optimizer, record.beta), {})[record.seed] = record.score
-    for name in dict.fromkeys(record.optimizer for record in records):
-        cells = [scores for (_, optimizer, _), scores in found.items() if optimizer == name]
-        if len(cells) > 1:
-            whole = set.intersection(*(set(scores) for scores in cells))
-            if whole:
-                found[ALL, name, None] = {s: sum(c[s] for c in cells) / len(cells) for s in sorted(whole)}
+            found.setdefault(_group(record), {})[record.seed] = record.score
     return found
+
+
+def _group(record: Record) -> Group:
+    return record.task, record.optimizer, record.beta
+
+
+def _add_all(before: dict[Group, dict[int, float]], after: dict[Group, dict[int, float]], name: str) -> None:
+    """Add the means of each seed over the tasks and coefficients that both results have of an optimizer.
+
+    Over the others as well it would be a comparison of tasks. Seeds that some of them lack are left out.
+    """
+    both = [group for group in before if group[1] == name and group in after]
+    if len(both) < 2:
+        return
+    for scores in (before, after):
+        whole = set.intersection(*(set(scores[group]) for group in both))
+        if whole:
+            scores[ALL, name, None] = {s: sum(scores[group][s] for group in both) / len(both) for s in sorted(whole)}
 
 
 def _difference(old: Mapping[int, float], new: Mapping[int, float], margin: float) -> tuple[Interval, float, float]:
@@ -164,7 +183,7 @@ def _holm(values: Sequence[float]) -> list[bool]:
     """Return which hypotheses are rejected at ``LEVEL`` for all together (Holm 1979)."""
     rejected = [False] * len(values)
     for place, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        if values[index] > LEVEL / (len(values) - place):
+        if not values[index] <= LEVEL / (len(values) - place):
             break
         rejected[index] = True
     return rejected

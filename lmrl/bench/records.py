@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lmrl.bench.suite import Budget
+from lmrl.config import build
 from lmrl.errors import DataError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -33,8 +36,7 @@ class Record:
     beta: float
     seed: int
     budget: Budget
-    status: str
-    """done or failed."""
+    status: Literal["done", "failed"]
     digest: str = ""
     """Of everything that the run depends on but its seed: two results of one run with other settings are told apart."""
     measure: str = ""
@@ -115,7 +117,8 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def read_records(path: Path) -> list[Record]:
     """Return the runs of one file; of a run that was repeated after it failed, the last.
 
-    Raises ``SettingsError`` for results of two suites or budgets, or of one run under two settings, in one file.
+    Raises ``SettingsError`` for results of two suites or budgets, of one cell under two settings, or of one run that
+    ended well twice, in one file.
     """
     records: dict[Key, Record] = {}
     first: Record | None = None
@@ -128,14 +131,33 @@ def read_records(path: Path) -> list[Record]:
         require_alike(first, record, f"{path}, line {number}")
         known = records.get(record.key)
         if known is not None and known.status == "done":
-            if record.digest != known.digest:
+            if record.status == "done" and record != known:
                 raise SettingsError(
-                    f"{path}, line {number}: {record.title} stands twice, with other settings each; keep the results "
-                    "of each settings in a file of their own"
+                    f"{path}, line {number}: {record.title} stands twice, with other figures or settings each; keep "
+                    "one of them, or results of other settings in a file of their own"
                 )
             continue
         records[record.key] = record
+    require_one_setting(records.values(), str(path))
     return list(records.values())
+
+
+def require_one_setting(records: Iterable[Record], where: str) -> None:
+    """Raise ``SettingsError`` unless the runs that ended well of one task, optimizer and coefficient had one setting.
+
+    Their mean would be one of two things. What failed may have done so because of its settings.
+    """
+    known: dict[tuple[str, str, float], Record] = {}
+    for record in records:
+        if record.status != "done":
+            continue
+        first = known.setdefault((record.task, record.optimizer, record.beta), record)
+        if record.digest != first.digest:
+            raise SettingsError(
+                f"{where}: {record.title} has other settings (digest {record.digest or 'unknown'}) than seed "
+                f"{first.seed} ({first.digest or 'unknown'}), and would stand in one mean with it; keep the results of "
+                "each settings in a file of their own"
+            )
 
 
 def require_alike(first: Record, other: Record, where: str) -> None:
@@ -157,13 +179,17 @@ def require_alike(first: Record, other: Record, where: str) -> None:
         )
 
 
-def record_of(mapping: dict[str, Any]) -> Record | None:
-    """Return the record of a line, or None if it is none."""
+def record_of(mapping: Mapping[str, Any]) -> Record | None:
+    """Return the record of a line, or None if it is none: fields are missing, or not of the type that they have."""
     known = {name: value for name, value in mapping.items() if name in Record.__dataclass_fields__}
     try:
-        return Record(**{**known, "budget": Budget(**mapping["budget"])})
-    except (KeyError, TypeError, ValueError):
+        record = build(Record, known)
+    except (SettingsError, TypeError, ValueError):
         return None
+    numbers = [record.beta, record.seconds, record.margin, *record.metrics.values(), *chain(*record.curve.values())]
+    sane = all(map(math.isfinite, [*numbers, record.score or 0.0])) and len(set(map(len, record.curve.values()))) < 2
+    scored = record.status == "done" and record.score is not None
+    return record if sane and (scored or record.status == "failed") else None
 
 
 def read_results(paths: Sequence[Path]) -> dict[str, list[Record]]:
@@ -184,6 +210,7 @@ def read_results(paths: Sequence[Path]) -> dict[str, list[Record]]:
         raise DataError(f"no results of a suite in {said}; expected JSON lines that `lmrl bench run` wrote")
     for suite, records in results.items():
         results[suite] = _unique(records)
+        require_one_setting(results[suite], f"the suite {suite}")
     return results
 
 

@@ -135,8 +135,9 @@ def _what_ran(summary: Summary) -> str:
 
 def _machine(record: Record) -> str:
     found = record.machine
-    threads = f"{found['threads']} thread" + ("s" if found["threads"] != 1 else "")
-    return f"{found['processor']}, {found['cores']} cores, {threads} per run"
+    threads = found.get("threads", "?")
+    per_run = f"{threads} thread" + ("s" if threads != 1 else "")
+    return f"{found.get('processor', 'unknown processor')}, {found.get('cores', '?')} cores, {per_run} per run"
 
 
 def _add_absences(writer: Writer, summary: Summary) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
                     settings = pathless(kind.resolve(suite, run, plugins))
                 except SettingsError as error:
                     raise SettingsError(f"the suite {suite.name}, task {task!r}, {name}: {error}") from error
-                planned.append(Planned(run, settings, digest_of(suite, run, settings)))
+                planned.append(Planned(run, _writable(settings), digest_of(suite, run, settings)))
     return [
         Planned(Run(one.run.task, one.run.optimizer, one.run.beta, seed), one.settings, one.digest)
         for seed in range(suite.seeds)
@@ -140,6 +141,15 @@ def able_rows(suite: Suite, plugins: PluginManager) -> dict[str, str]:
     return found
 
 
+def _writable(settings: Any) -> Any:
+    """Return settings as a result can hold them: JSON has no infinite numbers, so those become words."""
+    if isinstance(settings, dict):
+        return {name: _writable(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [_writable(value) for value in settings]
+    return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
+
+
 def digest_of(suite: Suite, run: Run, settings: dict[str, Any]) -> str:
     """Return the digest of everything that a run's figures depend on but its seed."""
     content = [suite.kind, run.task, run.optimizer, run.beta, suite.budget.unit, suite.budget.amount, settings]
@@ -199,18 +209,20 @@ def run_suite(
 def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) -> dict[Any, Record]:
     """Return what the file holds; refuses what must not stand in one file with this suite's runs.
 
-    What failed can be tried again with other settings: it may be those that were wrong.
+    What failed can be tried again with other settings, since it may be those that were wrong; but not where other seeds
+    ended well with the old ones, with which it would stand in one mean.
     """
     wanted = {_key(one.run): one for one in planned}
+    digests = {_key(one.run)[:3]: one.digest for one in planned}
     known = {}
     for record in read_records(output):
         require_alike(_blank(suite), record, str(output))
-        one = wanted.get(record.key)
-        again = retry and record.status == "failed"
-        if one is not None and record.digest != one.digest and not again:
+        again = record.status == "failed" and (retry or record.key not in wanted)
+        now = digests.get(record.key[:3], record.digest)
+        if record.digest != now and not again:
             raise SettingsError(
-                f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now "
-                f"{one.digest}); give another --output, or move the file away to run it anew"
+                f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now {now}); "
+                "give another --output, or move the file away to run it anew"
             )
         known[record.key] = record
     return known
@@ -243,9 +255,11 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         with _only_warnings():
             outcome = kind.execute(suite, run, job.folder, plugins)
         metrics, curve, details = outcome.metrics, outcome.curve, outcome.details
-        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if wrong:
-            raise ArithmeticError(f"{wrong[0]} is {metrics.pop(wrong[0])}; expected a finite number")
+        columns = ((f"{name} of the curve", value) for name, column in curve.items() for value in column)
+        for name, value in chain(metrics.items(), columns):
+            if not math.isfinite(value):
+                raise ArithmeticError(f"{name} is {value}; expected a finite number")
+        json.dumps(details, allow_nan=False)
         if measure not in metrics:
             raise LmrlError(f"there is no {measure} of this run; expected one of {', '.join(metrics)}")
         low, high = kind.scale(suite, run.task)
@@ -254,7 +268,7 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         raise
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
-        metrics, score = {}, None
+        metrics, curve, details, score = {}, {}, [], None
     return Record(
         suite=suite.name,
         kind=suite.kind,

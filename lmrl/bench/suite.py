@@ -6,6 +6,7 @@ What tasks and settings mean is the kind's business (``lmrl.bench.kinds``); what
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,8 +104,8 @@ class Suite:
             raise SettingsError(f"name is {self.name!r}; expected letters, digits, - and _")
         if self.seeds < 1:
             raise SettingsError(f"seeds is {self.seeds}; expected a number of at least 1")
-        if not self.betas or any(beta < 0 for beta in self.betas):
-            raise SettingsError(f"betas is {self.betas}; expected one number or more, none below 0")
+        if not self.betas or any(not 0 <= beta < math.inf for beta in self.betas):
+            raise SettingsError(f"betas is {self.betas}; expected one finite number or more, none below 0")
         if len(set(self.betas)) < len(self.betas):
             raise SettingsError(f"betas is {self.betas}; expected each number once")
         for name, recipe in self.recipes.items():

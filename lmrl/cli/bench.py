@@ -92,6 +92,7 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", type=Path, help="results as they are")
     parser.add_argument("--margin", type=float, help="differences of scores up to this are none; default: the suite's")
     parser.add_argument("--all", action="store_true", help="show what is equal, too")
+    parser.add_argument("--complete", action="store_true", help="exit code 1, too, if the new result lacks runs")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -114,11 +115,12 @@ def _compare(arguments: argparse.Namespace) -> int:
         console.print(table)
     counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), highlight=False)
-    for suite in old:
-        gone = missing(old[suite], new.get(suite, []))
-        if gone:
-            console.print(f"{suite}: {len(gone)} runs of the old result are missing in the new one, such as {gone[0]}")
-    return 1 if any(one.is_worse for one in comparisons) else 0
+    lacking = {suite: missing(records, new.get(suite, [])) for suite, records in old.items()}
+    for suite, runs in lacking.items():
+        if runs:
+            console.print(f"{suite}: {len(runs)} runs of the old result are missing in the new one, such as {runs[0]}")
+    incomplete = arguments.complete and any(lacking.values())
+    return 1 if incomplete or any(one.is_worse for one in comparisons) else 0
 
 
 VERDICTS = ("failed", "worse", "undecided", "better", "equal")
@@ -153,7 +155,7 @@ ACTIONS: dict[str, tuple[str, str, str, Declare, Act]] = {
     "compare": (
         "say whether anything got worse",
         "Compare two results of the same suites. Exit code 1 if an optimizer got worse by more than the margin, or a "
-        "run that ended well before fails now.",
+        "run that ended well before fails now; with --complete, also if a run is gone.",
         "lmrl bench compare benchmarks/results/exact.jsonl results/exact.jsonl",
         _declare_compare,
         _compare,

@@ -50,6 +50,26 @@ def test_a_difference_within_the_margin_is_none_and_a_smaller_margin_finds_it(ge
     assert set(verdicts(old, new, margin=0.01).values()) == {"worse"}
 
 
+def test_over_all_tasks_means_over_those_that_both_have(generator):
+    old = [
+        record(0.9 if task == "easy" else 0.2, optimizer="rloo", task=task, seed=seed)
+        for task in ("easy", "hard", "odd")
+        for seed in range(5)
+    ]
+    same = [one for one in old if one.task != "easy"]
+    assert set(verdicts(old, same).values()) == set(verdicts(same, old).values()) == {"equal"}
+    worse = [record(one.score - 0.3 * (one.task == "hard"), **key_of(one)) for one in old if one.task != "odd"]
+    assert verdicts(old, worse)["rloo", "hard", 0.05] == "worse"
+    assert verdicts(old, worse)["rloo", "all tasks", None] == "worse", "without the task that is gone, which was easier"
+
+
+def test_other_settings_are_said(generator):
+    old = results(generator, {"rloo": 0.6}, digest="one")
+    new = [record(one.score, **key_of(one), digest="two" if one.task == "sums" else "one") for one in old]
+    notes = {one.task: one.note for one in compare({"tiny": old}, {"tiny": new})}
+    assert notes == {"sums": "under other settings than before", "words": "", "all tasks": ""}
+
+
 def test_one_seed_decides_nothing(generator):
     old, new = results(generator, {"rloo": 0.6}, seeds=1), results(generator, {"rloo": 0.1}, seeds=1)
     assert set(verdicts(old, new).values()) == {"undecided"}
@@ -70,6 +90,10 @@ def test_a_run_that_fails_now_is_worse_and_one_that_is_missing_is_said(generator
     paths = [write(tmp_path / name, records) for name, records in (("a.jsonl", old), ("b.jsonl", new))]
     assert main(["bench", "compare", *map(str, paths)]) == 1
     assert "missing" in capsys.readouterr().out
+    less = write(tmp_path / "less.jsonl", old[:-5])
+    assert main(["bench", "compare", str(paths[0]), str(less)]) == 0
+    assert main(["bench", "compare", str(paths[0]), str(less), "--complete"]) == 1
+    capsys.readouterr()
     more = results(generator, {"rloo": 0.6}, suite="other")
     before = [write(tmp_path / "before" / f"{name}.jsonl", records) for name, records in (("a", old), ("b", more))]
     assert main(["bench", "compare", str(before[0].parent), str(write(tmp_path / "c.jsonl", old))]) == 0
