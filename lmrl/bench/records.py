@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,21 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, str, float, int]
 """Task, optimizer, beta, seed: what tells the runs of a suite apart."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs that one call asked for: every optimizer on every task, at every coefficient, with every seed."""
+
+    tasks: list[str] = field(default_factory=list)
+    optimizers: list[str] = field(default_factory=list)
+    betas: list[float] = field(default_factory=list)
+    seeds: int = 0
+    """Seeds 0 to this number minus one; 0 where nothing is known."""
+
+    def runs(self) -> list[Key]:
+        """Return every run."""
+        return list(product(self.tasks, self.optimizers, self.betas, range(self.seeds)))
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,8 @@ class Record:
     """Lines of a kind that measures more than one thing at once."""
     asked: str = ""
     """What names the suite on the command line, to repeat it: its name, --smoke, overrides."""
+    grid: Grid = field(default_factory=Grid)
+    """What was asked for together with it, so that what is not there is known to be missing."""
     error: str = ""
     seconds: float = 0.0
     commit: str = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from lmrl.bench import figures
 from lmrl.bench.compare import Comparison, compare
 from lmrl.bench.kinds import Kind, Metric, kind_named
-from lmrl.bench.records import Record
+from lmrl.bench.records import Grid, Record
 from lmrl.bench.statistics import probability_of_improvement
 from lmrl.bench.summary import Summary, summarise
 from lmrl.errors import LmrlError
@@ -319,11 +319,15 @@ def _add_recipes(writer: Writer, summary: Summary) -> None:
 
 
 def _commands(summary: Summary) -> list[str]:
+    asked = dict.fromkeys(record.asked or summary.suite for record in summary.records)
     betas = sorted({record.beta for record in summary.records})
-    names = ",".join(sorted(summary.optimizers))
+    grids = summary.grids or [
+        (one, Grid(summary.tasks, sorted(summary.optimizers), betas, len(summary.seeds))) for one in asked
+    ]
     lines = [
-        f"lmrl bench run {asked} --optimizers {names} --seeds {len(summary.seeds)} --beta {_listed(betas, ',')}"
-        for asked in dict.fromkeys(record.asked or summary.suite for record in summary.records)
+        f"lmrl bench run {one} --tasks {','.join(grid.tasks)} --optimizers {','.join(grid.optimizers)} "
+        f"--seeds {grid.seeds}" + (f" --beta {_listed(grid.betas, ',')}" if any(grid.betas) else "")
+        for one, grid in grids
     ]
     return [*lines, f"lmrl bench report results/{summary.suite}.jsonl"]
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from lmrl.bench.circumstances import circumstances, machine, pathless
 from lmrl.bench.kinds import Kind, Run, kind_named
 from lmrl.bench.processes import run_all
-from lmrl.bench.records import Record, append, read_records, require_alike
+from lmrl.bench.records import Grid, Record, append, read_records, require_alike
 from lmrl.bench.suite import Suite
 from lmrl.errors import LmrlError, SettingsError, unknown
 from lmrl.locks import folder_lock
@@ -43,6 +43,7 @@ class Job:
     planned: Planned
     folder: Path
     asked: str = ""
+    grid: Grid = field(default_factory=Grid)
 
 
 def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
@@ -192,7 +193,8 @@ def run_suite(
         if todo:
             tasks = list(dict.fromkeys(one.run.task for one in todo))
             kind_named(suite.kind).prepare(suite, output.parent, tasks, progress)
-        jobs_to_do = [Job(suite, one, output.parent, asked) for one in todo]
+        grid = _grid([one.run for one in planned])
+        jobs_to_do = [Job(suite, one, output.parent, asked, grid) for one in todo]
         bar = tqdm(
             total=len(planned), initial=len(planned) - len(todo), unit="run", desc=suite.name, disable=not progress
         )
@@ -204,6 +206,15 @@ def run_suite(
                 bar.set_postfix_str(f"{record.title}" + (f"; {failed} failed" if failed else ""))
                 bar.update()
     return [known[_key(one.run)] for one in planned]
+
+
+def _grid(runs: Sequence[Run]) -> Grid:
+    return Grid(
+        list(dict.fromkeys(run.task for run in runs)),
+        list(dict.fromkeys(run.optimizer for run in runs)),
+        list(dict.fromkeys(run.beta for run in runs)),
+        1 + max(run.seed for run in runs),
+    )
 
 
 def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) -> dict[Any, Record]:
@@ -287,6 +298,7 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
         settings=job.planned.settings,
         details=details,
         asked=job.asked or suite.name,
+        grid=job.grid,
         error=error,
         seconds=round(time.perf_counter() - start, 3),
         machine=machine(torch.get_num_threads()),

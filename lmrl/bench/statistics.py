@@ -41,7 +41,8 @@ class Scores:
     @property
     def weights(self) -> Floats:
         """What each run weighs, (N,): every cell the same, and 1 together."""
-        return _even(np.ones((1, len(self.values))), self.cells)[0]
+        even: Floats = _even(np.ones((1, len(self.values))), self.cells)[0]
+        return even
 
     @property
     def seeds_of_tasks(self) -> list[int]:

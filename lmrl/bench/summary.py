@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lmrl.bench.records import Key, Record
+from lmrl.bench.records import Grid, Key, Record
 from lmrl.bench.statistics import Scores, interquartile_interval
 from lmrl.statistics import Interval, mean_interval
 
@@ -126,22 +126,42 @@ class Summary:
         return [record for record in self.records if record.status != "done"]
 
     @cached_property
-    def missing(self) -> list[Key]:
-        """Runs of the grid (every optimizer, cell and seed that the file names) that are not there."""
-        there = {record.key for record in self.records}
+    def grids(self) -> list[tuple[str, Grid]]:
+        """The suite as the command line named it, and the runs that were asked for, of every call whose are no part of
+        another's.
+        """
+        found: dict[str, list[Grid]] = {}
+        for record in self.records:
+            mine = found.setdefault(record.asked or self.suite, [])
+            if record.grid.seeds and record.grid not in mine:
+                mine.append(record.grid)
+        runs = [(asked, grid, set(grid.runs())) for asked, grids in found.items() for grid in grids]
         return [
-            (task, name, beta, seed)
-            for name in dict.fromkeys(record.optimizer for record in self.records)
-            for task, beta in self.cells
-            for seed in self.seeds
-            if (task, name, beta, seed) not in there
+            (asked, grid)
+            for place, (asked, grid, mine) in enumerate(runs)
+            if not any(
+                asked == other and (mine < theirs or (mine == theirs and place > number))
+                for number, (other, _, theirs) in enumerate(runs)
+            )
         ]
+
+    @cached_property
+    def missing(self) -> list[Key]:
+        """Runs that were asked for and are not there.
+
+        Where no record says what was: those of every optimizer, cell and seed that the file names.
+        """
+        there = {record.key for record in self.records}
+        names = dict.fromkeys(record.optimizer for record in self.records)
+        wanted = [key for _, grid in self.grids for key in grid.runs()] or [
+            (task, name, beta, seed) for name in names for task, beta in self.cells for seed in self.seeds
+        ]
+        return [key for key in dict.fromkeys(wanted) if key not in there]
 
 
 def summarise(records: Sequence[Record]) -> Summary:
     """Return the summary of one suite's records; optimizers that lack a task or coefficient, or failed, come last."""
     bare = Summary(records)
-    planned = len(bare.cells) * len(bare.seeds)
     rows = []
     for name in dict.fromkeys(record.optimizer for record in records):
         mine = [record for record in records if record.optimizer == name]
@@ -153,7 +173,7 @@ def summarise(records: Sequence[Record]) -> Summary:
                 interquartile_interval(bare.scores(name)),
                 len(done),
                 len(mine) - len(done),
-                planned - len(mine),
+                sum(key[1] == name for key in bare.missing),
                 mean([record.seconds for record in done]),
                 mean(speeds),
                 len(done) == len(mine) and {record.cell for record in mine} == set(bare.cells),

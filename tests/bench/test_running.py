@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from lmrl.bench.kinds.exact import ExactKind
-from lmrl.bench.records import read_records
+from lmrl.bench.records import Grid, read_records
 from lmrl.bench.running import run_suite
 from lmrl.bench.suite import load_suite
 from lmrl.cli.main import main
@@ -83,6 +83,7 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(tmp_path,
     first = run_suite(replace(exact, seeds=1), output, plugins=plugins, progress=False)
     again = run_suite(replace(exact, seeds=2), output, plugins=plugins, progress=False)
     assert again[:2] == first and len(read_records(output)) == 4
+    assert again[-1].grid == Grid(["counting"], ["reinforce", "rloo"], [0.3], 2), "what was asked for"
     assert {one.machine["threads"] for one in again} == {1} and again[0].versions["torch"]
     with pytest.raises(SettingsError, match="with other settings"):
         run_suite(replace(exact, settings={"learning_rate": 1e-4}), output, plugins=plugins, progress=False)
@@ -126,6 +127,34 @@ def test_a_figure_that_is_not_finite_is_a_failure(tmp_path, exact, plugins, monk
     monkeypatch.setattr(ExactKind, "execute", lambda *arguments: Outcome({"gap_closed": float("nan")}))
     records = run_suite(replace(exact, seeds=1), tmp_path / "a.jsonl", plugins=plugins, progress=False)
     assert {one.status for one in records} == {"failed"} and "gap_closed is nan" in records[0].error
+    curve = {"update": [0, 1], "gap_closed": [0.0, float("inf")]}
+    monkeypatch.setattr(ExactKind, "execute", lambda *arguments: Outcome({"gap_closed": 0.5}, curve))
+    records = run_suite(replace(exact, seeds=1), tmp_path / "b.jsonl", plugins=plugins, progress=False)
+    assert {one.error for one in records} == {
+        "ArithmeticError: gap_closed of the curve is inf; expected a finite number"
+    }
+    assert read_records(tmp_path / "b.jsonl") == records, "and nothing of it is lost"
+
+
+def test_infinite_settings_are_no_reason_to_lose_a_result(tmp_path, exact, plugins):
+    with pytest.raises(SettingsError, match="finite"):
+        replace(exact, betas=[math.inf])
+    suite = replace(exact, seeds=1, optimizers=["rloo"], settings={"learning_rate": math.inf})
+    [found] = run_suite(suite, tmp_path / "a.jsonl", plugins=plugins, progress=False)
+    assert found.status == "failed" and found.settings["learning_rate"] == "inf"
+    assert run_suite(suite, tmp_path / "a.jsonl", plugins=plugins, progress=False) == [found]
+
+
+def test_a_seed_is_not_tried_again_under_settings_that_others_of_its_cell_did_not_have(tmp_path, exact, plugins):
+    output = tmp_path / "tiny.jsonl"
+    suite = replace(exact, seeds=2, optimizers=["rloo"])
+    run_suite(suite, output, plugins=plugins, progress=False)
+    lines = output.read_text().splitlines()
+    broken = json.loads(lines[0]) | {"status": "failed", "score": None}
+    output.write_text(json.dumps(broken) + "\n" + lines[1] + "\n")
+    other = replace(suite, seeds=1, settings={"learning_rate": 0.5})
+    with pytest.raises(SettingsError, match="seed 1 with other settings"):
+        run_suite(other, output, plugins=plugins, progress=False, retry=True)
 
 
 def test_two_processes_give_the_same_figures(tmp_path, exact, plugins):
