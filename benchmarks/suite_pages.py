@@ -88,7 +88,8 @@ def said_of(summary: Summary) -> str:
         said += next(iter(seeds.values()))
     else:
         said += ", ".join(f"{number} at beta {beta:g}" for beta, number in sorted(seeds.items()))
-    return said + (f"; {len(summary.failed)} failed" if summary.failed else "") + "."
+    said += (f"; {len(summary.failed)} failed" if summary.failed else "") + "."
+    return said + (" Scores are 0 and 1 at the bounds of a task's reward." if summary.is_scaled else "")
 
 
 def optimizer_rows(summaries: Sequence[Summary], names: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ def scores(summary: Summary) -> str:
             axes.plot([row.score.mean], [place], "o", color=MARK, markersize=4)
         axes.set_yticks(range(len(rows)), [row.title for row in rows])
         axes.set(xlim=(floor, None), ylim=(-0.6, len(rows) - 0.4))
-        axes.set_xlabel(f"interquartile mean of {summary.measure.replace('_', ' ')}")
+        axes.set_xlabel("interquartile mean of scores")
         axes.grid(axis="x", alpha=0.3)
 
     return draw((4.6, 0.24 * len(rows) + 0.8), paint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -54,6 +55,18 @@ class GeneratedModel:
     """Peak; it rises over the first 5% of the steps and falls along a cosine to a tenth."""
     seed: int = 0
     """Of texts and weights: the same for all seeds of a suite, which begin with one model."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "hidden_size", "layers", "heads", "context_length"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected a number of at least 1")
+        if self.hidden_size % (2 * self.heads):
+            raise SettingsError(
+                f"hidden_size is {self.hidden_size}; expected a multiple of {2 * self.heads}, twice the {self.heads} "
+                "heads"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise SettingsError(f"learning_rate is {self.learning_rate}; expected a finite number above 0")
 
 
 def model_settings(table: Mapping[str, Any], where: str) -> GeneratedModel:
@@ -138,6 +151,14 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
     from lmrl.stories.train import batch, schedule
 
     write = imported(settings.texts, "texts")
+    try:
+        text = write(random.Random(0), **settings.arguments)
+    except TypeError as error:
+        raise SettingsError(f"models.{name}.texts is {settings.texts!r}, which cannot be called: {error}") from error
+    if not isinstance(text, str):
+        raise SettingsError(
+            f"models.{name}.texts is {settings.texts!r}, which returns {type(text).__name__}; expected one text, a str"
+        )
     generator = random.Random(f"lmrl.bench.models/{settings.seed}")
     words = sorted({word for _ in range(SURVEYED) for word in write(generator, **settings.arguments).split()})
     tokenizer = save_tokenizer(words, folder, settings.context_length)

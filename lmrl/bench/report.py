@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lmrl.bench import figures
-from lmrl.bench.compare import Comparison, compare
+from lmrl.bench.compare import Comparison, compare, missing
 from lmrl.bench.kinds import Kind, Metric, kind_named
 from lmrl.bench.records import Grid, Record
 from lmrl.bench.statistics import probability_of_improvement
 from lmrl.bench.summary import Summary, summarise
-from lmrl.errors import LmrlError
+from lmrl.errors import LmrlError, SettingsError
 from lmrl.html import Page
 from lmrl.statistics import Interval
 
@@ -35,6 +35,8 @@ def write_report(
     title: str = "Benchmarks",
 ) -> tuple[Path, Path]:
     """Write the page and the Markdown into a folder and return their paths."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file; expected a folder for {PAGE} and {TEXT}")
     writer = Writer(title)
     for records in results.values():
         add_suite(writer, summarise(records), kind_named(records[0].kind), against)
@@ -71,12 +73,21 @@ class Writer:
             "| " + " | ".join(columns) + " |",
             "|---" * len(columns) + "|",
         ]
-        self.lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
+        self.lines += ["| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in rows] + [""]
 
     def commands(self, commands: Sequence[str]) -> None:
         """Add commands."""
         self.page.add_commands(commands)
         self.lines += ["```sh", *commands, "```", ""]
+
+
+def _markdown_cell(cell: str | int) -> str:
+    """Return text that stays within its cell: an error can have several lines.
+
+    >>> _markdown_cell("a | b\\nc")
+    'a \\\\| b c'
+    """
+    return " ".join(str(cell).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def add_suite(
@@ -86,19 +97,18 @@ def add_suite(
     writer.heading(f"Suite {summary.suite}")
     writer.text(_what_ran(summary))
     _add_absences(writer, summary)
+    if against is not None:
+        _add_older(writer, summary, against.get(summary.suite, []))
     if not any(row.done for row in summary.rows):
-        writer.text("No run ended well, so there is nothing to show.")
+        writer.text("No run ended well, so there is nothing more to show.")
         return
-    if against and summary.suite in against:
-        try:
-            found = compare({summary.suite: against[summary.suite]}, {summary.suite: summary.records})
-        except LmrlError as error:  # toy sizes against full ones, other optimizers: no reason to show nothing
-            logger.warning("%s is not compared: %s", summary.suite, error)
-            writer.text(f"Not compared with the older results: {error}")
-        else:
-            _add_comparison(writer, found)
     measure = summary.measure.replace("_", " ")
     writer.heading(f"Which optimizer: {measure}", 3)
+    if summary.is_scaled:
+        writer.text(
+            f"A score is the {measure} on the scale of its task: 0 and 1 at the bounds of the reward there. Tables of "
+            f"the {measure} itself stand below."
+        )
     _add_scores(writer, summary)
     _add_improvement(writer, summary)
     if len(summary.rows) > 1:
@@ -163,25 +173,54 @@ def _add_absences(writer: Writer, summary: Summary) -> None:
     writer.table(["", "run", "why, or which"], rows)
 
 
-def _add_comparison(writer: Writer, comparisons: Sequence[Comparison]) -> None:
+def _add_older(writer: Writer, summary: Summary, older: Sequence[Record]) -> None:
+    """Say what got worse or better, or why nothing can be said, and what is gone."""
     writer.heading("Against the older results", 3)
+    if not older:
+        writer.text(f"The older results have nothing of the suite {summary.suite}.")
+        return
+    try:
+        found = compare({summary.suite: older}, {summary.suite: summary.records})
+    except LmrlError as error:  # toy sizes against full ones, other optimizers: no reason to show nothing
+        logger.warning("%s is not compared: %s", summary.suite, error)
+        writer.text(f"Not compared with the older results: {error}")
+        return
+    _add_comparison(writer, found)
+    gone = missing(older, summary.records)
+    if gone:
+        writer.text(f"{len(gone)} runs of the older results are missing here, such as {gone[0]}.")
+
+
+def _add_comparison(writer: Writer, comparisons: Sequence[Comparison]) -> None:
     counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
     writer.text(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) + ".")
-    shown = [one for one in comparisons if one.verdict != "equal"][:SHOWN]
-    if shown:
-        writer.table(
-            ["verdict", "what", "old", "new", "difference", "margin"],
-            [[o.verdict, o.title, f"{o.old:.3f}", f"{o.new:.3f}", str(o.difference), f"{o.margin:g}"] for o in shown],
-        )
+    unequal = [one for one in comparisons if one.verdict != "equal"]
+    rows = [
+        [
+            one.verdict,
+            one.title + (f": {one.note}" if one.note else ""),
+            f"{one.old:.3f}",
+            f"{one.new:.3f}",
+            str(one.difference),
+            f"{one.margin:g}",
+        ]
+        for one in unequal[:SHOWN]
+    ]
+    if rows:
+        writer.table(["verdict", "what", "old", "new", "difference", "margin"], rows)
+    if len(unequal) > SHOWN:
+        writer.text(f"{len(unequal) - SHOWN} more are not shown: lmrl bench compare lists all of them.")
 
 
 VERDICTS = ("failed", "worse", "undecided", "better", "equal")
 
 
 def _add_scores(writer: Writer, summary: Summary) -> None:
-    writer.page.add_drawing(figures.scores(summary), "Interquartile mean over tasks, coefficients and seeds, 95%.")
+    writer.page.add_drawing(
+        figures.scores(summary), "Interquartile mean of scores over tasks, coefficients and seeds, 95%."
+    )
     fast = any(not math.isnan(row.tokens_per_second) for row in summary.rows)
-    columns = ["optimizer", "interquartile mean", "runs", "failed", "missing", "seconds per run"]
+    columns = ["optimizer", "interquartile mean of scores", "runs", "failed", "missing", "seconds per run"]
     rows: list[list[str | int]] = []
     for row in summary.rows:
         cells: list[str | int] = [

@@ -146,8 +146,10 @@ def load_suite(
     path = suite_path(name, plugins)
     mapping = read_toml(path)
     try:
+        toy = merged(mapping, mapping.get(SMOKE, {}))
+        build(Suite, toy)  # so that a wrong key in it is found before it is needed
         if smoke:
-            mapping = merged(mapping, mapping.get(SMOKE, {}))
+            mapping = toy
         mapping = apply_overrides(merged(mapping, changes or {}), overrides)
         suite = build(Suite, mapping)
         for name in suite.only:

@@ -57,6 +57,15 @@ class Summary:
         """The metric that scores are made of."""
         return self.records[0].measure
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether scores are not the measure itself, since a task has bounds other than 0 and 1."""
+        return any(
+            not math.isclose(record.score, record.metrics[self.measure], abs_tol=1e-9)
+            for record in self.records
+            if record.score is not None and self.measure in record.metrics
+        )
+
     @cached_property
     def optimizers(self) -> list[str]:
         """Names, the best first."""

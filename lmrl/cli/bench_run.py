@@ -161,9 +161,10 @@ def _print_records(records: Sequence[Any], output: Path) -> None:
 
     console = make_console()
     summary = summarise(records)
-    table = make_table(["optimizer", f"{summary.measure} (interquartile mean)", "runs", "failed", "seconds per run"])
+    scored = f"score ({summary.measure} on the task's scale)" if summary.is_scaled else summary.measure
+    table = make_table(["optimizer", f"{scored}, interquartile mean", "runs", "failed", "seconds per run"])
     for row in summary.rows:
-        table.add_row(row.optimizer, str(row.score), str(row.done), str(row.failed), f"{row.seconds:.1f}")
+        table.add_row(row.title, str(row.score), str(row.done), str(row.failed), f"{row.seconds:.1f}")
     console.print(table)
     for record in records:
         if record.status == "failed":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 import pytest
+from bench_records import record, write
 
 from lmrl.bench.kinds.exact import ExactKind
 from lmrl.bench.records import Grid, read_records
@@ -301,6 +302,8 @@ def test_wrong_settings_of_an_rl_suite_are_refused_before_anything_is_made(tmp_p
         ("sums:prompts", "sums:prompt", "cannot be imported"),
         ("sums:texts", "sum:texts", "cannot be imported"),
         ("steps = 30", "step = 30", "did you mean 'models.sums.steps'"),
+        ("steps = 30", "steps = 0", "steps is 0; expected a number of at least 1"),
+        ("hidden_size = 16", "hidden_size = 10", "expected a multiple of 4"),
         ("group_size = 4", "group_size = 1", "compares at least 2 answers"),
         ('beta = "beta"', "betta = 1", "betta"),
     ]:
@@ -308,6 +311,38 @@ def test_wrong_settings_of_an_rl_suite_are_refused_before_anything_is_made(tmp_p
         assert main(["bench", "run", str(file), "--quiet", "--output", str(output)]) == 2, said
         assert said in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_function_that_writes_no_texts_is_said(tmp_path, plugins, capsys):
+    file = tmp_path / "small.toml"
+    for old, new, said in [
+        ('"lmrl.bench.tasks.sums:texts"', '"builtins:len"', "cannot be called"),
+        (
+            'texts = "lmrl.bench.tasks.sums:texts"\narguments = { largest = 9 }',
+            'texts = "builtins:id"',
+            "returns int",
+        ),
+    ]:
+        file.write_text(RL.replace(old, new), encoding="utf-8")
+        assert main(["bench", "run", str(file), "--quiet", "--output", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_report_says_what_is_new_what_is_gone_and_what_has_nothing_to_compare(tmp_path, capsys):
+    file = write(tmp_path / "a.jsonl", [record(0.5, seed=seed) for seed in range(3)])
+    failed = write(tmp_path / "b.jsonl", [record(None, seed=0, error="one | line\nand <b>another")])
+    other = write(tmp_path / "c.jsonl", [record(0.5, suite="other")])
+
+    def text(new, old):
+        assert main(["bench", "report", str(new), "--against", str(old), "--output", str(tmp_path / "page")]) == 0
+        return (tmp_path / "page" / "report.md").read_text()
+
+    broken = text(failed, file)
+    assert "1 runs that ended well before fail now" in broken and "2 runs of the older results are missing" in broken
+    assert "| one \\| line and &lt;b>another |" in broken, "within its cell"
+    assert "have nothing of the suite tiny" in text(file, other)
+    assert main(["bench", "report", str(file), "--output", str(file)]) == 2
+    assert "is a file; expected a folder" in capsys.readouterr().err
 
 
 def test_results_are_json_that_everybody_can_read(small):

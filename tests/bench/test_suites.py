@@ -91,6 +91,8 @@ def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
     suite = load_suite("verifiable", plugins, changes=changes)
     config = RLKind().config(suite, Run("addition", "rloo", 0.1, 0), Path(), plugins)
     assert config.train.updates == 50_000 // (32 * 4 * 4)
+    greedy = RLKind().config(suite, Run("addition", "remax", 0.1, 0), Path(), plugins)
+    assert greedy.train.updates == 50_000 // (32 * (4 + 1) * 4), "the greedy answer to each prompt is sampled as well"
     with pytest.raises(SettingsError, match="fewer than one update"):
         plan(load_suite("verifiable", plugins, changes={"budget": {"unit": "tokens", "amount": 9}}), plugins)
 
@@ -106,6 +108,7 @@ def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
         ("amount = 3", "amount = 0", "at least 1"),
         ("betas = [0.3]", "betas = [0.3, 0.3]", "each number once"),
         ("[tasks.counting]\n", "[settings]\n", "settings.problem"),
+        ("seeds = 1", "sedes = 1", "did you mean 'seeds'"),
         ("[smoke]", "[measure]\nname = 'gap_close'\n[smoke]", "did you mean 'gap_closed'"),
     ],
 )

@@ -20,6 +20,7 @@ from lmrl.bench.suite import Suite, merged
 from lmrl.config import build, resolved, to_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
+from lmrl.specs import Needs
 from lmrl.stages.rl_config import RLConfig
 
 
@@ -137,7 +138,7 @@ class RLKind(Kind):
             },
         )
         config = build(RLConfig, table)
-        config.train.updates = self._updates(suite, config)
+        config.train.updates = self._updates(suite, config, spec.needs)
         if config.evaluation.prompts < 1:
             raise SettingsError("settings.evaluation.prompts is 0; expected at least one held-out prompt")
         if config.train.group_size < spec.needs.minimum_group_size:
@@ -185,11 +186,11 @@ class RLKind(Kind):
         )
         return rows
 
-    def _updates(self, suite: Suite, config: RLConfig) -> int:
-        """Return how many updates the budget allows, every answer counted at its full length."""
+    def _updates(self, suite: Suite, config: RLConfig, needs: Needs) -> int:
+        """Return how many updates the budget allows, every answer counted at its full length, greedy ones too."""
         if suite.budget.unit == "updates":
             return suite.budget.amount
-        rows = config.train.prompts_per_update * config.train.group_size
+        rows = config.train.prompts_per_update * (config.train.group_size + needs.greedy_scores)
         updates = suite.budget.amount // (rows * config.sampling.max_new_tokens)
         if updates < 1:
             raise SettingsError(
