@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lmrl.bench import figures
 from lmrl.bench.compare import Comparison, compare, missing
@@ -344,17 +346,47 @@ def _add_details(writer: Writer, summary: Summary, kind: Kind) -> None:
 
 
 def _add_recipes(writer: Writer, summary: Summary) -> None:
-    """Say what each optimizer was given: its own settings as they were."""
+    """Say what each optimizer was given: its own settings, and where the others differ from what most have."""
+    task, beta = summary.cells[0]
+    there = {
+        record.optimizer: _flat(record.settings) for record in reversed(summary.records) if record.cell == (task, beta)
+    }
+    values: dict[str, Counter[str]] = {}
+    for settings in there.values():
+        for key, value in settings.items():
+            values.setdefault(key, Counter())[value] += 1
+    common = {key: found.most_common(1)[0][0] for key, found in values.items() if 2 * found.total() > len(there)}
     rows = []
     for name in sorted(summary.optimizers):
-        mine = [record for record in summary.records if record.optimizer == name]
-        settings = mine[0].settings.get("optimizer", {})
+        settings = next(r.settings for r in summary.records if r.optimizer == name).get("optimizer", {})
         own = settings.get(settings.get("name"), settings)
-        rows.append([name, ", ".join(f"{key} {_plain(value)}" for key, value in own.items()) or "none"])
+        others = {key: value for key, value in there.get(name, {}).items() if common.get(key, value) != value}
+        rows.append([name, _pairs(own) or "none", _pairs(others)])
     writer.heading("Settings", 3)
-    common = {key: value for key, value in summary.records[0].settings.items() if key != "optimizer"}
-    writer.text("Shared by all, of the first run's task: " + json.dumps(common) + ".")
-    writer.table(["optimizer", "its settings in the first of its runs"], rows)
+    writer.text(f"What most have, of {task}{f' at beta {beta:g}' if beta else ''}: {_pairs(common)}.")
+    columns = ["optimizer", "its settings in the first of its runs", "others than most have"]
+    width = 3 if any(row[2] for row in rows) else 2
+    writer.table(columns[:width], [row[:width] for row in rows])
+
+
+def _pairs(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
+
+
+def _flat(settings: Mapping[str, Any], where: str = "") -> dict[str, str]:
+    """Return settings but the optimizer's own by their dotted names.
+
+    >>> _flat({"train": {"updates": 3}, "optimizer": {"name": "ppo"}, "model": "stories"})
+    {'train.updates': '3', 'model': 'stories'}
+    """
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            if where or key != "optimizer":
+                found |= _flat(value, f"{where}{key}.")
+        else:
+            found[where + key] = json.dumps(value) if isinstance(value, list) else _plain(value)
+    return found
 
 
 def _commands(summary: Summary) -> list[str]:
@@ -380,4 +412,4 @@ def _listed(values: Sequence[float], between: str = ", ") -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'

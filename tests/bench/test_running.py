@@ -345,6 +345,22 @@ def test_a_report_says_what_is_new_what_is_gone_and_what_has_nothing_to_compare(
     assert "is a file; expected a folder" in capsys.readouterr().err
 
 
+def test_a_report_says_who_had_other_settings_than_most(tmp_path):
+    def run(name, rate):
+        return record(
+            0.5, optimizer=name, settings={"train": {"rate": rate, "updates": 2}, "optimizer": {"name": name}}
+        )
+
+    file = write(tmp_path / "a.jsonl", [run("rloo", 0.1), run("ppo", 0.3), run("dpo", 0.1)])
+    assert main(["bench", "report", str(file), "--output", str(tmp_path)]) == 0
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "What most have, of sums at beta 0.05: train.rate 0.1, train.updates 2." in lines
+    assert [line.split("|")[3].strip() for line in lines if line.startswith(("| ppo | name", "| rloo | name"))] == [
+        "train.rate 0.3",
+        "",
+    ]
+
+
 def test_results_are_json_that_everybody_can_read(small):
     for line in (small / "small.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
