@@ -94,7 +94,8 @@ def note_unused(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool)
         if set_here
     ]
     if unused:
-        logger.warning(
+        # The command line shows notes; a suite gives all optimizers the same settings, and need not hear of it.
+        logger.info(
             "%s: set, but not read by optimizer %r, which samples nothing while it learns from data; how far it may go "
             "from the reference is a setting of its own, in [optimizer.%s]",
             " and ".join(unused),

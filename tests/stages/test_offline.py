@@ -1,5 +1,7 @@
 """Optimizers that do not sample: what they learn from is read, encoded, cut and averaged as the others' data are."""
 
+import logging
+
 import pytest
 import torch
 
@@ -94,6 +96,7 @@ def test_it_learns_and_leaves_a_run(tiny_folder, tmp_path, plugins, name, data):
 def test_what_it_does_not_read_is_said(plugins, caplog):
     spec, ppo = (plugins.get("optimizer", name) for name in ("pairwise", "ppo"))
     config = build(RLConfig, {"model": "some/model", "kl": {"beta": 0.5}, "train": {"group_size": 4}})
+    caplog.set_level(logging.INFO, "lmrl")
     note_unused(config, spec, prompts_given=False)
     unused, asked = caplog.messages
     assert unused.startswith("[kl] and train.group_size: set, but not read by optimizer 'pairwise'")
