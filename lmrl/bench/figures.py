@@ -203,12 +203,14 @@ def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:
                 axes.plot(*others, "o-", color=GREY, lw=0.7, ms=2)  # a single coefficient draws no line
             if starts:
                 axes.plot([0], [start], "x", color=INK, markersize=5)
-            for beta, kl, reward in points:
+            for _, kl, reward in points:
                 x, y = root(kl.mean), reward.mean
                 if kl.is_finite:
                     axes.plot([root(kl.low), root(kl.high)], [y, y], color=BAND, linewidth=1.5)
                     axes.plot([x, x], [reward.low, reward.high], color=BAND, linewidth=1.5)
-                axes.annotate(f"{beta:g}", (x, y), textcoords="offset points", xytext=(4, -9), fontsize=7)
+            places = [(root(kl.mean), reward.mean) for _, kl, reward in points]
+            for label, place in joint_labels([f"{beta:g}" for beta, _, _ in points], places, across, along):
+                axes.annotate(label, place, textcoords="offset points", xytext=(4, -9), fontsize=7)
             axes.plot(
                 [root(kl.mean) for _, kl, _ in points], [r.mean for _, _, r in points], "o-", color=MARK, lw=1.2, ms=3
             )
@@ -216,6 +218,31 @@ def frontiers(summary: Summary, task: str) -> list[tuple[str, str]]:
 
         panels.append((name, draw(SMALL, paint)))
     return panels
+
+
+def joint_labels(
+    labels: Sequence[str],
+    places: Sequence[tuple[float, float]],
+    across: tuple[float, float],
+    along: tuple[float, float],
+) -> list[tuple[str, tuple[float, float]]]:
+    """Return one label for points that lie so close together that theirs would be printed over one another.
+
+    >>> joint_labels(["0.1", "0.2", "1"], [(1, 1), (1.1, 1), (5, 5)], (0, 10), (0, 10))
+    [('0.1, 0.2', (1, 1)), ('1', (5, 5))]
+    """
+    groups: list[tuple[list[str], tuple[float, float]]] = []
+    for label, (x, y) in zip(labels, places, strict=True):
+        near = [
+            group
+            for group, (u, v) in groups
+            if abs(x - u) < 0.12 * (across[1] - across[0]) and abs(y - v) < 0.08 * (along[1] - along[0])
+        ]
+        if near:
+            near[0].append(label)
+        else:
+            groups.append(([label], (x, y)))
+    return [(", ".join(group), place) for group, place in groups]
 
 
 def against_kl(summary: Summary, cell: Cell, columns: Sequence[str]) -> list[tuple[str, str]]:
