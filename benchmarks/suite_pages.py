@@ -78,8 +78,12 @@ def _heading(cell: Cell) -> str:
 def said_of(summary: Summary) -> str:
     """Return how many runs there are of how many seeds, and which failed."""
     counts: dict[float, set[int]] = {}
-    for (_, beta), done in ((cell, summary.done(name, cell)) for name in summary.optimizers for cell in summary.cells):
-        counts.setdefault(beta, set()).add(len(done))
+    lacking = {(name, task, beta) for task, name, beta, _ in summary.missing}
+    for name in summary.optimizers:
+        for task, beta in summary.cells:
+            done = len(summary.done(name, (task, beta)))
+            if done or (name, task, beta) in lacking:  # otherwise nobody asked for it
+                counts.setdefault(beta, set()).add(done)
     seeds = {
         beta: f"{min(found)} to {max(found)}" if len(found) > 1 else f"{max(found)}" for beta, found in counts.items()
     }

@@ -117,6 +117,7 @@ def write_suites() -> None:
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / "overoptimization.svg").write_text(overoptimization_curves(found["overoptimization"]))
     tables["overoptimization"] = (
+        f"{said_of(found['overoptimization'])}\n\n"
         "![Gold reward and proxy over the root of the KL](figures/overoptimization.svg)\n\n"
         + overoptimization_rows(found["overoptimization"])
     )
