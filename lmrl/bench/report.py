@@ -346,7 +346,7 @@ def _add_details(writer: Writer, summary: Summary, kind: Kind) -> None:
 
 
 def _add_recipes(writer: Writer, summary: Summary) -> None:
-    """Say what each optimizer was given: its own settings, and where the others differ from what most have."""
+    """Say what each optimizer was given: its own settings, and of the others those that most do not have."""
     task, beta = summary.cells[0]
     there = {
         record.optimizer: _flat(record.settings) for record in reversed(summary.records) if record.cell == (task, beta)
