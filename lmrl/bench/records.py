@@ -93,7 +93,7 @@ class Record:
 
     def line(self) -> str:
         """Return the JSON line."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(asdict(self), allow_nan=False, separators=(",", ":"))
 
 
 def append(file: Path, record: Record) -> None:

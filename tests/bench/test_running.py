@@ -286,7 +286,7 @@ def test_the_report_of_a_run_and_its_repetition(small, tmp_path, capsys):
     assert "0 worse" in capsys.readouterr().out
     older = tmp_path / "older" / "small.jsonl"
     older.parent.mkdir()
-    older.write_text(before.replace('"amount": 2', '"amount": 3'))
+    older.write_text(before.replace('"amount":2', '"amount":3'))
     assert older.read_text() != before
     assert main(["bench", "report", file, "--against", str(older), "--output", str(tmp_path)]) == 0
     assert "Not compared with the older results" in (tmp_path / "report.md").read_text()

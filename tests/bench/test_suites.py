@@ -153,4 +153,4 @@ def test_the_list_shows_shipped_suites_and_a_plugins(tiny, tmp_path, capsys):
     output = str(tmp_path / "out.jsonl")
     words = ["bench", "run", "tiny", "--quiet", "--smoke", "budget.amount=2", "--output", output, "--plugin", str(file)]
     assert main(words) == 0
-    assert '"asked": "tiny --smoke budget.amount=2"' in Path(output).read_text()
+    assert '"asked":"tiny --smoke budget.amount=2"' in Path(output).read_text()
