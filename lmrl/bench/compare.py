@@ -22,6 +22,10 @@ from lmrl.statistics import Interval
 
 LEVEL = 0.05
 ALL = "all tasks"
+VERDICTS = ("failed", "worse", "undecided", "better", "equal")
+"""In the order in which they are shown."""
+COLUMNS = ("verdict", "suite, task, optimizer", "old", "new", "difference", "margin")
+"""What tables call the cells of a comparison."""
 Group = tuple[str, str, float | None]
 """Task (or ``ALL``), optimizer, coefficient (None over all)."""
 
@@ -47,6 +51,13 @@ class Comparison:
         """What was compared, in words."""
         where = self.task if self.beta is None else f"{self.task}, beta {self.beta:g}"
         return f"{self.suite}, {where}, {self.optimizer}"
+
+    @property
+    def cells(self) -> list[str]:
+        """The row of a table, in the order of ``COLUMNS``."""
+        title = self.title + (f": {self.note}" if self.note else "")
+        numbers = f"{self.old:.3f}", f"{self.new:.3f}", str(self.difference), f"{self.margin:g}"
+        return [self.verdict, title, *numbers]
 
     @property
     def is_worse(self) -> bool:
@@ -77,8 +88,7 @@ def compare(
         one if one.verdict == "failed" else replace(one, verdict=_verdict(one, is_worse, is_better))
         for (one, _, _), is_worse, is_better in zip(found, worse, better, strict=True)
     ]
-    order = {"failed": 0, "worse": 1, "undecided": 2, "better": 3, "equal": 4}
-    return sorted(decided, key=lambda one: (order[one.verdict], one.suite, one.difference.mean))
+    return sorted(decided, key=lambda one: (VERDICTS.index(one.verdict), one.suite, one.difference.mean))
 
 
 def missing(old: Sequence[Record], new: Sequence[Record]) -> list[str]:

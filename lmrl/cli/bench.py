@@ -96,7 +96,7 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from lmrl.bench.compare import compare, missing
+    from lmrl.bench.compare import COLUMNS, VERDICTS, compare, missing
     from lmrl.bench.records import read_results
     from lmrl.cli.tables import make_console, make_table
     from lmrl.errors import SettingsError
@@ -106,11 +106,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     old, new = read_results([arguments.old]), read_results([arguments.new])
     comparisons = compare(old, new, arguments.margin)
     console = make_console()
-    table = make_table(["verdict", "suite, task, optimizer", "old", "new", "difference", "margin"])
+    table = make_table(list(COLUMNS))
     shown = [one for one in comparisons if arguments.all or one.verdict != "equal"]
     for one in shown:
-        title = one.title + (f": {one.note}" if one.note else "")
-        table.add_row(one.verdict, title, f"{one.old:.3f}", f"{one.new:.3f}", str(one.difference), f"{one.margin:g}")
+        table.add_row(*one.cells)
     if shown:
         console.print(table)
     counts = {verdict: sum(one.verdict == verdict for one in comparisons) for verdict in VERDICTS}
@@ -121,9 +120,6 @@ def _compare(arguments: argparse.Namespace) -> int:
             console.print(f"{suite}: {len(runs)} runs of the old result are missing in the new one, such as {runs[0]}")
     incomplete = arguments.complete and any(lacking.values())
     return 1 if incomplete or any(one.is_worse for one in comparisons) else 0
-
-
-VERDICTS = ("failed", "worse", "undecided", "better", "equal")
 
 
 Declare = Callable[[argparse.ArgumentParser], None]
