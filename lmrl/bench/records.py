@@ -146,15 +146,12 @@ def read_records(path: Path) -> list[Record]:
             continue
         first = first or record
         require_alike(first, record, f"{path}, line {number}")
-        known = records.get(record.key)
-        if known is not None and known.status == "done":
-            if record.status == "done" and record != known:
-                raise SettingsError(
-                    f"{path}, line {number}: {record.title} stands twice, with other figures or settings each; keep "
-                    "one of them, or results of other settings in a file of their own"
-                )
-            continue
-        records[record.key] = record
+        _keep(
+            records,
+            record,
+            f"{path}, line {number}: {record.title} stands twice, with other figures or settings each; keep one of "
+            "them, or results of other settings in a file of their own",
+        )
     require_one_setting(records.values(), str(path))
     return list(records.values())
 
@@ -234,15 +231,22 @@ def read_results(paths: Sequence[Path]) -> dict[str, list[Record]]:
 def _unique(records: Iterable[Record]) -> list[Record]:
     found: dict[Key, Record] = {}
     for record in records:
-        known = found.setdefault(record.key, record)
-        if known.status != "done":
-            found[record.key] = record
-        elif known is not record and record.status == "done" and record.line() != known.line():
-            raise SettingsError(
-                f"the suite {record.suite}: {record.title} stands in two files with different results; give files "
-                "that hold other runs each, and `lmrl bench compare` for two results of the same ones"
-            )
+        _keep(
+            found,
+            record,
+            f"the suite {record.suite}: {record.title} stands in two files with different results; give files that "
+            "hold other runs each, and `lmrl bench compare` for two results of the same ones",
+        )
     return list(found.values())
+
+
+def _keep(found: dict[Key, Record], record: Record, otherwise: str) -> None:
+    """Add a run: one that ended well stays, what failed makes room; two that ended well and differ are an error."""
+    known = found.get(record.key)
+    if known is None or known.status != "done":
+        found[record.key] = record
+    elif record.status == "done" and record != known:
+        raise SettingsError(otherwise)
 
 
 def _files(path: Path) -> list[Path]:
