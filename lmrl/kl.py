@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lmrl.config.unread import only_if
 from lmrl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class KLSettings:
             raise SettingsError(f"kl.beta is {self.beta}; expected a finite number >= 0")
         if self.target <= 0 or self.horizon <= 0:
             raise SettingsError(f"kl.target is {self.target} and kl.horizon {self.horizon}; expected numbers above 0")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        adaptive = only_if(self.controller == "adaptive", "controller=adaptive", "target", "horizon")
+        return adaptive | only_if(self.beta > 0, "beta above 0", "estimator", "placement", "controller")
 
 
 def shaping_term(logprob: Any, reference_logprob: Any, beta: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Any
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.specs import CommandSpec
 
+logger = logging.getLogger(__name__)
 FREE_ON_RESUME = ("run.device", "run.folder", "checkpoint", "trackers")
 """Settings that any resumed run may change; another would make it another run."""
 OVERRIDES = "settings that replace the recipe's; text needs no quotes, but \\n is a line end only inside double ones"
@@ -71,7 +73,7 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
     Raises ``SettingsError`` for what is wrong in the recipe, ``ResumeError`` for a folder without a run or an override
     that a resumed run cannot take.
     """
-    from lmrl.config import apply_overrides, build, read_toml
+    from lmrl.config import apply_overrides, build, override_names, read_toml, refuse_unread, select_by_path
     from lmrl.stages.run import CONFIG_FILE
 
     recipe, overrides = arguments.recipe, list(arguments.overrides)
@@ -79,8 +81,12 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
     if recipe and "=" in recipe and not Path(recipe).exists():  # `lmrl rl train.updates=5`: no recipe at all
         recipe, overrides = None, [recipe, *overrides]
     if not folder:
-        mapping = read_toml(recipe) if recipe else {}
-        return build(cls, apply_overrides(mapping, overrides))
+        mapping = apply_overrides(read_toml(recipe) if recipe else {}, overrides)
+        for note in select_by_path(cls, mapping, override_names(overrides)):
+            logger.info(note)
+        read = build(cls, mapping)
+        refuse_unread(read, arguments.plugin_manager, override_names(overrides))
+        return read
     if recipe:
         raise SettingsError(f"--resume takes its settings from {folder}; leave out the recipe {recipe}")
     file = Path(folder) / CONFIG_FILE
@@ -95,6 +101,7 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
                 "the checkpoint with model=..."
             )
     config: Any = build(cls, apply_overrides(read_toml(file), overrides))
+    refuse_unread(config, arguments.plugin_manager, override_names(overrides))
     return replace(config, run=replace(config.run, folder=str(folder)))
 
 

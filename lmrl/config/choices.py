@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 KIND = "lmrl.config.kind"
 """Key of a field's metadata: the kind of plugin that the section picks."""
+INSTEAD = "lmrl.config.instead"
+"""Key of a field's metadata: the setting beside it whose names are picked instead, where it is not empty."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,14 @@ class PluginChoice:
     """A plugin picked by name, and the settings tables of this and of other plugins of its kind.
 
     In TOML: ``[optimizer]`` with ``name = "x"``, and ``[optimizer.x]`` with the settings of x. ``section`` is the
-    dotted path of the section, for messages.
+    dotted path of the section, for messages; ``is_default`` is True if nobody has set the name.
     """
 
     kind: str
     name: str
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     section: str = field(default="", compare=False)
+    is_default: bool = field(default=False, compare=False)
 
     def resolve(self, plugin_manager: PluginManager) -> tuple[Any, Any]:
         """Return the chosen plugin's record and its settings, built from its own table.
@@ -86,15 +89,21 @@ class PluginChoice:
         return f"{self._where}.{name}"
 
 
-def choice(kind: str, name: str) -> Any:
-    """Return a dataclass field that picks a plugin of a kind, ``reward: PluginChoice = choice("reward", "length")``."""
+def choice(kind: str, name: str, instead: str = "") -> Any:
+    """Return a dataclass field that picks a plugin of a kind, ``reward: PluginChoice = choice("reward", "length")``.
+
+    ``instead`` names a setting of the same dataclass whose names, if it has any, are picked instead of the one here.
+    """
 
     def read(value: Any, where: str) -> PluginChoice:
         if isinstance(value, PluginChoice):
             return dataclasses.replace(value, section=where)
         return _read(kind, name, {} if value is dataclasses.MISSING else value, where)
 
-    return field(default_factory=lambda: PluginChoice(kind, name), metadata={READER: read, KIND: kind})
+    return field(
+        default_factory=lambda: PluginChoice(kind, name, is_default=True),
+        metadata={READER: read, KIND: kind, INSTEAD: instead},
+    )
 
 
 def resolved(config: Config, plugin_manager: PluginManager) -> Config:
@@ -108,6 +117,33 @@ def resolved(config: Config, plugin_manager: PluginManager) -> Config:
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[one.name] = resolved(value, plugin_manager)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def select_by_path(cls: type, mapping: dict[str, Any], given: Iterable[str]) -> list[str]:
+    """Select the plugin whose ``path`` is among the settings given on the command line, and return a note for each.
+
+    A path means that its file is wanted: ``prompts.file.path`` sets ``prompts.name`` to "file" in ``mapping``, unless
+    the command line sets that name, or paths of several plugins.
+    """
+    names = list(given)
+    notes: list[str] = []
+    for one in dataclasses.fields(cls):
+        paths = [name.split(".")[1:] for name in names if name.startswith(f"{one.name}.")]
+        wanted = [path[0] for path in paths if len(path) == 2 and path[1] == "path"]
+        instead = one.metadata.get(INSTEAD)
+        if KIND not in one.metadata or len(wanted) != 1 or ["name"] in paths or (instead and mapping.get(instead)):
+            continue
+        before = mapping[one.name].get("name", default_name(one))
+        if before != wanted[0]:
+            mapping[one.name]["name"] = wanted[0]
+            notes.append(f"{one.name}.{wanted[0]}.path selects {one.name}.name={wanted[0]} instead of {before}")
+    return notes
+
+
+def default_name(field: dataclasses.Field[Any]) -> str:
+    """Return the name that a field made by ``choice`` has by default."""
+    picked: PluginChoice = field.default_factory()  # type: ignore[misc]
+    return picked.name
 
 
 def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
@@ -130,7 +166,7 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
     name = value.get("name", default)
     if not isinstance(name, str):
         raise SettingsError(f"{where}.name is {found_text(name)}; expected the name of one {kind}, as a string")
-    return PluginChoice(kind, name, tables, where)
+    return PluginChoice(kind, name, tables, where, is_default="name" not in value)
 
 
 def _is_imported(kind: str, name: str) -> bool:

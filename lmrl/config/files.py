@@ -64,6 +64,25 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
     return result
 
 
+def override_names(overrides: Iterable[str]) -> list[str]:
+    """Return the dotted names of the settings that overrides set; an inline table sets each of its own.
+
+    >>> override_names(["kl.beta=0", "optimizer={name = 'grpo', grpo = {clip_range = 0.3}}"])
+    ['kl.beta', 'optimizer.name', 'optimizer.grpo.clip_range']
+    """
+    names: list[str] = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        names += _leaves(".".join(_parts(key.strip())), _value(text.strip()))
+    return names
+
+
+def _leaves(name: str, value: Any) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [name]
+    return [leaf for key, item in value.items() for leaf in _leaves(f"{name}.{key}", item)]
+
+
 def _parts(key: str) -> list[str]:
     """Split a dotted key; parts in quotes may hold dots. An empty list means that it is malformed."""
     if '"' not in key and "'" not in key:

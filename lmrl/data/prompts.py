@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmrl.config.unread import only_if
 from lmrl.data.chat import render
 from lmrl.data.columns import PromptReader, RowPrompt
 from lmrl.data.files import read_rows
 from lmrl.data.reading import Skip, refuse_half_characters
-from lmrl.data.rows import Chat, Tally, gathered
+from lmrl.data.rows import Chat, Tally, gathered, unread_of_file
 from lmrl.data.shapes import column_sets, find_shape
 from lmrl.data.splitting import digest_of, held_out_places, others
 from lmrl.errors import DataError, SettingsError
@@ -51,6 +52,11 @@ class PromptSettings:
     chat: Chat = "auto"
     """on: a prompt that is text becomes one message of a user, for models that were tuned to chat; off: a conversation
     of one question becomes its text; auto: prompts stay what they are in the rows."""
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        filled = bool(self.template) and "{prompt" not in self.template
+        return unread_of_file(self.path) | only_if(not filled, "template left out", "column")
 
 
 @dataclass(frozen=True)

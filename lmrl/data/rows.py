@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from lmrl.config.unread import only_if
 from lmrl.data.conversations import longest, message
 from lmrl.data.files import read_rows
 from lmrl.data.reading import Answered, Skip, refuse_half_characters
@@ -37,6 +38,16 @@ class RowSettings:
     chat: Chat = "auto"
     """Which texts become messages of a user and an assistant. auto: instructions and questions do, prompts to continue
     stay text; on: all do; off: none do, and a conversation of one question and one answer becomes text."""
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return unread_of_file(self.path)
+
+
+def unread_of_file(path: str) -> dict[str, str]:
+    """Return the settings of a source that nothing reads because the path is a single file."""
+    is_file = bool(path) and Path(path).expanduser().is_file()
+    return only_if(not is_file, "path set to a folder or a data set on the hub", "split", "subset", "revision")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lmrl.config.unread import all_but, only_if
 from lmrl.errors import ModelError, SettingsError
 
 ADAPTER_FOLDER = "adapter"
@@ -43,6 +44,10 @@ class AdapterSettings:
             raise SettingsError(f"adapter.dropout is {self.dropout}; expected a share from 0 to below 1")
         if not self.target_modules:
             raise SettingsError('adapter.target_modules is empty; expected names of layers, or ["all-linear"]')
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.method != "none", "method=lora", *all_but(self, "method"))
 
 
 def add_adapter(model: Any, settings: AdapterSettings, new_ids: Sequence[int] = ()) -> Any:

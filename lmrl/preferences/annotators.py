@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from lmrl.config.unread import only_if
 from lmrl.data.records import Prompt
 from lmrl.errors import SettingsError
 from lmrl.preferences.judge_settings import JudgeSettings
@@ -116,6 +117,11 @@ class AnnotatorSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):
             raise SettingsError(f"tolerance is {self.tolerance:g}; expected a finite number of at least 0")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        found = only_if(self.kind == "reward", "kind=reward", "reward", "settings", "tolerance")
+        return found | only_if(self.kind == "judge", "kind=judge", "judge")
 
 
 def build_annotator(

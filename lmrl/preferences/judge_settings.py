@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lmrl.config.unread import only_if
 from lmrl.errors import SettingsError
 
 
@@ -81,3 +82,11 @@ class JudgeSettings:
             raise SettingsError(
                 'judge.answer is "logprobs", but endpoints do not all tell probabilities; set judge.answer = "text"'
             )
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        endpoint = ("api_key_variable", "concurrency", "timeout", "retries", "backoff", "give_up_after")
+        written = ("temperature", "max_answer_tokens")
+        found = only_if(bool(self.base_url), "base_url set", *endpoint)
+        found |= only_if(not self.base_url, "base_url left out", "device", "answer")
+        return found | only_if(bool(self.base_url) or self.answer == "text", "answer=text", *written)

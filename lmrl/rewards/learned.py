@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lmrl.config import only_if
 from lmrl.errors import RewardError, SettingsError
 from lmrl.models.reward_card import load_reward_card, member_folders
 from lmrl.models.reward_rows import fitted_row, reward_row
@@ -48,6 +49,10 @@ class LearnedSettings:
         for name in ("coefficient", "token_budget"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected a number >= 0")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.aggregation == "uncertainty", "aggregation=uncertainty", "coefficient")
 
 
 class Learned:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lmrl.config import only_if
 from lmrl.errors import SettingsError
 
 _WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}-]\w+)*")
@@ -35,6 +36,11 @@ class LengthSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected a number >= 0")
         if self.maximum and self.maximum < self.minimum:
             raise SettingsError(f"maximum is {self.maximum} and minimum {self.minimum}; expected minimum <= maximum")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        found = only_if(self.mode == "band", "mode=band", "minimum", "maximum", "falloff")
+        return found | only_if(self.mode == "linear", "mode=linear", "cost")
 
 
 class Length:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmrl.config.unread import only_if
 from lmrl.errors import SettingsError
 
 
@@ -48,3 +49,7 @@ class SamplingSettings:
     """Token ids that are never drawn."""
     on_length: Literal["terminate", "truncate"] = "terminate"
     """terminate: a response cut off at its limit is scored; truncate: its score is withheld and values bootstrap."""
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.temperature != 0, "temperature above 0", "top_k", "top_p", "min_p")

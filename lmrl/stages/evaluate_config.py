@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lmrl.config import PluginChoice, choice
+from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.preferences.judge_settings import JudgeSettings
@@ -28,6 +28,10 @@ class HeldOutSettings:
     def __post_init__(self) -> None:
         require_at_least("held_out", self, {"prompts": 0, "samples_per_prompt": 1})
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.prompts > 0, "prompts above 0", "seed")
+
 
 @dataclass
 class WinSettings:
@@ -46,6 +50,11 @@ class WinSettings:
 
     def __post_init__(self) -> None:
         require_at_least("wins", self, {"tolerance": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        found = only_if(self.kind == "reward", "kind=reward", "reward", "tolerance")
+        return found | only_if(self.kind == "judge", "kind=judge", "judge")
 
 
 @dataclass
@@ -68,6 +77,10 @@ class BestOfSettings:
                 f"best_of.samples is {self.samples} and best_of.n {self.n}; expected at least n samples"
             )
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.n > 0, "n above 0", *all_but(self, "n"))
+
 
 @dataclass
 class TextSettings:
@@ -87,6 +100,12 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         require_at_least("texts", self, {"context": 0, "characters": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        unused = (*all_but(self, "rows"), *(f"rows.{name}" for name in all_but(self.rows, "path")))
+        found = only_if(bool(self.rows.path), "rows.path set", *unused)
+        return found | only_if(self.kind != "examples", "kind=plain", "context", "characters")
 
 
 @dataclass
@@ -128,3 +147,9 @@ class EvaluateConfig:
         for name, pair in self.bounds.items():
             if len(pair) != 2 or not pair[0] < pair[1]:
                 raise SettingsError(f"bounds.{name} is {pair}; expected the least and the greatest value, [-1, 1] say")
+
+    def unread_sections(self, plugins: object) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        columns = len(self.models) + (self.best_of.n > 0)
+        found = only_if(columns > 1, "two models or more", "wins")
+        return found | only_if(self.chat != "off", "chat=auto or on", "system")

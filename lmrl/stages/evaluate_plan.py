@@ -20,6 +20,7 @@ from lmrl.stages.compare import Column
 from lmrl.stages.evaluate_config import EvaluateConfig
 from lmrl.stages.evaluate_prompts import Questions, ask_one, held_out_questions
 from lmrl.stages.evaluate_texts import ReferenceTexts, TextRow, read_texts, text_rows, why_not
+from lmrl.stages.settings import note_unread
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Plan:
 def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | None) -> Plan:
     """Return the plan of an evaluation; whatever can be known to be wrong is an error here."""
     resolved(config, plugins)
+    note_unread(config, plugins)
     models = config.models or [""]
     if config.names and len(config.names) != len(models):
         raise SettingsError(f"{len(config.names)} names were given for {len(models)} models; expected one for each")

@@ -41,6 +41,7 @@ from lmrl.stages.prefer_setup import (
     refuse_ranks,
 )
 from lmrl.stages.run import Run
+from lmrl.stages.settings import note_unread
 from lmrl.stages.stopping import stop_requests
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def prefer(
     """
     refuse_ranks()
     plugins = plugins or PluginManager()
+    note_unread(config, plugins)
     found = make_annotators(config, plugins, annotators)
     sampled = resume and (Path(config.run.folder) / SAMPLES_FILE).exists()
     source = None if sampled else _source(config, plugins, prompts)

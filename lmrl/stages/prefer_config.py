@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lmrl.config import PluginChoice, choice
+from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.preferences import AnnotatorSettings
@@ -41,6 +41,10 @@ class GoldSettings:
     """The reward's own settings."""
     tolerance: float = 0.0
     """As an annotator's: scores this far below the best of their group share its rank."""
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(bool(self.reward), "reward set", "settings", "tolerance")
 
 
 @dataclass
@@ -87,3 +91,11 @@ class PreferConfig:
                     f"an annotator is named {name!r}; expected letters, digits, _ and -, and not {GOLD!r}, because "
                     "files and columns bear the name"
                 )
+
+    def unread_sections(self, plugins: object) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        given = bool(self.completions_from.path)
+        sampled = ("model", "prompts", "chat", "engine", "sampling", "samples")
+        found = only_if(not given, "completions_from.path left out", *sampled)
+        unused = [f"completions_from.{name}" for name in all_but(self.completions_from, "path")]
+        return found | only_if(given, "completions_from.path set", *unused)

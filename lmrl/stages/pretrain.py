@@ -27,6 +27,7 @@ from lmrl.stages.pretrain_model import (
 )
 from lmrl.stages.pretrain_task import PretrainTask
 from lmrl.stages.run import read_metrics, refuse_taken
+from lmrl.stages.settings import note_unread
 from lmrl.stages.supervised import FitResult, fit
 
 STAGE = "pretrain"
@@ -69,6 +70,7 @@ def pretrain(
     call goes on with what is finished. Everything that can be is checked before either folder is made.
     """
     plugins = plugins or PluginManager()
+    note_unread(config, plugins)
     _check(config, plugins, resume)
     accelerator = make_accelerator(config.run)
     if config.train.rows % accelerator.num_processes:

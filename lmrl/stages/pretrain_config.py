@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmrl.config import all_but, only_if
 from lmrl.data.text.settings import CleanSettings, CorpusSettings, TokenizerSettings
 from lmrl.errors import SettingsError
 from lmrl.stages.settings import CheckpointSettings, RunSettings, SupervisedSettings, require_at_least
@@ -33,6 +34,11 @@ class PretrainModelSettings:
 
     def __post_init__(self) -> None:
         require_at_least("model", self, {"context_length": 2, "hidden_size": 1, "layers": 1, "heads": 1})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        new = all_but(self, "continue_from", "context_length")
+        return only_if(not self.continue_from, "continue_from left out", *new)
 
 
 @dataclass
@@ -77,6 +83,10 @@ class SampleSettings:
         if not self.temperature > 0:
             raise SettingsError(f"samples.temperature is {self.temperature}; expected a number above 0")
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(bool(self.prompts), "prompts set", *all_but(self, "prompts"))
+
 
 @dataclass
 class PretrainConfig:
@@ -92,3 +102,15 @@ class PretrainConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+
+    def unread_sections(self, plugins: object) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        continued = bool(self.model.continue_from)
+        brought = continued and not self.tokenizer.path
+        made = ("kind", "vocabulary_size", "min_frequency", "max_characters")
+        found = only_if(not brought, "model.continue_from left out", *(f"tokenizer.{name}" for name in made))
+        found |= only_if(continued or bool(self.tokenizer.path), "tokenizer.path set", "tokenizer.eos_token")
+        held_out = self.corpus.held_out > 0 or bool(self.corpus.held_out_paths)
+        switch = "corpus.held_out above 0 or corpus.held_out_paths"
+        found |= only_if(held_out, switch, "train.evaluate_tokens", "train.evaluate_overlap")
+        return found | only_if(held_out or bool(self.samples.prompts), switch, "train.evaluate_every")

@@ -29,6 +29,7 @@ from lmrl.stages.reward_plots import plot_report
 from lmrl.stages.reward_reference import normalisation_of, reference_rows
 from lmrl.stages.reward_task import RewardTask
 from lmrl.stages.run import CONFIG_FILE, create_folder
+from lmrl.stages.settings import note_unread
 from lmrl.stages.supervised import FitResult, fit
 
 STAGE = "reward"
@@ -65,6 +66,7 @@ def reward(
     loads with ``AutoModelForSequenceClassification``; the run's folder is what ``reward.learned.path`` takes.
     """
     plugins = plugins or PluginManager()
+    note_unread(config, plugins)
     accelerator = make_accelerator(config.run)
     if config.train.rankings_per_step < accelerator.num_processes:
         raise SettingsError(

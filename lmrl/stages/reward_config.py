@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmrl.config import only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.sampling.settings import SamplingSettings
@@ -94,6 +95,11 @@ class NormaliseSettings:
     def __post_init__(self) -> None:
         require_at_least("normalise", self, {"count": 2})
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        found = only_if(self.on == "samples", "on=samples", "reference", "sampling")
+        return found | only_if(self.on != "off", "on=data or samples", "count")
+
 
 @dataclass
 class EnsembleSettings:
@@ -122,3 +128,7 @@ class RewardConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+
+    def unread_sections(self, plugins: object) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        return only_if(self.data.held_out > 0, "data.held_out above 0", "train.evaluate_every")

@@ -7,7 +7,6 @@ from typing import Any
 
 from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
-from lmrl.kl import KLSettings
 from lmrl.models import LanguageModel
 from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
@@ -81,29 +80,14 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         )
 
 
-def note_unused(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool) -> None:
-    """Say in the log which settings an optimizer that learns from data never reads, and what its evaluation asks.
+def note_default_evaluation(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool) -> None:
+    """Say in the log that an optimizer that learns from data is evaluated on prompts that nobody has chosen.
 
     ``prompts_given``: the prompts come from the caller instead of the configuration.
     """
-    if optimizer.needs.experience == "rollouts":
+    if optimizer.needs.experience == "rollouts" or prompts_given or not config.prompts.is_default:
         return
-    unused = [
-        name
-        for name, set_here in (("[kl]", config.kl != KLSettings()), ("train.group_size", config.train.group_size != 1))
-        if set_here
-    ]
-    if unused:
-        # The command line shows notes; a suite gives all optimizers the same settings, and need not hear of it.
-        logger.info(
-            "%s: set, but not read by optimizer %r, which samples nothing while it learns from data; how far it may go "
-            "from the reference is a setting of its own, in [optimizer.%s]",
-            " and ".join(unused),
-            optimizer.name,
-            optimizer.name,
-        )
-    by_default = not prompts_given and config.prompts.name == RLConfig().prompts.name
-    if by_default and config.model and config.evaluation.prompts:
+    if config.model and config.evaluation.prompts:
         logger.warning(
             "evaluation asks %s the prompts %r and scores the answers by %r, which may have nothing to do with the "
             "data; set prompts.name and reward.name to what the data are about, or evaluation.prompts=0 to leave "

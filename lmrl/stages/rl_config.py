@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lmrl.config import PluginChoice, choice
+from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data.rows import RowSettings
 from lmrl.kl import KLSettings
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.stages.settings import CheckpointSettings, RunSettings, require_at_least
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
 
 
 @dataclass
@@ -61,6 +64,10 @@ class TrainSettings:
         )
         require_at_least("train", self, dict.fromkeys(("learning_rate", "value_learning_rate", *optional), 0))
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(not self.microbatch_tokens, "microbatch_tokens=0", "microbatch_memory")
+
 
 @dataclass
 class ScoringSettings:
@@ -75,6 +82,10 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         require_at_least("scoring", self, {"workers": 1})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.concurrency != "none", "concurrency=thread or process", "workers")
 
 
 @dataclass
@@ -92,6 +103,10 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         require_at_least("evaluation", self, {"every": 0, "prompts": 0, "samples_per_prompt": 1, "show": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.prompts > 0, "prompts above 0", *all_but(self, "prompts"))
 
 
 @dataclass
@@ -114,7 +129,7 @@ class RLConfig:
     prompts: PluginChoice = choice("dataset", "stories")
     engine: PluginChoice = choice("engine", "transformers")
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    reward: PluginChoice = choice("reward", "happy_end")
+    reward: PluginChoice = choice("reward", "happy_end", instead="reward_weights")
     reward_weights: dict[str, float] = field(default_factory=dict)
     """Several rewards at once: name = weight; used instead of reward.name when not empty."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
@@ -126,3 +141,23 @@ class RLConfig:
     data: LearningData = field(default_factory=LearningData)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+
+    def unread_sections(self, plugins: PluginManager) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        optimizer, settings = self.optimizer.resolve(plugins)
+        needs = optimizer.needs
+        samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
+        found = only_if(not samples, "the optimizer.name of one that learns from data", "data")
+        found |= only_if(samples, "the optimizer.name of one that samples", "kl", "train.group_size", "train.resamples")
+        found |= only_if(
+            needs.experience == "preferences", "the optimizer.name of one that learns from pairs", "data.pairs"
+        )
+        built = optimizer.build(settings)
+        dynamic = built.defines("informative") and getattr(settings, "dynamic_sampling", True)
+        found |= only_if(dynamic, "an optimizer with dynamic sampling", "train.resamples")
+        values = "the optimizer.name of one with a value function"
+        found |= only_if(needs.values or needs.action_values, values, "train.value_learning_rate")
+        found |= only_if(needs.values, values, "train.separate_critic")
+        used = ("reward", "reward_weights", "engine", "scoring")
+        found |= only_if(samples or evaluates, "evaluation.prompts above 0", *used)
+        return found | only_if(not self.reward_weights, "reward_weights left out", "reward.name")

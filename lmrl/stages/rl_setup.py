@@ -33,8 +33,8 @@ from lmrl.stages.rl_checks import (
     check_ranks,
     check_settings,
     encode_prompts,
+    note_default_evaluation,
     note_plain_prompts,
-    note_unused,
     usable_prompts,
 )
 from lmrl.stages.rl_config import RLConfig, TrainSettings
@@ -42,6 +42,7 @@ from lmrl.stages.rl_offline import load_offline
 from lmrl.stages.rl_session import Session, prompt_batch
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import CONFIG_FILE, Run, create_folder, refuse_taken, truncate_metrics, write_versions
+from lmrl.stages.settings import note_unread
 from lmrl.stages.update import Updater
 
 
@@ -58,7 +59,8 @@ def open_session(
     plugins = plugins or PluginManager()
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings, data is not None)
-    note_unused(config, optimizer_spec, prompts is not None)
+    note_unread(config, plugins)
+    note_default_evaluation(config, optimizer_spec, prompts is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     given = reward is not None
     reward_function = resolve_reward(reward, None, plugins) if given else configured_reward(config, plugins)

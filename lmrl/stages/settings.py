@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from lmrl.config import only_if, unread_note
 from lmrl.errors import SettingsError
+from lmrl.stages.run import is_main_process
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+logger = logging.getLogger(__name__)
+
+
+def note_unread(config: Any, plugins: PluginManager) -> None:
+    """Log, once and counted, the settings of a configuration that the run does not read."""
+    note = unread_note(config, plugins)
+    if note and is_main_process():
+        logger.info(note)
 
 
 def require_at_least(section: str, settings: Any, lowest: Mapping[str, int]) -> None:
@@ -73,3 +88,7 @@ class SupervisedSettings:
         require_at_least(
             "train", self, dict.fromkeys(("learning_rate", "final_share", "max_gradient_norm", "weight_decay"), 0)
         )
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.schedule != "constant", "schedule=linear or cosine", "final_share")

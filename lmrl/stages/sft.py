@@ -26,6 +26,7 @@ from lmrl.plugins import PluginManager
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import make_accelerator
+from lmrl.stages.settings import note_unread
 from lmrl.stages.sft_batches import can_pack
 from lmrl.stages.sft_config import SFTConfig
 from lmrl.stages.sft_rows import EncodedSet, Question, encode_examples, is_loss_of_data, question_of
@@ -80,6 +81,7 @@ def sft(
     on a CPU.
     """
     plugins = plugins or PluginManager()
+    note_unread(config, plugins)
     accelerator = make_accelerator(config.run)
     if config.train.examples_per_step % accelerator.num_processes:
         raise SettingsError(

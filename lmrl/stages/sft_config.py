@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmrl.config import only_if
 from lmrl.data.rows import RowSettings
 from lmrl.models.adapters import AdapterSettings
 from lmrl.models.chat_setup import TemplateSettings
@@ -29,6 +30,10 @@ class SFTDataSettings(RowSettings):
 
     def __post_init__(self) -> None:
         require_at_least("data", self, {"held_out": 0, "max_length": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return super().unread() | only_if(not self.held_out_path, "held_out_path left out", "held_out")
 
 
 @dataclass
@@ -60,6 +65,10 @@ class SFTTrainSettings(SupervisedSettings):
         super().__post_init__()
         require_at_least("train", self, {"epochs": 0, "examples_per_step": 1, "microbatch_tokens": 0})
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return super().unread() | only_if(not self.epochs, "epochs=0", "steps")
+
 
 @dataclass
 class SFTSampleSettings:
@@ -88,3 +97,10 @@ class SFTConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+
+    def unread_sections(self, plugins: object) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        held_out = self.data.held_out > 0 or bool(self.data.held_out_path)
+        names = ("samples", "train.evaluate_every", "sampling")
+        found = only_if(held_out, "data.held_out above 0 or data.held_out_path", *names)
+        return found | only_if(bool(self.samples.prompts), "samples.prompts above 0", "sampling")

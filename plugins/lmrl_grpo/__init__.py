@@ -54,6 +54,10 @@ class GRPOSettings(OptimizerSettings):
                 f"{self.overlong_length}"
             )
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return {} if self.overlong_length else {"overlong_buffer": "overlong_length above 0"}
+
 
 class GRPO(PolicyOptimizer):
     """Clipped policy gradient whose baseline and scale come from the prompt's other answers."""

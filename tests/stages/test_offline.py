@@ -1,17 +1,18 @@
 """Optimizers that do not sample: what they learn from is read, encoded, cut and averaged as the others' data are."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lmrl import Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
-from lmrl.config import build
+from lmrl.config import PluginChoice, build, unread_note
 from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
 from lmrl.stages.rl import rl
-from lmrl.stages.rl_checks import note_unused
+from lmrl.stages.rl_checks import note_default_evaluation
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.run import read_metrics
 
@@ -97,14 +98,15 @@ def test_what_it_does_not_read_is_said(plugins, caplog):
     spec, ppo = (plugins.get("optimizer", name) for name in ("pairwise", "ppo"))
     config = build(RLConfig, {"model": "some/model", "kl": {"beta": 0.5}, "train": {"group_size": 4}})
     caplog.set_level(logging.INFO, "lmrl")
-    note_unused(config, spec, prompts_given=False)
-    unused, asked = caplog.messages
-    assert unused.startswith("[kl] and train.group_size: set, but not read by optimizer 'pairwise'")
+    chosen = replace(config, optimizer=PluginChoice("optimizer", "pairwise"))
+    assert unread_note(chosen, plugins).startswith("2 settings are set that this run does not read: kl.beta")
+    note_default_evaluation(config, spec, prompts_given=False)
+    (asked,) = caplog.messages
     assert "prompts 'stories'" in asked and "prompts.name" in asked and "evaluation.prompts=0" in asked
     caplog.clear()
-    note_unused(config, ppo, prompts_given=False)
-    note_unused(RLConfig(), spec, prompts_given=False)
-    note_unused(build(RLConfig, {"model": "some/model"}), spec, prompts_given=True)
+    note_default_evaluation(config, ppo, prompts_given=False)
+    note_default_evaluation(RLConfig(), spec, prompts_given=False)
+    note_default_evaluation(build(RLConfig, {"model": "some/model"}), spec, prompts_given=True)
     assert not caplog.messages
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmrl.config.unread import only_if
 from lmrl.errors import SettingsError
 
 
@@ -49,6 +50,10 @@ class CorpusSettings:
             raise SettingsError(f"corpus.shard_tokens is {self.shard_tokens}; expected at least 1")
         if not self.column:
             raise SettingsError("corpus.column is empty; expected the name of the column that holds the text")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(not self.held_out_paths, "held_out_paths left out", "held_out")
 
 
 @dataclass
@@ -128,6 +133,13 @@ class CleanSettings:
             if getattr(self, name) < lowest:
                 raise SettingsError(f"clean.{name} is {getattr(self, name)}; expected at least {lowest}")
 
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        near = ("near_threshold", "permutations", "shingle_words")
+        found = only_if(self.near_duplicates, "near_duplicates=true", *near)
+        found |= only_if(bool(self.languages), "languages set", "min_language_probability")
+        return found | only_if(self.quality, "quality=true", "rules")
+
 
 @dataclass
 class TokenizerSettings:
@@ -158,3 +170,9 @@ class TokenizerSettings:
             raise SettingsError(
                 f"tokenizer.vocabulary_size is {self.vocabulary_size}; expected at least {lowest} for {self.kind!r}"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        made = ("kind", "vocabulary_size", "min_frequency", "max_characters")
+        found = only_if(not self.path, "path left out", *made)
+        return found | only_if(self.kind != "bytes", "kind=bpe or words", *made[1:])
