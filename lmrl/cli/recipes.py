@@ -84,7 +84,7 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
         mapping = apply_overrides(read_toml(recipe) if recipe else {}, overrides)
         for note in select_by_path(cls, mapping, override_names(overrides)):
             logger.info(note)
-        read = build(cls, mapping)
+        read: Any = build(cls, mapping)
         refuse_unread(read, arguments.plugin_manager, override_names(overrides))
         return read
     if recipe:

@@ -142,7 +142,7 @@ def select_by_path(cls: type, mapping: dict[str, Any], given: Iterable[str]) -> 
 
 def default_name(field: dataclasses.Field[Any]) -> str:
     """Return the name that a field made by ``choice`` has by default."""
-    picked: PluginChoice = field.default_factory()  # type: ignore[misc]
+    picked: PluginChoice = field.default_factory()  # type: ignore[operator]
     return picked.name
 
 
