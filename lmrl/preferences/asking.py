@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lmrl.preferences.judge_settings import AskingSettings
+
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer's text; None where the question failed, for the reason in ``failure``."""
+    """Reply to a question: its text, or None if the question failed, with the reason in ``failure``.
+
+    ``unreadable`` is the reason for which nothing may be read from the text, such as a reply cut off at its limit.
+    """
 
     text: str | None
     failure: str = ""
+    unreadable: str = ""
+
+
+CUT_OFF = "cut off at its limit"
+TOO_LONG = "question longer than the context"
 
 
 class Asker(Protocol):
@@ -30,12 +40,24 @@ class Asker(Protocol):
         ...
 
 
-class Budget:
-    """How many calls and tokens may still be spent; shared by threads. A limit of 0 is none."""
+def budget_of(settings: AskingSettings) -> Budget:
+    """Return the budget that the settings set."""
+    prices = (settings.prompt_price, settings.reply_price)
+    return Budget(settings.max_calls, settings.max_tokens, settings.max_cost, prices)
 
-    def __init__(self, max_calls: int = 0, max_tokens: int = 0) -> None:
-        self.max_calls, self.max_tokens = max_calls, max_tokens
+
+class Budget:
+    """Calls, tokens and money that may still be spent; shared by threads. A limit of 0 is none.
+
+    Prices are per million tokens, of questions and of replies.
+    """
+
+    def __init__(
+        self, max_calls: int = 0, max_tokens: int = 0, max_cost: float = 0.0, prices: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        self.max_calls, self.max_tokens, self.max_cost, self.prices = max_calls, max_tokens, max_cost, prices
         self.calls = self.tokens = self.retries = 0
+        self.cost = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -52,10 +74,11 @@ class Budget:
             self.calls += 1
             return True
 
-    def add_tokens(self, tokens: int) -> None:
-        """Count tokens that a call has cost."""
+    def add_tokens(self, question: int, reply: int = 0) -> None:
+        """Count the tokens of a call."""
         with self._lock:
-            self.tokens += tokens
+            self.tokens += question + reply
+            self.cost += (question * self.prices[0] + reply * self.prices[1]) / 1e6
 
     def count_retry(self) -> None:
         """Count a call that repeats a failed one."""
@@ -67,4 +90,6 @@ class Budget:
             return f"max_calls = {self.max_calls} is reached"
         if self.max_tokens and self.tokens >= self.max_tokens:
             return f"max_tokens = {self.max_tokens} is reached ({self.tokens} spent)"
+        if self.max_cost and self.cost >= self.max_cost:
+            return f"max_cost = {self.max_cost:g} is reached ({self.cost:.4g} spent)"
         return ""

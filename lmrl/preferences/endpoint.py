@@ -16,8 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from lmrl.errors import AnnotatorError, SettingsError
-from lmrl.preferences.asking import Answer, Budget
-from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.preferences.asking import CUT_OFF, Answer, Budget
+from lmrl.preferences.judge_settings import AskingSettings
+from lmrl.preferences.request import advice_for, refused_field
 
 PASSING = (408, 409, 425, 429)
 """Statuses besides 500 and above after which the same question may be answered the next time."""
@@ -27,6 +28,9 @@ HOPELESS = {
     404: "it knows no such address or model; look at judge.base_url (it ends in /v1 mostly) and judge.model",
 }
 """Statuses that the next question would meet as well."""
+WHOLE_REASONS = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence")
+"""Finish reasons of a reply that ended by itself. Servers that give none end their replies by themselves, too."""
+CUT_REASONS = ("length", "max_tokens", "max_output_tokens", "model_length")
 LONGEST_WAIT = 60.0
 POLL = 0.2
 """Seconds between looks at whether to stop."""
@@ -45,7 +49,7 @@ class _Hopeless(Exception):
 class EndpointAsker:
     """Asks a chat model over HTTP."""
 
-    def __init__(self, settings: JudgeSettings, budget: Budget) -> None:
+    def __init__(self, settings: AskingSettings, budget: Budget) -> None:
         if not settings.model:
             raise SettingsError("judge.model is empty; expected the name under which the endpoint knows its model")
         if importlib.util.find_spec("openai") is None:
@@ -56,13 +60,14 @@ class EndpointAsker:
         self.settings, self.budget = settings, budget
         self._key = _key(settings)
         self._client: Any = None
+        self.fields = settings.request_fields()
         self.identity = json.dumps(
             {
                 "endpoint": settings.base_url.rstrip("/"),
                 "model": settings.model,
-                "temperature": settings.temperature,
-                "max_answer_tokens": settings.max_answer_tokens,
-            }
+                "request": self.fields,
+            },
+            sort_keys=True,
         )
 
     def ask(self, questions: Sequence[str], should_stop: Callable[[], bool]) -> Iterator[tuple[int, Answer]]:
@@ -113,11 +118,10 @@ class EndpointAsker:
                 self.budget.count_retry()
             if not self.budget.take_call():
                 raise _OutOfBudget
-            text, failure, again, pause = self._call(question)
-            if text is not None:
-                return Answer(text)
-            if not again:
-                return Answer(None, failure)
+            answer, again, pause = self._call(question)
+            if answer.text is not None or not again:
+                return answer
+            failure = answer.failure
             if attempt < self.settings.retries:
                 waited = pause if pause is not None else self._backoff(attempt)
                 until = time.monotonic() + min(waited, LONGEST_WAIT)
@@ -127,40 +131,37 @@ class EndpointAsker:
                     time.sleep(min(left, POLL))
         return Answer(None, f"{failure} ({self.settings.retries + 1} attempts)")
 
-    def _call(self, question: str) -> tuple[str | None, str, bool, float | None]:
-        """Return (answer, what went wrong, whether to try again, seconds the endpoint wants to be left alone)."""
+    def _call(self, question: str) -> tuple[Answer, bool, float | None]:
+        """Return the answer, True if a failed one is worth another attempt, and the endpoint's Retry-After."""
         import openai
 
         try:
             reply = self._connected().chat.completions.create(
                 model=self.settings.model,
                 messages=[{"role": "user", "content": question}],
-                temperature=self.settings.temperature,
-                max_tokens=self.settings.max_answer_tokens,
+                extra_body=self.fields,
             )
         except openai.APIStatusError as error:
             status = error.status_code
             message = f"status {status}: {_excerpt(error.message)}"
             if status in HOPELESS:
                 raise _Hopeless(f"{message}; {HOPELESS[status]}") from None
-            return None, message, status in PASSING or status >= 500, _retry_after(error.response)
+            refused = refused_field(error.body, error.message, self.fields) if status in (400, 422) else ""
+            if refused:
+                advice = advice_for(refused, self.settings.request, self.fields[refused])
+                raise _Hopeless(f"{message}; the model refuses the field {refused!r}: {advice}") from None
+            return Answer(None, message), status in PASSING or status >= 500, _retry_after(error.response)
         except openai.APIConnectionError as error:  # timeouts are among these
-            return None, f"{type(error).__name__}: {_excerpt(str(error.__cause__ or error))}", True, None
+            return Answer(None, f"{type(error).__name__}: {_excerpt(str(error.__cause__ or error))}"), True, None
         except (openai.APIError, ValueError) as error:  # a body that is no JSON
-            return None, f"the answer is malformed ({type(error).__name__}: {_excerpt(str(error))})", True, None
-        return self._read(question, reply)
-
-    def _read(self, question: str, reply: Any) -> tuple[str | None, str, bool, float | None]:
+            malformed = f"the answer is malformed ({type(error).__name__}: {_excerpt(str(error))})"
+            return Answer(None, malformed), True, None
         try:
-            text = reply.choices[0].message.content
+            answer = reply_of(reply.choices[0])
         except (AttributeError, IndexError, TypeError):
-            return None, f"the answer is malformed: {_excerpt(repr(reply))}", True, None
-        used = getattr(getattr(reply, "usage", None), "total_tokens", None)
-        if not isinstance(used, int):
-            used = (len(question) + len(str(text or ""))) // CHARACTERS_PER_TOKEN
-        self.budget.add_tokens(used)
-        # A refusal or an empty answer is an answer, one without a verdict: asking again would bring it again.
-        return text if isinstance(text, str) else "", "", False, None
+            return Answer(None, f"the answer is malformed: {_excerpt(repr(reply))}"), True, None
+        self.budget.add_tokens(*_used(getattr(reply, "usage", None), question, answer.text or ""))
+        return answer, False, None
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -179,7 +180,46 @@ class EndpointAsker:
         return self.settings.backoff * 2.0**attempt * random.uniform(0.75, 1.0)
 
 
-def _key(settings: JudgeSettings) -> str:
+def _used(usage: Any, question: str, reply: str) -> tuple[int, int]:
+    """Return the tokens of question and reply, estimated where the endpoint does not count them."""
+    asked, said = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    if isinstance(asked, int) and isinstance(said, int):
+        return asked, said
+    total = getattr(usage, "total_tokens", None)
+    if isinstance(total, int):
+        return total, 0
+    return len(question) // CHARACTERS_PER_TOKEN, len(reply) // CHARACTERS_PER_TOKEN
+
+
+def reply_of(choice: Any) -> Answer:
+    """Return the text of a chat completion's choice, and why it must not be read if it is not a whole reply.
+
+    Reasoning in a field of its own is not part of the reply. A refusal or an empty reply is an answer: the same
+    question would get it again.
+    """
+    message = choice.message
+    text = _content(message.content)
+    reason = str(choice.finish_reason or "").lower()
+    if reason in CUT_REASONS:
+        return Answer(text, unreadable=CUT_OFF)
+    if getattr(message, "tool_calls", None) or getattr(message, "function_call", None):
+        return Answer(text, unreadable="a tool call")
+    if reason not in WHOLE_REASONS:
+        return Answer(text, unreadable=f"finish_reason {reason}")
+    if getattr(message, "refusal", None):
+        return Answer(text, unreadable="a refusal")
+    return Answer(text)
+
+
+def _content(content: Any) -> str:
+    """Return a message's text; some servers send it as a list of parts."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _key(settings: AskingSettings) -> str:
     if not settings.api_key_variable:
         return "none"  # the library insists on some text; servers of one's own ignore it
     key = os.environ.get(settings.api_key_variable, "")

@@ -10,8 +10,8 @@ import numpy as np
 
 from lmrl.preferences.agreement import plain_numbers, share_interval
 from lmrl.preferences.annotators import Judgement
-from lmrl.preferences.questions import FIRST, SECOND, TIE
 from lmrl.preferences.ranks import all_tied, ranked_pairs
+from lmrl.preferences.verdicts import FIRST, SECOND, TIE
 from lmrl.statistics import Interval
 
 _SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}

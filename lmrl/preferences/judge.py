@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 from lmrl.errors import SettingsError
 from lmrl.preferences.annotators import Comparison, Judgement, StreamingAnnotator, Unanswered, judge_all
-from lmrl.preferences.asking import Answer, Asker, Budget
+from lmrl.preferences.asking import Answer, Asker, Budget, budget_of
 from lmrl.preferences.bradley_terry import EQUAL, connected, pairs_to_ask, strengths
 from lmrl.preferences.judge_cache import AnswerCache
 from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.questions import FIRST, SECOND, TIE, Template, as_text, load_template
+from lmrl.preferences.questions import Template, as_text, load_template
 from lmrl.preferences.ranks import dense_ranks
+from lmrl.preferences.reading import Reading
+from lmrl.preferences.verdicts import FIRST, SECOND, TIE
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
 """Points of the answer that stands first, by verdict."""
@@ -71,13 +73,13 @@ class JudgeAnnotator:
         self.counts["questions"] += len(questions)
         known = self.cache.get_many(questions)
         self.counts["cached"] += len(known)
-        for question, text in known.items():
-            yield from self._deliver(waiting[question], Answer(text))
+        for question, answer in known.items():
+            yield from self._deliver(waiting[question], answer)
         asked = [question for question in questions if question not in known]
         try:
             for place, answer in self.asker.ask(asked, should_stop):
                 if answer.text is not None:
-                    self.cache.put(asked[place], answer.text)
+                    self.cache.put(asked[place], answer)
                 yield from self._deliver(waiting[asked[place]], answer)
         finally:
             self.counts |= {
@@ -116,11 +118,16 @@ class JudgeAnnotator:
     def _deliver(
         self, places: Sequence[tuple[_Pending, tuple[int, int]]], answer: Answer
     ) -> Iterator[tuple[int, Judgement | Unanswered]]:
-        verdict = "" if answer.text is None else self.template.read(answer.text)
+        verdict = ""
         if answer.text is None:
             self.counts["failed"] += 1
-        elif not verdict:
-            self.counts["unreadable"] += 1
+        else:
+            found = Reading[str](None, answer.unreadable) if answer.unreadable else self.template.read(answer.text)
+            verdict = found.value or ""
+            if not verdict:
+                self.counts["unreadable"] += 1
+                reason = f"unreadable ({found.reason})"
+                self.counts[reason] = self.counts.get(reason, 0) + 1
         for pending, pair in places:
             pending.verdicts[pair] = verdict
             pending.failed |= answer.text is None
@@ -152,7 +159,7 @@ def build_judge(settings: JudgeSettings, name: str = "") -> StreamingAnnotator:
 
     Raises ``SettingsError`` for what is known to be wrong beforehand: no model, no client library, no key.
     """
-    budget = Budget(settings.max_calls, settings.max_tokens)
+    budget = budget_of(settings)
     at_once = not settings.base_url and settings.answer != "text"
     template = load_template(settings, at_once)
     asker: Asker

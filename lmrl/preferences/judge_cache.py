@@ -1,4 +1,4 @@
-"""Answers that have been given, kept in one SQLite file: a question that was answered once is not put again."""
+"""SQLite file of the replies that judges have given, so that no question is asked twice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmrl.errors import SettingsError
+from lmrl.preferences.asking import Answer
 
-_TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, judge TEXT NOT NULL, answer TEXT NOT NULL)"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS replies "
+    "(key TEXT PRIMARY KEY, judge TEXT NOT NULL, reply TEXT NOT NULL, unreadable TEXT NOT NULL)"
+)
+"""Another name than the table of version 0.1, which did not record why a reply must not be read."""
 
 
 class AnswerCache:
@@ -24,24 +29,25 @@ class AnswerCache:
     def __init__(self, path: str, judge: str) -> None:
         self.path, self.judge = path, judge
 
-    def get_many(self, questions: Sequence[str]) -> dict[str, str]:
-        """Return the answers that are known, by question."""
+    def get_many(self, questions: Sequence[str]) -> dict[str, Answer]:
+        """Return the cached replies, by question."""
         if not self.path or not Path(self.path).exists():
             return {}
-        known = {}
+        known: dict[str, Answer] = {}
+        query = "SELECT reply, unreadable FROM replies WHERE key = ?"
         with self._open() as connection:
             for question in questions:
-                row = connection.execute("SELECT answer FROM answers WHERE key = ?", (self._key(question),)).fetchone()
+                row = connection.execute(query, (self._key(question),)).fetchone()
                 if row:
-                    known[question] = str(row[0])
+                    known[question] = Answer(str(row[0]), unreadable=str(row[1]))
         return known
 
-    def put(self, question: str, answer: str) -> None:
-        """Keep an answer."""
+    def put(self, question: str, answer: Answer) -> None:
+        """Store a reply, with the reason why it is unreadable if it is."""
         if self.path:
             with self._open() as connection:
-                row = (self._key(question), self.judge, answer)
-                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", row)
+                row = (self._key(question), self.judge, answer.text or "", answer.unreadable)
+                connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
 
     def _key(self, question: str) -> str:
         return hashlib.sha256(json.dumps([self.judge, question]).encode()).hexdigest()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models.folders import model_folder
-from lmrl.preferences.asking import Answer, Budget
-from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.preferences.asking import CUT_OFF, TOO_LONG, Answer, Budget
+from lmrl.preferences.judge_settings import AskingSettings
 from lmrl.preferences.questions import VERDICT_LINE, VERDICTS
 from lmrl.seeds import derive_seed
 
@@ -37,7 +37,7 @@ class LocalAsker:
     that would not keep to the form answers, too. As text, it writes and the verdict is read off.
     """
 
-    def __init__(self, settings: JudgeSettings, budget: Budget, by_logprobs: bool, model: Any = None) -> None:
+    def __init__(self, settings: AskingSettings, budget: Budget, by_logprobs: bool, model: Any = None) -> None:
         if not settings.model and model is None:
             raise SettingsError(
                 "judge.model is empty; expected the folder or hub id of a local model, or the name of one at the "
@@ -62,8 +62,8 @@ class LocalAsker:
             rows: list[list[int]] = []
             for place in range(start, min(start + BATCH, len(questions))):
                 ids = self._ids(questions[place])
-                if not ids:  # longer than the model's context: an answer without a verdict, now and always
-                    yield place, Answer("")
+                if not ids:  # now and always, so it is an answer and no failure
+                    yield place, Answer("", unreadable=TOO_LONG)
                 elif not self.budget.take_call():
                     break
                 else:
@@ -71,8 +71,11 @@ class LocalAsker:
                     rows.append(ids)
             if not rows:
                 continue
-            answers = self._likeliest(rows) if self.by_logprobs else self._written(rows, [questions[i] for i in places])
-            yield from zip(places, map(Answer, answers), strict=True)
+            if self.by_logprobs:
+                answers = [Answer(text) for text in self._likeliest(rows)]
+            else:
+                answers = self._written(rows, [questions[place] for place in places])
+            yield from zip(places, answers, strict=True)
             if self.budget.spent:
                 return
 
@@ -112,7 +115,7 @@ class LocalAsker:
         self.budget.add_tokens(sum(map(len, contexts)))
         return [f"{VERDICT_LINE} {VERDICTS[row.index(max(row))]}" for row in values]
 
-    def _written(self, rows: Sequence[list[int]], questions: Sequence[str]) -> list[str]:
+    def _written(self, rows: Sequence[list[int]], questions: Sequence[str]) -> list[Answer]:
         from lmrl.sampling.settings import SamplingSettings
         from lmrl.sampling.texts import sample_texts, sampling_spec
 
@@ -127,8 +130,8 @@ class LocalAsker:
             for row, question in zip(rows, questions, strict=True):
                 digest = int.from_bytes(hashlib.sha256(question.encode("utf-8", "surrogatepass")).digest()[:6], "big")
                 found += sample_texts(model, [row], spec, derive_seed(0, "judge", digest))
-        self.budget.add_tokens(sum(map(len, rows)) + sum(len(completion.ids) for completion in found))
-        return [completion.text for completion in found]
+        self.budget.add_tokens(sum(map(len, rows)), sum(len(completion.ids) for completion in found))
+        return [Answer(one.text, unreadable="" if one.ended else CUT_OFF) for one in found]
 
     @cached_property
     def _policy(self) -> PolicyModel:

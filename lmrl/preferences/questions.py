@@ -1,4 +1,4 @@
-"""What a judge is asked, and what its answer says."""
+"""Questions that compare two responses: the template, its places, and the verdict in a reply."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lmrl.errors import SettingsError, nearest
 from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.preferences.reading import OPEN_REASONING, Reading, without_reasoning
+from lmrl.preferences.verdicts import FIRST, SECOND, TIE, read_group, read_verdict
 
-FIRST, SECOND, TIE = "A", "B", "TIE"
 VERDICTS = (FIRST, SECOND, TIE)
 VERDICT_LINE = "Verdict:"
 
@@ -37,8 +38,6 @@ AT_ONCE = 'Reply with one line: "Verdict: A", "Verdict: B", or, if neither answe
 _NEEDED = ("first", "second")
 _KNOWN = ("prompt", "first", "second", "criterion")
 _PLACE = re.compile(r"\{(\w+)\}")
-_VERDICT = re.compile(r"\bverdict\b[\s*_:=\-\"'\[(]*(A|B|TIE|C)\b", re.IGNORECASE)
-_BARE = re.compile(r"[\s\[(*\"'.]*(A|B|TIE|C)[\s\])*\"'.]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,23 @@ class Template:
 
     text: str
     criterion: str
-    verdict: re.Pattern[str]
+    verdict: re.Pattern[str] | None
+    """Pattern of the user's own whose group 1 is the verdict; None reads the common forms."""
 
     def question(self, prompt: str, first: str, second: str) -> str:
         """Return the question; braces in what is filled in stay as they are."""
         values = {"prompt": prompt, "first": first, "second": second, "criterion": self.criterion}
         return _PLACE.sub(lambda place: values.get(place[1], place[0]), self.text)
 
-    def read(self, answer: str) -> str:
-        """Return A, B or TIE, or the empty string if the answer says none of them.
-
-        The last verdict counts. Without one an answer that is nothing but a letter is taken; C stands for TIE.
-        """
-        found = [match[1] for match in self.verdict.finditer(answer)]
-        bare = _BARE.fullmatch(answer)
-        letter = found[-1] if found else bare[1] if bare else ""
-        verdict = (letter or "").upper()
-        return TIE if verdict == "C" else verdict if verdict in VERDICTS else ""
+    def read(self, answer: str) -> Reading[str]:
+        """Return the verdict in a reply: ``read_verdict``'s, or that of the last match of the user's own pattern."""
+        if self.verdict is None:
+            return read_verdict(answer)
+        visible = without_reasoning(answer)
+        if visible is None:
+            return Reading(None, OPEN_REASONING)
+        found = list(self.verdict.finditer(visible))
+        return read_group(found[-1]) if found else Reading(None, "no match of judge.verdict")
 
 
 def load_template(settings: JudgeSettings, at_once: bool) -> Template:
@@ -72,7 +71,7 @@ def load_template(settings: JudgeSettings, at_once: bool) -> Template:
     Raises ``SettingsError`` for a file that cannot be read or lacks a place, and for a broken regular expression.
     """
     text = _file(settings.template) if settings.template else QUESTION + (AT_ONCE if at_once else REASONED)
-    return Template(text, settings.criterion, _pattern(settings.verdict) if settings.verdict else _VERDICT)
+    return Template(text, settings.criterion, _pattern(settings.verdict) if settings.verdict else None)
 
 
 def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:

@@ -29,6 +29,9 @@ FREE_JUDGE_SETTINGS = (
     "give_up_after",
     "max_calls",
     "max_tokens",
+    "max_cost",
+    "prompt_price",
+    "reply_price",
     "cache",
 )
 """Settings of a judge that change none of its answers, so that a resumed run may change them."""

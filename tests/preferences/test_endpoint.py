@@ -1,5 +1,6 @@
 """Judges behind a real HTTP server: errors that pass and errors that do not, bad bodies, slowness, budgets, keys."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_the_key_comes_from_the_environment_and_stays_there(endpoint, tmp_path, 
     make(endpoint, api_key_variable="MY_KEY", cache=str(cache)).judge([PAIR])
     assert set(endpoint.keys) == {"Bearer very-secret-key"}
     assert b"very-secret" not in cache.read_bytes()
-    assert sqlite3.connect(cache).execute("SELECT count(*) FROM answers").fetchone() == (2,)
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM replies").fetchone() == (2,)
     monkeypatch.setenv("OPENAI_API_KEY", "another-secret")
     endpoint.keys.clear()
     make(endpoint).judge([PAIR])
@@ -182,3 +183,101 @@ def test_stopping_keeps_what_is_on_its_way(endpoint):
         answers[index] = answer
         stop.append(True)
     assert 1 <= len(answers) <= 2 and len(endpoint.questions) <= 6
+
+
+def reply(endpoint, text, finish="stop", **message):
+    """Return a mishap that answers with a chat completion of these fields."""
+    body = json.loads(endpoint.completion(text))
+    body["choices"][0]["finish_reason"] = finish
+    body["choices"][0]["message"] |= message
+    return 200, json.dumps(body), {}
+
+
+CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "message", "reason"),
+    [
+        ("Verdict: A", "length", {}, "cut off at its limit"),
+        ("I think Verdict: A", "max_tokens", {}, "cut off at its limit"),
+        ("", "length", {"reasoning_content": "Verdict: A"}, "cut off at its limit"),
+        (None, "stop", {"reasoning_content": "Verdict: A"}, "no text"),
+        ("<think>Verdict: A", "stop", {}, "unfinished reasoning"),
+        ("Verdict: A", "content_filter", {}, "finish_reason content_filter"),
+        (None, "tool_calls", {"tool_calls": CALL}, "a tool call"),
+        ("Verdict: A", "stop", {"tool_calls": CALL}, "a tool call"),
+        (None, "stop", {"refusal": "I cannot help."}, "a refusal"),
+        ("Verdict: A", "abort", {}, "finish_reason abort"),
+        ("Verdict: a close call", "stop", {}, "no value behind the label"),
+    ],
+)
+def test_replies_that_are_not_whole_are_counted_with_their_reason(endpoint, tmp_path, text, finish, message, reason):
+    endpoint.mishap = lambda number: reply(endpoint, text, finish, **message)
+    cache = str(tmp_path / "cache.sqlite")
+    for calls in (2, 0):  # also when the reply comes from the cache
+        annotator = make(endpoint, cache=cache)
+        assert annotator.judge([PAIR]) == [None]
+        assert annotator.counts["unreadable"] == 2 == annotator.counts[f"unreadable ({reason})"]
+        assert annotator.counts["calls"] == calls
+
+
+@pytest.mark.parametrize("finish", ["stop", None, "eos", "end_turn", "STOP"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Verdict: TIE", {"reasoning_content": "Verdict: A"}),
+        ("<think>Verdict: A</think>\n\nVerdict: TIE", {}),
+        ([{"type": "text", "text": "Verdict:"}, {"type": "text", "text": " TIE"}], {}),
+    ],
+)
+def test_whole_replies_are_read_without_their_reasoning(endpoint, finish, text, message):
+    endpoint.mishap = lambda number: reply(endpoint, text, finish, **message)
+    assert make(endpoint).judge([PAIR])[0].ranks == (0, 0)
+
+
+def picky(endpoint, *refused):
+    """Return mishaps of an endpoint that refuses some fields, in OpenAI's words."""
+
+    def mishap(number):
+        for name in refused:
+            if name in endpoint.bodies[number - 1]:
+                error = {
+                    "message": f"Unsupported parameter: '{name}' is not supported with this model.",
+                    "type": "invalid_request_error",
+                    "param": name,
+                    "code": "unsupported_parameter",
+                }
+                return 400, json.dumps({"error": error}), {}
+        return None
+
+    return mishap
+
+
+def test_a_model_that_refuses_max_tokens_and_temperature_can_be_used(endpoint):
+    endpoint.mishap = picky(endpoint, "max_tokens", "temperature")
+    with pytest.raises(AnnotatorError, match=r"refuses the field 'max_tokens'.*judge\.request\.max_completion_tokens"):
+        make(endpoint, concurrency=1).judge(many(3))
+    assert len(endpoint.questions) == 1, "the next question would be refused as well"
+    request = {"max_completion_tokens": 500, "extra_body": {"reasoning_effort": "low"}}
+    with pytest.raises(AnnotatorError, match=r'judge\.request\.drop = \["temperature"\]'):
+        make(endpoint, request=request).judge([PAIR])
+    annotator = make(endpoint, request={**request, "drop": ["temperature"]})
+    assert annotator.judge([PAIR])[0].ranks == (0, 1)
+    body = endpoint.bodies[-1]
+    assert set(body) == {"model", "messages", "max_completion_tokens", "reasoning_effort"}
+
+
+def test_the_request_is_part_of_the_cache_key(endpoint, tmp_path):
+    cache = str(tmp_path / "cache.sqlite")
+    for request, asked in (({}, 2), ({}, 2), ({"seed": 1}, 4), ({"drop": ["temperature"]}, 6), ({"seed": 1}, 6)):
+        make(endpoint, cache=cache, request=request).judge([PAIR])
+        assert len(endpoint.questions) == asked
+
+
+def test_a_limit_of_money(endpoint):
+    annotator = make(endpoint, max_cost=1e-3, prompt_price=1.0, concurrency=1)  # a microunit per token of a question
+    annotator.judge(many(4))
+    assert "max_cost = 0.001 is reached" in annotator.stopped and len(endpoint.questions) < 8
+    with pytest.raises(SettingsError, match="tokens have no price"):
+        make(endpoint, max_cost=1.0)

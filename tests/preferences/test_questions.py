@@ -9,29 +9,6 @@ from lmrl.preferences.questions import as_text, load_template
 TEMPLATE = load_template(JudgeSettings(), at_once=False)
 
 
-@pytest.mark.parametrize(
-    ("answer", "verdict"),
-    [
-        ("Verdict: A", "A"),
-        ("verdict: b", "B"),
-        ("Both fail.\n\n**Verdict: TIE**", "TIE"),
-        ("**Verdict:** B.", "B"),
-        ("Verdict: [[A]]", "A"),
-        ('I would write "Verdict: A" at first, but no.\nVerdict: B', "B"),
-        ("Verdict: C", "TIE"),
-        ("B", "B"),
-        (" (a). ", "A"),
-        ("tie", "TIE"),
-        ("Verdict: Answer", ""),
-        ("A is better than B", ""),
-        ("The verdict is out.", ""),
-        ("", ""),
-    ],
-)
-def test_verdicts_are_read(answer, verdict):
-    assert TEMPLATE.read(answer) == verdict
-
-
 def test_what_is_filled_in_is_not_filled_in_again():
     question = TEMPLATE.question("{first} {x}", "{second}", "{prompt} {}")
     assert "\n{first} {x}\n" in question and "\n{second}\n" in question and "\n{prompt} {}\n" in question
@@ -50,7 +27,25 @@ def test_a_template_of_ones_own(tmp_path):
     settings = JudgeSettings(template=str(file), criterion="kind", verdict="winner=(A|B|TIE)")
     template = load_template(settings, at_once=True)
     assert template.question("p", "x", "y") == "Kinder? 1: x 2: y (kind)"
-    assert template.read("winner=b") == "B" and template.read("Verdict: A") == ""
+    assert template.read("winner=b").value == "B" and template.read("Verdict: A").value is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reply", "expected"),
+    [
+        ("winner: (A|B|TIE)", "winner: a tie", "TIE"),
+        ("winner: (A|B|TIE)", "winner: a close call", None),
+        ("winner: (A|B|TIE)", "winner: A.", "A"),
+        ("winner: (A|B|TIE)", "winner: A\nwinner: B", "B"),
+        ("winner: (A|B|TIE)", "<think>winner: A</think> none", None),
+        ("winner: (A|B|TIE)", "<think>winner: A", None),
+        ("<w>(A|B|TIE)</w>", "<w>B</w> is it", "B"),
+        ("(A|B) ist besser", "A ist besser als B", "A"),
+        ("winner: (A|B)?", "winner: ", None),
+    ],
+)
+def test_an_expression_of_ones_own_takes_no_article_for_a_letter_either(verdict, reply, expected):
+    assert load_template(JudgeSettings(verdict=verdict), at_once=False).read(reply).value == expected
 
 
 @pytest.mark.parametrize(
