@@ -115,7 +115,7 @@ def agreed(values: Sequence[Value | None]) -> Reading[Value]:
 def stated(text: str, form: Form[Value]) -> Reading[Value] | None:
     """Return the value of labels, JSON objects, boxes, double brackets and tags; None if the text has none of them."""
     text, objects = _without_json(text, form.keys)
-    values = [form.whole(plain(value)) for value in objects]
+    values: list[Value | None] = [form.whole(plain(value)) for value in objects]
     values += [form.whole(plain(match[1])) for match in _BOXED.finditer(text)]
     values += [value for match in _BRACKETS.finditer(text) if (value := form.whole(plain(match[1]))) is not None]
     tag = re.compile(rf"<({'|'.join(form.keys)})>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
@@ -125,7 +125,8 @@ def stated(text: str, form: Form[Value]) -> Reading[Value] | None:
     if anchored:
         # A heading or a remark may bear the label first; the last one must state a value, and no other may contradict.
         values += [value for value in anchored[:-1] if value is not None] + anchored[-1:]
-    values += _inline(text, form)
+    inline: Iterator[Value] = _inline(text, form)
+    values.extend(inline)
     return agreed(values) if values else None
 
 
