@@ -72,6 +72,8 @@ class PromptSet:
     prompt_ids: list[list[int]] | None = None
     shape: str = "prompt"
     notes: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    """Source and row number of each prompt, such as "math.jsonl, row 17"; empty where they are not known."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,6 +86,7 @@ class PromptSet:
             prompt_ids=None if self.prompt_ids is None else [self.prompt_ids[index] for index in indices],
             shape=self.shape,
             notes=self.notes,
+            origins=tuple(self.origins[index] for index in indices) if self.origins else (),
         )
 
     def split(self, held_out: float, seed: int = 0) -> tuple[PromptSet, PromptSet]:
@@ -138,7 +141,8 @@ def load_prompts(
     messages = [list(prompt.content) for prompt in found.prompts if not isinstance(prompt.content, str)]
     if messages:
         columns["prompt_messages"] = messages
-    return PromptSet([text for text, _ in rendered], columns, ids or None, found.shape, found.notes)
+    texts = [text for text, _ in rendered]
+    return PromptSet(texts, columns, ids or None, found.shape, found.notes, found.origins)
 
 
 def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
@@ -150,12 +154,21 @@ def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
     found = _find(None, settings)
     for note in found.notes:
         logger.info(note)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, prompt in enumerate(found.prompts):
-        row = {name: values[index] for name, values in found.columns.items()}
-        content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
-        rows.append(row | {"prompt": content} | ({} if prompt.ids is None else {"prompt_ids": prompt.ids}))
+        row = OriginRow({name: values[index] for name, values in found.columns.items()})
+        row["prompt"] = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
+        if prompt.ids is not None:
+            row["prompt_ids"] = prompt.ids
+        row.origin = found.origins[index]
+        rows.append(row)
     return rows
+
+
+class OriginRow(dict[str, Any]):
+    """A row with the name of its source and its number there, which messages show."""
+
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,7 @@ class _Found:
     columns: dict[str, list[Any]]
     shape: str
     notes: tuple[str, ...]
+    origins: tuple[str, ...]
 
 
 def _find(source: Source | None, settings: PromptSettings) -> _Found:
@@ -200,7 +214,8 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
     prompts = [prompt for _, _, prompt in kept]
     columns = reader.columns([row for _, row, _ in kept], prompts)
     notes = (f"{where}: {len(kept)} prompts, taken for the shape {reader.described}", *reader.notes, *tally.notes())
-    return _Found(where, prompts, [number for number, _, _ in kept], columns, reader.name, notes)
+    origins = tuple(getattr(row, "origin", "") or f"{where}, row {number}" for number, row, _ in kept)
+    return _Found(where, prompts, [number for number, _, _ in kept], columns, reader.name, notes, origins)
 
 
 def _numbered(

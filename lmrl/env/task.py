@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -20,6 +20,7 @@ from lmrl.env.reference import FrozenModel, reference_of
 from lmrl.errors import ModelError, PromptError, SettingsError
 from lmrl.models.card import ModelCard, load_card
 from lmrl.rewards import RewardFunction, builtin_specs, resolve
+from lmrl.rewards.scorable import OnUnreadable, scorable_rows
 from lmrl.sampling.spec import OnLength, SamplingSpec
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TaskKeywords(TypedDict, total=False):
     forbidden_tokens: Sequence[int]
     observe_action_mask: bool
     reference: bool | str | os.PathLike[str] | LanguageModel
+    on_unreadable: OnUnreadable
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def make_task(
     forbidden_tokens: Sequence[int] = (),
     observe_action_mask: bool = False,
     reference: bool | str | os.PathLike[str] | LanguageModel = True,
+    on_unreadable: OnUnreadable = "skip",
 ) -> Task:
     """Check an environment's keywords and return its task.
 
@@ -166,7 +169,10 @@ def make_task(
     the reward by name. ``beta`` and ``temperature`` are those of the KL shaping; ``observation_length`` is L.
     ``reference`` True is the model itself, frozen; False reports no ``ref_logprob`` and excludes ``beta > 0``.
 
-    Raises ``SettingsError``, ``PromptError`` or ``ModelError``.
+    Prompts whose answer column the reward cannot read are skipped with a warning, or raise an error for
+    ``on_unreadable="error"``.
+
+    Raises ``SettingsError``, ``PromptError``, ``RewardError`` or ``ModelError``.
     """
     from lmrl.stories import MODEL_PATH
 
@@ -183,20 +189,29 @@ def make_task(
         context_length=card.context_length,
         on_length=on_length,
     )
-    read = read_prompts(_prompts_or_default(prompts, embedded), card)
+    score = _reward_or_default(reward, reward_settings, embedded)
+    read = _scorable(read_prompts(_prompts_or_default(prompts, embedded), card), score, on_unreadable)
     frozen = reference_of(reference, source, card)
     if beta > 0 and frozen is None:
         raise SettingsError(f"beta is {beta}, but reference is False; KL shaping needs the frozen reference")
     return Task(
         card=card,
         prompts=read,
-        reward=_reward_or_default(reward, reward_settings, embedded),
+        reward=score,
         spec=spec,
         beta=float(beta),
         observation_length=_length(observation_length, longest_episode(read, spec)),
         observe_action_mask=bool(observe_action_mask),
         reference=frozen,
     )
+
+
+def _scorable(prompts: tuple[Prompt, ...], reward: RewardFunction, on_unreadable: OnUnreadable) -> tuple[Prompt, ...]:
+    if on_unreadable not in get_args(OnUnreadable):
+        raise SettingsError(f"on_unreadable is {on_unreadable!r}; expected 'skip' or 'error'")
+    columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
+    origins = [f"prompt {number}" for number in range(len(prompts))]
+    return tuple(prompts[place] for place in scorable_rows([reward], columns, origins, on_unreadable))
 
 
 def card_of(model: Any) -> ModelCard:

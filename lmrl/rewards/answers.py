@@ -47,6 +47,11 @@ class ExactMatch:
     def __init__(self, settings: ExactMatchSettings) -> None:
         self.settings = settings
         self.bounds = (min(settings.right, settings.wrong), max(settings.right, settings.wrong))
+        self.reads_columns = (settings.column,)
+
+    def unreadable(self, row: Mapping[str, Any]) -> str:
+        """Return why the row has no answer to compare with; empty if it has one."""
+        return f"the column {self.settings.column!r} is empty" if row.get(self.settings.column) is None else ""
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
         """Return one score per response; needs the answers' column."""
@@ -106,6 +111,7 @@ class NumericAnswer:
         self.settings = settings
         scores = (settings.right, settings.wrong, settings.missing)
         self.bounds = (min(scores), max(scores))
+        self.reads_columns = (settings.column,)
         self.tolerance = Decimal(str(settings.tolerance))
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
@@ -115,6 +121,15 @@ class NumericAnswer:
             self._score(response, self._expected(answer, index))
             for index, (response, answer) in enumerate(zip(responses, answers, strict=True))
         ]
+
+    def unreadable(self, row: Mapping[str, Any]) -> str:
+        """Return why the row has no number to compare with; empty if it has one."""
+        try:
+            self._expected(row.get(self.settings.column), 0)
+        except RewardError:
+            answer = str(row.get(self.settings.column))[:60]
+            return f"the column {self.settings.column!r} contains {answer!r}; expected a number"
+        return ""
 
     def _score(self, response: str, expected: Decimal) -> float:
         found = number_in(response)

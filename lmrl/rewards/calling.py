@@ -1,4 +1,4 @@
-"""How a reward is called: which columns it takes, and how several asynchronous ones run at once."""
+"""Running the calls of several rewards together, asynchronous ones at the same time."""
 
 from __future__ import annotations
 
@@ -6,65 +6,11 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
-
-from lmrl.errors import RewardError, SettingsError, nearest
 
 _background_loops: dict[int, asyncio.AbstractEventLoop] = {}
 """One event loop per process (by process id, because a fork copies the table but not the thread that runs it)."""
-
-
-def check_signature(name: str, function: Callable[..., Any]) -> None:
-    """Refuse a callable that cannot take prompts and responses."""
-    signature = signature_of(function)
-    if signature is None:
-        return
-    try:
-        signature.bind_partial([], [])
-    except TypeError as error:
-        raise SettingsError(
-            f"reward {name!r} takes {signature}, which has no room for two positional arguments; expected "
-            "(prompts, responses, **columns) -> scores. Wrap a function of one row in lmrl.rewards.per_row."
-        ) from error
-
-
-def accepted_columns(name: str, function: Callable[..., Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that the callable takes by name: all with ``**kwargs``, otherwise its own parameters.
-
-    Raises ``RewardError`` when a parameter without a default has no column.
-    """
-    signature = signature_of(function)
-    if signature is None:
-        return {}
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = list(signature.parameters.values())
-    taken = [parameter.name for parameter in parameters if parameter.kind in positional][:2]
-    named = {
-        parameter.name: parameter
-        for parameter in parameters
-        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        and parameter.name not in taken
-    }
-    for parameter in named.values():
-        if parameter.default is inspect.Parameter.empty and parameter.name not in columns:
-            guess = nearest(parameter.name, columns)
-            raise RewardError(
-                f"reward {name!r} needs the column {parameter.name!r}, but the rows have "
-                f"{', '.join(sorted(columns)) or 'none besides the prompt'}"
-                + (f"; did you mean {guess!r}?" if guess else ". Add the column to the data, or give it a default.")
-            )
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return {key: value for key, value in columns.items() if key not in taken}
-    return {key: value for key, value in columns.items() if key in named}
-
-
-def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the callable's signature, or None for one that has none (some functions written in C)."""
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
 
 
 def run_together(calls: Sequence[Callable[[], Any]]) -> list[Any]:

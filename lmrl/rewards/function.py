@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, nearest
-from lmrl.rewards.calling import accepted_columns, run_together
+from lmrl.rewards.binding import Binding, bind
+from lmrl.rewards.calling import run_together
 from lmrl.specs import Concurrency
 
 Scores = NDArray[np.float64]
@@ -86,6 +87,35 @@ class RewardFunction:
             return "none"
         return "process" if "process" in said else "thread"
 
+    @functools.cached_property
+    def bindings(self) -> tuple[Binding, ...]:
+        """How each member is called."""
+        return tuple(bind(member.name, member.function) for member in self.members)
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Names of the sampling's columns (token ids, finish reasons, ...) that a member's parameters name."""
+        return frozenset().union(*(binding.asks for binding in self.bindings))
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise ``RewardError`` if the data lack a column that a member needs, or give a parameter two meanings."""
+        for binding in self.bindings:
+            binding.check_columns(columns)
+
+    def unreadable(self, columns: Mapping[str, Sequence[Any]], count: int) -> dict[int, str]:
+        """Return the rows that a member cannot score, by number from 0, each with the reason.
+
+        A member decides by an optional method ``unreadable(row) -> str``: ``row`` maps the row's columns to its values,
+        and the empty string means that it can be scored.
+        """
+        found: dict[int, str] = {}
+        for member in self.members:
+            check: Any = getattr(member.function, "unreadable", None)
+            for row in range(count) if callable(check) else ():
+                if row not in found and (reason := check({name: values[row] for name, values in columns.items()})):
+                    found[row] = f"reward {member.name!r}: {reason}"
+        return found
+
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
     ) -> RewardResult:
@@ -98,12 +128,10 @@ class RewardFunction:
         self._check_lengths(prompts, responses, columns)
         if not responses:
             return RewardResult(np.zeros(0))
-        calls = [
-            functools.partial(
-                member.function, prompts, responses, **accepted_columns(member.name, member.function, columns)
-            )
-            for member in self.members
-        ]
+        calls = []
+        for member, binding in zip(self.members, self.bindings, strict=True):
+            positional, keywords = binding.arguments(prompts, responses, columns)
+            calls.append(functools.partial(member.function, *positional, **keywords))
         scores, parts = np.zeros(len(responses)), {}
         for member, output in zip(self.members, run_together(calls), strict=True):
             if isinstance(output, BaseException):
@@ -132,6 +160,9 @@ class RewardFunction:
                     f"reward {self.name!r}: the column {column!r} has {len(values)} values for {len(responses)} "
                     "responses; expected one per response"
                 )
+
+    def __reduce__(self) -> tuple[type[RewardFunction], tuple[tuple[Member, ...], bool]]:
+        return RewardFunction, (self.members, self.single)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RewardFunction:
         return self  # rewards may hold models or open clients; copies of an environment's spec share them

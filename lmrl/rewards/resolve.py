@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lmrl.errors import SettingsError, nearest, unknown
-from lmrl.rewards.calling import check_signature, signature_of
+from lmrl.rewards.binding import bind
 from lmrl.rewards.function import Member, RewardFunction
 from lmrl.rewards.learned import Learned, LearnedSettings, is_path
+from lmrl.rewards.signatures import signature_of
 from lmrl.specs import Concurrency, RewardSpec
 
 if TYPE_CHECKING:
@@ -128,14 +129,19 @@ def _settings(cls: type, table: Mapping[str, Any], where: str) -> Any:
 
 
 def _check_keywords(name: str, target: Any, table: Mapping[str, Any]) -> None:
-    signature = signature_of(target) if callable(target) else None
-    if signature is None:
+    if isinstance(target, type):
+        signature = signature_of(target)
+        parameters = [] if signature is None else list(signature.parameters.values())
+        takes_all = signature is None or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+        known = [parameter.name for parameter in parameters]
+    elif callable(target):
+        binding = bind(name, target)
+        takes_all = binding.passes_rest
+        known = [parameter for parameter, source in binding.keywords.items() if source == parameter]
+    else:
         return
-    parameters = list(signature.parameters.values())
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+    if takes_all:
         return
-    skipped = 0 if isinstance(target, type) else 2  # a function's first two are prompts and responses
-    known = [parameter.name for parameter in parameters[skipped:]]
     for setting in table:
         if setting not in known:
             raise SettingsError(unknown(f"setting of reward {name!r}:", setting, known))
@@ -147,7 +153,7 @@ def _callable(name: str, function: Any) -> Callable[..., Any]:
             f"reward {name!r} is {function!r} ({type(function).__name__}), which cannot be called; expected "
             "(prompts, responses, **columns) -> scores"
         )
-    check_signature(name, function)
+    bind(name, function)
     checked: Callable[..., Any] = function
     return checked
 

@@ -10,22 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmrl.errors import RewardError
+from lmrl.rewards.binding import bind
 
 
 class PerRow:
     """A reward for batches made of a function of one row. Made by ``per_row``."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        # Takes over the name, and the signature too: only the columns that the row function names are passed.
+        # Takes over the name; the signature says which columns the row function names.
         functools.update_wrapper(self, function)
         self.function = function
+        self._binding = bind(getattr(function, "__qualname__", "per_row"), function, of_rows=True)
+        self.__signature__ = self._binding.batch_signature()
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> Any:
         """Return the scores of a batch, or an awaitable of them when the function is asynchronous."""
-        results = [
-            self.function(prompt, response, **{name: values[index] for name, values in columns.items()})
-            for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-        ]
+        results = []
+        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            row = {name: values[index] for name, values in columns.items()}
+            positional, keywords = self._binding.arguments(prompt, response, row)
+            results.append(self.function(*positional, **keywords))
         if results and all(inspect.isawaitable(result) for result in results):
             return _gathered(results)
         return _transposed(results)

@@ -21,6 +21,7 @@ from lmrl.errors import PromptError, SettingsError
 from lmrl.models import load_card
 from lmrl.models.loading import LanguageModel, load
 from lmrl.rewards.resolve import resolve as resolve_reward
+from lmrl.rewards.scorable import scorable_rows
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import Completion, sample_texts
 from lmrl.seeds import derive_seed
@@ -112,10 +113,13 @@ def compare(
     """
     sampling = sampling or SamplingSettings(max_new_tokens=128)
     rows = _rows(prompts)
+    judge = None if reward is None else resolve_reward(reward, reward_settings, plugins)
+    if judge is not None:
+        origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
+        rows = [rows[place] for place in scorable_rows([judge], _reward_columns(rows), origins)]
     columns = _columns(models, names, complete)
     cards = [load_card(column.path) for column in columns]
     asked = [[ask(card, row["prompt"], system, complete) for row in rows] for card in cards]
-    judge = None if reward is None else resolve_reward(reward, reward_settings, plugins)
     reference_path = model_path(reference) if str(reference) else ""
     reference_card = load_card(reference_path) if reference_path else None
     notes = _notes(columns, system, sampling, bool(reference_path))
@@ -254,12 +258,16 @@ def _rewards(
     system: str,
     as_chat: bool,
 ) -> list[float]:
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "prompt"))
-    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
+    columns = _reward_columns(rows)
     if as_chat:  # the same for every model, whatever it was asked through: a learned reward has a template of its own
         columns["prompt_messages"] = [list(as_messages(row["prompt"], system)) for row in rows]
     texts = [question.text for question in questions]
     return [float(score) for score in judge(texts, [answer.text for answer in answers], columns).scores]
+
+
+def _reward_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "prompt"))
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _at(values: Sequence[float] | None, index: int) -> float | None:

@@ -9,6 +9,7 @@ from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.rewards.scorable import OnUnreadable
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.stages.settings import RunSettings, require_at_least
 
@@ -123,6 +124,9 @@ class EvaluateConfig:
     is the one that plots and win rates show."""
     reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of rewards, a table for each by its name."""
+    on_unreadable: OnUnreadable = "skip"
+    """Prompts whose answer column a reward cannot read: skip counts and names them before the run, error refuses
+    them."""
     bounds: dict[str, list[float]] = field(default_factory=dict)
     """Least and greatest value of a reward, for its interval; left out, they are taken from what was seen."""
     run: RunSettings = field(default_factory=RunSettings)

@@ -70,7 +70,7 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     reference = model_path(config.reference) if config.reference else ""
     if reference:
         load_card(reference)
-    questions = held_out_questions(config, cards, plugins, prompts)
+    questions = held_out_questions(config, cards, plugins, prompts, list(rewards.values()))
     asked = [[ask_one(config, card, question) for question in questions.items] for card in cards]
     for card in cards:
         sampling_spec(config.sampling, card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from lmrl.data import PromptSet, load_prompts
 from lmrl.data.records import Prompt
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models.card import ModelCard
+from lmrl.rewards.function import RewardFunction
+from lmrl.rewards.scorable import scorable_rows
 from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, transcript
 from lmrl.stages.evaluate_config import EvaluateConfig
 
@@ -44,15 +47,19 @@ class Questions:
 
 
 def held_out_questions(
-    config: EvaluateConfig, cards: Sequence[ModelCard], plugins: Any, prompts: Sequence[Any] | None
+    config: EvaluateConfig,
+    cards: Sequence[ModelCard],
+    plugins: Any,
+    prompts: Sequence[Any] | None,
+    rewards: Sequence[RewardFunction] = (),
 ) -> Questions:
     """Return the prompts to answer.
 
     The split is ``PromptSet.split`` with ``held_out.prompts`` and ``held_out.seed``, the codec that of the first model
-    with a chat template: the same as in an RL run of that model. As there, prompts that leave some model no room to
-    answer are left out before and counted.
+    with a chat template: the same as in an RL run of that model. As there, prompts whose answer a reward cannot read
+    and prompts that leave some model no room to respond are skipped before the split and counted.
     """
-    rows = [dict(row) if isinstance(row, Mapping) else {"prompt": row} for row in _rows(config, plugins, prompts)]
+    rows = [copy(row) if isinstance(row, dict) else _row(row) for row in _rows(config, plugins, prompts)]
     templated = next((card for card in cards if chats(card)), None)
     for row in rows:
         if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str) and row["prompt"]:
@@ -60,6 +67,7 @@ def held_out_questions(
             if templated is None or config.chat == "off":
                 row["prompt"] = transcript(row["prompt"])
     loaded = load_prompts(rows, codec=(templated or cards[0]).codec)
+    loaded = loaded.select(scorable_rows(rewards, loaded.columns, loaded.origins, config.on_unreadable))
     notes = list(loaded.notes[1:])  # the first says what shape these rows are of
     kept = _with_room(config, cards, _questions(config, loaded))
     if len(kept) < len(loaded):
@@ -120,6 +128,10 @@ def ask_one(config: EvaluateConfig, card: ModelCard, question: Question) -> Aske
             f"{card.path}: a prompt of {len(question.ids)} ids fills its context of {card.context_length}"
         )
     return Asked(str(question.prompt), question.ids, chatted=False)
+
+
+def _row(row: Any) -> dict[str, Any]:
+    return dict(row) if isinstance(row, Mapping) else {"prompt": row}
 
 
 def _rows(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | None) -> list[Any]:

@@ -21,7 +21,9 @@ from lmrl.preferences import Annotator, Comparison, Judgement
 from lmrl.preferences.annotators import StreamingAnnotator, Unanswered
 from lmrl.preferences.journal import Journal
 from lmrl.preferences.person import PersonAnnotator
+from lmrl.preferences.reward_annotator import RewardAnnotator
 from lmrl.preferences.writing import pair_rows, ranking_rows, write_rows
+from lmrl.rewards.function import RewardFunction
 from lmrl.stages.prefer_config import GOLD, PreferConfig
 from lmrl.stages.prefer_report import PreferReport, make_report, plot_report, write_report
 from lmrl.stages.prefer_samples import (
@@ -30,6 +32,7 @@ from lmrl.stages.prefer_samples import (
     Samples,
     load_samples,
     read_completions,
+    scorable_samples,
     write_samples,
 )
 from lmrl.stages.prefer_setup import (
@@ -85,7 +88,7 @@ def prefer(
     note_unread(config, plugins)
     found = make_annotators(config, plugins, annotators)
     sampled = resume and (Path(config.run.folder) / SAMPLES_FILE).exists()
-    source = None if sampled else _source(config, plugins, prompts)
+    source = None if sampled else _source(config, plugins, prompts, _rewards(found))
     config = name_folder(config, resume)
     run = Run(Path(config.run.folder), config)
     with hold_folder(run.folder):
@@ -101,14 +104,21 @@ def prefer(
             plugins.observe("lmrl_run_end", run=run, error=error)
 
 
-def _source(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None) -> Any:
+def _rewards(annotators: Mapping[str, Annotator]) -> list[RewardFunction]:
+    rewards = [one.reward for one in annotators.values() if isinstance(one, RewardAnnotator)]
+    return [reward for reward in rewards if isinstance(reward, RewardFunction)]
+
+
+def _source(
+    config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None, rewards: Sequence[RewardFunction]
+) -> Any:
     """Return the samples that are there already, or what is needed to draw them: engine and prompts."""
     if config.completions_from.path:
-        return read_completions(config.completions_from)
+        return scorable_samples(read_completions(config.completions_from), rewards, config)
     from lmrl.stages.prefer_drawing import prepare_prompts  # torch is loaded where something is sampled
 
     spec, settings = config.engine.resolve(plugins)
-    return spec.build(settings), prepare_prompts(config, plugins, prompts)
+    return spec.build(settings), prepare_prompts(config, plugins, prompts, rewards)
 
 
 def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: Any, progress: bool) -> PreferResult:

@@ -10,6 +10,7 @@ from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.preferences import AnnotatorSettings
+from lmrl.rewards.scorable import OnUnreadable
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.stages.settings import RunSettings, require_at_least
 
@@ -79,6 +80,9 @@ class PreferConfig:
     then, and ranks found there are gold."""
     annotators: dict[str, AnnotatorSettings] = field(default_factory=lambda: {"reward": AnnotatorSettings()})
     """Who ranks, by a name of your choice: [annotators.NAME]."""
+    on_unreadable: OnUnreadable = "skip"
+    """Prompts whose answer column a reward cannot read: skip counts and names them before the run, error refuses
+    them."""
     gold: GoldSettings = field(default_factory=GoldSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 

@@ -16,6 +16,8 @@ from lmrl.data.records import Prompt
 from lmrl.errors import ResumeError
 from lmrl.models import LanguageModel, load, load_card
 from lmrl.plugins import PluginManager
+from lmrl.rewards.function import RewardFunction
+from lmrl.rewards.scorable import scorable_rows
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.texts import sample_texts, sampling_spec
 from lmrl.seeds import derive_seed
@@ -28,12 +30,18 @@ ROWS_AT_ONCE = 256
 """Responses that are sampled, and then kept, together."""
 
 
-def prepare_prompts(config: PreferConfig, plugins: PluginManager, prompts: Sequence[Any] | None) -> PromptSet:
-    """Return the prompts that the model has room for; nothing but its card is loaded."""
+def prepare_prompts(
+    config: PreferConfig,
+    plugins: PluginManager,
+    prompts: Sequence[Any] | None,
+    rewards: Sequence[RewardFunction] = (),
+) -> PromptSet:
+    """Return the prompts that rewards can score and the model has room for; only the model's card is loaded."""
     card = load_card(model_path(config.model))
     spec, settings = config.prompts.resolve(plugins)
     rows = list(spec.build(settings)) if prompts is None else prompts
     found = load_prompts(rows, PromptSettings(chat=config.chat, limit=config.samples.prompts), card.codec)
+    found = found.select(scorable_rows(rewards, found.columns, found.origins, config.on_unreadable))
     return usable_prompts(LanguageModel(None, card), found, sampling_spec(config.sampling, card))
 
 

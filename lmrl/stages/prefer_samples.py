@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmrl.data import RowSettings, load_rankings
 from lmrl.data.files import read_rows
@@ -21,6 +21,12 @@ from lmrl.errors import DataError, ResumeError
 from lmrl.preferences import Comparison
 from lmrl.preferences.questions import as_text
 from lmrl.preferences.ranks import compact_ranks, dense_ranks
+from lmrl.preferences.reward_annotator import reward_columns
+from lmrl.rewards.scorable import scorable_rows
+
+if TYPE_CHECKING:
+    from lmrl.rewards.function import RewardFunction
+    from lmrl.stages.prefer_config import PreferConfig
 
 logger = logging.getLogger(__name__)
 SAMPLES_FILE = "samples.jsonl"
@@ -110,6 +116,21 @@ def read_completions(settings: RowSettings) -> Samples:
             continue
         samples.append(make_sample(ranking.prompt, as_text(ranking.prompt), ranking.columns, texts, ranking.ranks))
     return _checked(Samples(samples, skipped, found.notes), settings.path)
+
+
+def scorable_samples(samples: Samples, rewards: Sequence[RewardFunction], config: PreferConfig) -> Samples:
+    """Return the samples whose answer columns every reward can read; the others are counted.
+
+    Raises ``RewardError`` if a reward needs a column that is missing.
+    """
+    kept = samples.samples
+    origins = [f"{config.completions_from.path}, prompt {number}" for number in range(1, len(kept) + 1)]
+    columns = reward_columns([sample.comparison for sample in kept])
+    places = scorable_rows(rewards, columns, origins, config.on_unreadable)
+    if len(places) == len(kept):
+        return samples
+    skipped = {**samples.skipped, "answers that a reward cannot read": len(kept) - len(places)}
+    return Samples([kept[place] for place in places], skipped, samples.notes)
 
 
 def write_samples(folder: Path, samples: Samples) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data.rows import RowSettings
 from lmrl.kl import KLSettings
+from lmrl.rewards.scorable import OnUnreadable
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.stages.settings import CheckpointSettings, RunSettings, require_at_least
 
@@ -79,6 +80,9 @@ class ScoringSettings:
     itself, which is none unless its author has thought about it."""
     workers: int = 8
     """Threads, or processes, of that pool."""
+    on_unreadable: OnUnreadable = "skip"
+    """Rows of the data whose answer a reward cannot read: skip counts and names them before the run, error refuses
+    them."""
 
     def __post_init__(self) -> None:
         require_at_least("scoring", self, {"workers": 1})

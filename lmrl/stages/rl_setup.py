@@ -23,6 +23,7 @@ from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
+from lmrl.rewards.scorable import scorable_rows
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.specs import Needs
@@ -69,6 +70,7 @@ def open_session(
     start = load(config.model or embedded_model(), device=accelerator.device, dtype=torch.float32)
     spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
+    rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
     training, held_out = _split(usable_prompts(start, rows, spec), config)
     training_ids = encode_prompts(start, training)
