@@ -13,6 +13,7 @@ import numpy as np
 
 from lmrl.errors import PromptError, nearest
 from lmrl.models.card import ModelCard
+from lmrl.models.encoding import text_ids
 
 PROMPT_COLUMN = "prompt"
 
@@ -63,7 +64,7 @@ def read_prompt(row: Any, card: ModelCard, where: str) -> Prompt:
             )
         row = row[PROMPT_COLUMN]
     if isinstance(row, str):
-        text, ids = row, tuple(card.codec.encode(row))
+        text, ids = row, tuple(text_ids(card.codec, row))
     else:
         ids = _checked_ids(row, card, where)
         text = card.codec.decode_batch([ids])[0]

@@ -30,6 +30,9 @@ __all__ = [
 PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
 
+CHANGING_SETTINGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "add_prefix_space")
+"""Settings by which transformers changes what ``tokenizer.json`` says."""
+
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """Names under which the families keep their context length."""
 
@@ -104,7 +107,8 @@ def load_codec(path: Path) -> TextCodec:
     """Return the codec of a folder's tokenizer; raises ``ModelError`` where there is none that can be read."""
     file = path / "tokenizer.json"
     settings = read_json(path / "tokenizer_config.json", required=False)
-    if file.exists() and settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
+    plain = settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES
+    if file.exists() and plain and not any(name in settings for name in CHANGING_SETTINGS):
         return FastCodec(file)
     return TransformersCodec(_auto_tokenizer(str(path), None))
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lmrl.errors import DataError
+from lmrl.models.encoding import text_ids
 
 if TYPE_CHECKING:
     from lmrl.models.codec import TextCodec
@@ -62,12 +63,12 @@ class _Turn:
 def prompt_ids(codec: TextCodec, prompt: str | Messages) -> tuple[str, list[int]]:
     """Return the text and the token ids of a prompt, as a model is asked at inference.
 
-    Plain text is encoded as the tokenizer does it. Messages are rendered by the chat template with its generation
+    Plain text is encoded by ``text_ids``. Messages are rendered by the chat template with its generation
     prompt; the template writes BOS itself, so the tokenizer adds none. The ids are a prefix of what ``chat_row`` and
     ``response_row`` make of the same conversation. Raises ``DataError`` when the template cannot render it.
     """
     if isinstance(prompt, str):
-        return prompt, _encode_once(codec, prompt)
+        return prompt, text_ids(codec, prompt)
     text = codec.render_chat(prompt, True)
     return text, _encode_pieces(codec, text, _locate(codec, prompt, text))[0]
 
@@ -84,8 +85,8 @@ def response_row(
     if isinstance(prompt, str):
         if not isinstance(completion, str):
             raise DataError("the prompt is text and its completion a list of messages; expected two texts.")
-        before = _encode_once(codec, prompt)
-        joint = _encode_once(codec, prompt + completion)
+        before = text_ids(codec, prompt)
+        joint = text_ids(codec, prompt + completion)
         answer = joint[len(before) :] if joint[: len(before)] == before else _encode_after(codec, completion)
         return before, answer if answer and answer[-1] in eos_ids else [*answer, _closing_id(codec, eos_ids)]
     said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
@@ -211,14 +212,6 @@ def _encode_after(codec: TextCodec, text: str) -> list[int]:
         if alone and joint[: len(alone)] == alone:
             return joint[len(alone) :]
     return codec.encode_plain(text)
-
-
-def _encode_once(codec: TextCodec, text: str) -> list[int]:
-    """Return the ids of plain text as the tokenizer encodes it, without a second BOS where the text begins with one."""
-    row, plain = codec.encode(text), codec.encode_plain(text)
-    added = len(row) - len(plain)
-    doubled = added > 0 and row[added:] == plain and plain[:added] == row[:added]
-    return plain if doubled else row
 
 
 def _closing_id(codec: TextCodec, eos_ids: Sequence[int]) -> int:

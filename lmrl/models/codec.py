@@ -27,11 +27,18 @@ class TextCodec(Protocol):
     def __hash__(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``, with the special tokens that the tokenizer's own post-processor adds."""
+        """Return the ids of ``text``, with the special tokens that the tokenizer's own post-processor adds.
+
+        Stages encode by ``lmrl.models.encoding.text_ids`` instead: this may double a BOS and append an EOS.
+        """
         ...
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of ``text`` and nothing else; special tokens written in it are recognised."""
+        ...
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Return the ids of two texts in the tokenizer's own form for a pair, as encoders read them."""
         ...
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -96,6 +103,10 @@ class FastCodec:
         """Return the ids of ``text``, without those that the post-processor adds."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Return the ids of a pair of texts."""
+        return list(self._tokenizer.encode(first, second).ids)
+
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the plain ids and the characters that each stands for."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -141,6 +152,10 @@ class TransformersCodec:
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of ``text``, without those that the post-processor adds."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Return the ids of a pair of texts."""
+        return list(self.tokenizer(first, second)["input_ids"])
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the plain ids and the characters that each stands for; only fast tokenizers know them."""

@@ -26,10 +26,8 @@ def reward_row(card: ModelCard, prompt: Prompt, completion: Answer) -> tuple[lis
     if not isinstance(completion, str):
         completion = "\n".join(message["content"] for message in completion)
     asked = card.codec.encode(prompt)
-    if isinstance(card.codec, TransformersCodec):
-        pair = list(card.codec.tokenizer(prompt, completion)["input_ids"])
-        return pair[: len(asked)], pair[len(asked) :]
-    return asked, card.codec.encode_plain(completion)
+    pair = card.codec.encode_pair(prompt, completion)
+    return pair[: len(asked)], pair[len(asked) :]
 
 
 def fitted_row(card: ModelCard, prompt: list[int], completion: list[int]) -> tuple[list[int], int]:

@@ -16,6 +16,7 @@ from typing import Any
 from lmrl.config import apply_overrides, build
 from lmrl.data.files import read_rows
 from lmrl.errors import DataError, PromptError, SettingsError
+from lmrl.models.encoding import opening_ids, text_ids
 from lmrl.models.loading import LanguageModel, load
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.settings import SamplingSettings
@@ -221,11 +222,15 @@ class ChatSession:
 
     def _fit_text(self, text: str) -> tuple[list[int], int]:
         refuse_broken(text)
-        ids = self.model.card.codec.encode(text)
+        codec = self.model.card.codec
+        ids = text_ids(codec, text)
         if not ids:
             raise PromptError(f"the text {text!r} has no tokens; write something else")
         kept = max(self.model.card.context_length - self._room, 1)
-        return (ids, 0) if len(ids) <= kept else (ids[-kept:], len(ids) - kept)
+        if len(ids) <= kept:
+            return ids, 0
+        opening = opening_ids(codec)[: kept - 1]  # BOS stays where the beginning of the text goes
+        return [*opening, *ids[len(opening) - kept :]], len(ids) - kept
 
 
 def chat(

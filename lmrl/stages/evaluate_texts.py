@@ -12,6 +12,7 @@ from lmrl.data.files import read_rows
 from lmrl.errors import DataError, LmrlError
 from lmrl.models.card import ModelCard
 from lmrl.models.chat_template import chat_row, response_row
+from lmrl.models.encoding import opening_ids
 from lmrl.models.loading import LanguageModel
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import score_logprobs
@@ -120,7 +121,9 @@ def _plain(texts: list[str], where: str, characters: int) -> ReferenceTexts:
 
 def _pieces(text: str, card: ModelCard, context: int) -> list[TextRow]:
     plain, spans = card.codec.encode_spans(text)
-    before = _opening(card)
+    before = opening_ids(card.codec)
+    if plain[: len(before)] == before:  # the text begins with BOS
+        before = []
     ids = [*before, *plain]
     # Bytes from token to token, not of the tokens' own spans: some leave spaces out, and some share a character.
     edges = [0] * len(before) + [len(text[:start].encode()) for start, _ in spans] + [len(text.encode())]
@@ -132,13 +135,6 @@ def _pieces(text: str, card: ModelCard, context: int) -> list[TextRow]:
         size = edges[start + len(piece)] - edges[start + 1]
         rows.append(TextRow(piece, [False] + [True] * (len(piece) - 1), max(size, 1)))
     return rows
-
-
-def _opening(card: ModelCard) -> list[int]:
-    """Return what the tokenizer puts in front of a text: BOS, or nothing."""
-    whole, plain = card.codec.encode("a"), card.codec.encode_plain("a")
-    extra = len(whole) - len(plain)
-    return whole[:extra] if extra > 0 and whole[extra:] == plain else []
 
 
 def _example_row(example: ChatExample | CompletionExample, card: ModelCard, context: int) -> TextRow | None:

@@ -8,6 +8,7 @@ from typing import Any
 from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
+from lmrl.models.encoding import text_ids
 from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
@@ -151,4 +152,4 @@ def encode_prompts(model: LanguageModel, prompts: PromptSet) -> list[list[int]]:
     """Return the token ids of every prompt."""
     if prompts.prompt_ids is not None:
         return prompts.prompt_ids
-    return [model.card.codec.encode(text) for text in prompts.prompts]
+    return [text_ids(model.card.codec, text) for text in prompts.prompts]
