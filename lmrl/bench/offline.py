@@ -60,17 +60,18 @@ def _judged(
 ) -> tuple[list[str], list[str], RewardResult]:
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
     from lmrl.sampling.texts import sample_texts, sampling_spec
-    from lmrl.stages.rl_checks import encode_prompts
+    from lmrl.stages.rl_checks import encode_prompts, in_turns
     from lmrl.stages.rl_setup import configured_reward
 
     ids = encode_prompts(model, prompts)
     engine_spec, engine_settings = config.engine.resolve(plugins)
     engine = engine_spec.build(engine_settings)
+    spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     texts: list[str] = []
     for start in range(0, len(places), CHUNK):
         asked_ids = [ids[place] for place in places[start : start + CHUNK]]
         seed = derive_seed(config.run.seed, purpose, start)
-        drawn = sample_texts(model, asked_ids, sampling_spec(config.sampling, model.card), seed, engine)
+        drawn = sample_texts(model, asked_ids, spec, seed, engine)
         texts += [completion.text for completion in drawn]
     reward = configured_reward(config, plugins)
     columns = {name: [column[place] for place in places] for name, column in prompts.columns.items()}

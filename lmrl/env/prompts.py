@@ -11,24 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from lmrl.errors import PromptError, nearest
+from lmrl.errors import DataError, PromptError, nearest
 from lmrl.models.card import ModelCard
+from lmrl.models.chat_template import prompt_ids
 from lmrl.models.encoding import text_ids
+from lmrl.models.turns import holds_turns
 
 PROMPT_COLUMN = "prompt"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its text, its token ids, and further columns by name."""
+    """One prompt: its text, its token ids, and further columns by name; ``in_turns`` if it is a conversation."""
 
     text: str
     ids: tuple[int, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
+    in_turns: bool = False
 
 
 def read_prompts(rows: Iterable[Any], card: ModelCard) -> tuple[Prompt, ...]:
-    """Return the prompts of ``rows``: strings, rows of token ids, or mappings with a ``prompt`` and further columns.
+    """Return the prompts of ``rows``: strings, chat messages, token ids, or mappings with a ``prompt`` and columns.
 
     Raises ``PromptError`` for no prompts, an empty one, one that fills the context, ids outside the vocabulary, and
     rows whose columns differ.
@@ -63,7 +66,12 @@ def read_prompt(row: Any, card: ModelCard, where: str) -> Prompt:
                 + (f". Did you mean {guess!r}?" if guess else "")
             )
         row = row[PROMPT_COLUMN]
-    if isinstance(row, str):
+    messages = is_conversation(row)
+    if messages:
+        text, found = _rendered(row, card, where)
+        ids = tuple(found)
+        columns["prompt_messages"] = [dict(message) for message in row]
+    elif isinstance(row, str):
         text, ids = row, tuple(text_ids(card.codec, row))
     else:
         ids = _checked_ids(row, card, where)
@@ -76,7 +84,19 @@ def read_prompt(row: Any, card: ModelCard, where: str) -> Prompt:
         raise PromptError(
             f"{where} has {len(ids)} tokens and leaves no room in the context of {card.context_length}; shorten it"
         )
-    return Prompt(text, ids, columns)
+    return Prompt(text, ids, columns, messages or holds_turns(card, [ids]))
+
+
+def is_conversation(row: Any) -> bool:
+    """Return whether a prompt is a list of chat messages."""
+    return isinstance(row, Sequence) and not isinstance(row, str) and bool(row) and isinstance(row[0], Mapping)
+
+
+def _rendered(messages: Sequence[Mapping[str, Any]], card: ModelCard, where: str) -> tuple[str, list[int]]:
+    try:
+        return prompt_ids(card.codec, messages)
+    except DataError as error:
+        raise PromptError(f"{where}: {error}") from error
 
 
 def _checked_ids(row: Any, card: ModelCard, where: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from lmrl.env.prompts import Prompt, read_prompt, read_prompts
 from lmrl.env.reference import FrozenModel, reference_of
 from lmrl.errors import ModelError, PromptError, SettingsError
 from lmrl.models.card import ModelCard, load_card
+from lmrl.models.turns import with_turn_end
 from lmrl.rewards import RewardFunction, builtin_specs, resolve
 from lmrl.rewards.scorable import OnUnreadable, scorable_rows
 from lmrl.sampling.spec import OnLength, SamplingSpec
@@ -117,6 +118,11 @@ class Task:
                 f"the prompt in the options of reset has no column {sorted(missing)}; give it as a mapping with the "
                 "columns that the other prompts have"
             )
+        if prompt.in_turns and not set(with_turn_end(self.card).eos_ids) <= set(self.spec.eos_ids):
+            raise PromptError(
+                "the prompt in the options of reset is a conversation, but the environment's prompts are texts, whose "
+                "episodes do not end at the template's end-of-turn token; make the environment with messages as prompts"
+            )
         needed = longest_episode([prompt], self.spec)
         if needed > self.observation_length:
             raise PromptError(
@@ -165,8 +171,9 @@ def make_task(
     """Check an environment's keywords and return its task.
 
     ``model`` is a folder, a hub id or a live ``LanguageModel``; None is the embedded one, whose prompts and reward
-    have defaults too. ``prompts`` are strings, rows of token ids, or mappings with a ``prompt`` and columns that go to
-    the reward by name. ``beta`` and ``temperature`` are those of the KL shaping; ``observation_length`` is L.
+    have defaults too. ``prompts`` are strings, lists of chat messages, rows of token ids, or mappings with a ``prompt``
+    and columns that go to the reward by name; with messages, the chat template's end-of-turn token ends an episode.
+    ``beta`` and ``temperature`` are those of the KL shaping; ``observation_length`` is L.
     ``reference`` True is the model itself, frozen; False reports no ``ref_logprob`` and excludes ``beta > 0``.
 
     Prompts whose answer column the reward cannot read are skipped with a warning, or raise an error for
@@ -180,6 +187,10 @@ def make_task(
     source: Any = str(MODEL_PATH) if model is None else model
     card = card_of(source)
     _check_numbers(beta, temperature, max_new_tokens, observation_length)
+    score = _reward_or_default(reward, reward_settings, embedded)
+    read = _scorable(read_prompts(_prompts_or_default(prompts, embedded), card), score, on_unreadable)
+    if any(prompt.in_turns for prompt in read):
+        card = with_turn_end(card)
     spec = SamplingSpec(
         temperature=temperature,
         max_new_tokens=max_new_tokens,
@@ -189,8 +200,6 @@ def make_task(
         context_length=card.context_length,
         on_length=on_length,
     )
-    score = _reward_or_default(reward, reward_settings, embedded)
-    read = _scorable(read_prompts(_prompts_or_default(prompts, embedded), card), score, on_unreadable)
     frozen = reference_of(reference, source, card)
     if beta > 0 and frozen is None:
         raise SettingsError(f"beta is {beta}, but reference is False; KL shaping needs the frozen reference")

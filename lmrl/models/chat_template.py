@@ -149,22 +149,25 @@ def chat_row(
 
 @lru_cache(maxsize=32)
 def template_end_id(codec: TextCodec) -> int | None:
-    """Return the special token with which the chat template closes an answer; None if there is no such token."""
-    try:
-        question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "Zyzzyva"}
-        asked = codec.render_chat([question], True)
-        text = codec.render_chat([question, answer], False)
-    except DataError:
+    """Return the added token with which the chat template closes an answer; None if there is no such token.
+
+    It is the first added token that the template writes behind an answer. A template that closes an answer with plain
+    text, or not at all, has none; rows are then closed by EOS.
+    """
+    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Zyzzyva"}]
+    after = ""
+    for messages in (conversation, [{"role": "system", "content": "a"}, *conversation]):
+        try:
+            _, answered, after = codec.render_chat(messages, False).rpartition("Zyzzyva")
+        except DataError:
+            continue
+        if answered:
+            break
+        after = ""
+    named = {text: id_ for text, id_ in codec.added_tokens.items() if text.strip() and text in after}
+    if not named:
         return None
-    _, answered, after = text[len(asked) :].rpartition(answer["content"])
-    if not text.startswith(asked) or not answered or not after.strip():
-        return None
-    found = codec.encode_plain(after.strip())[:1]
-    unknown = codec.encode_plain(codec.special_tokens.get("unk_token", ""))
-    letter = codec.encode_plain("a")[-1:]
-    # A special token leaves no trace in decoded text.
-    is_special = codec.decode_batch([[*letter, *found, *letter]]) == codec.decode_batch([[*letter, *letter]])
-    return found[0] if found and found != unknown and is_special else None
+    return named[min(named, key=lambda text: (after.index(text), -len(text)))]
 
 
 def _locate(codec: TextCodec, messages: Messages, text: str) -> dict[int, _Turn]:

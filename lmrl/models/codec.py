@@ -50,6 +50,11 @@ class TextCodec(Protocol):
         ...
 
     @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The tokens that stand outside the vocabulary's rules, special or not, by their text."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """The tokenizer's chat template, in jinja2; None where it has none."""
         ...
@@ -87,6 +92,8 @@ class FastCodec:
         self._tokenizer.add_special_tokens(known)
         contents = {key: _token_text(settings.get(key)) for key in TOKEN_KEYS}
         self.special_tokens = {key: text for key, text in contents.items() if text is not None}
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.added_tokens: Mapping[str, int] = {token.content: id_ for id_, token in added.items()}
         file = path.with_name(TEMPLATE_FILE)
         try:
             self.chat_template: str | None = (
@@ -134,6 +141,11 @@ class TransformersCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The tokens outside the vocabulary's rules."""
+        return {token.content: id_ for id_, token in self.tokenizer.added_tokens_decoder.items()}
 
     @property
     def chat_template(self) -> str | None:

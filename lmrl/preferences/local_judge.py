@@ -122,7 +122,8 @@ class LocalAsker:
         settings = SamplingSettings(
             temperature=self.settings.temperature, max_new_tokens=self.settings.max_answer_tokens
         )
-        spec, model = sampling_spec(settings, self.card), self._loaded()
+        spec = sampling_spec(settings, self.card, in_turns=bool(self.card.codec.chat_template))
+        model = self._loaded()
         if not settings.temperature:
             found = sample_texts(model, rows, spec, 0)
         else:  # each with a seed of its own, so that an answer does not hang on which others are asked with it

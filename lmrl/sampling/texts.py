@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmrl.errors import SettingsError
 from lmrl.models.card import ModelCard, response_texts
+from lmrl.models.turns import with_turn_end
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.settings import SamplingSettings
@@ -35,14 +36,16 @@ class Completion:
         return self.finish in (FinishReason.EOS, FinishReason.STOP)
 
 
-def sampling_spec(settings: SamplingSettings, card: ModelCard) -> SamplingSpec:
+def sampling_spec(settings: SamplingSettings, card: ModelCard, in_turns: bool = False) -> SamplingSpec:
     """Return the specification that settings and a model's own ids and context make together.
 
-    Raises ``SettingsError`` for a forbidden id outside the model's vocabulary.
+    ``in_turns``: the model answers in a conversation, so the chat template's end-of-turn token ends a response. Raises
+    ``SettingsError`` for a forbidden id outside the model's vocabulary.
     """
     outside = [i for i in settings.forbidden_ids if not 0 <= i < card.vocab_size]
     if outside:
         raise SettingsError(f"sampling.forbidden_ids holds {outside[0]}; the vocabulary has {card.vocab_size} ids")
+    card = with_turn_end(card) if in_turns else card
     return SamplingSpec(
         temperature=settings.temperature,
         top_k=settings.top_k,

@@ -18,6 +18,7 @@ from lmrl.data.files import read_rows
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models.encoding import opening_ids, text_ids
 from lmrl.models.loading import LanguageModel, load
+from lmrl.models.turns import holds_turns
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.seeds import derive_seed
@@ -80,7 +81,7 @@ class ChatSession:
         asked = [*self.messages, {"role": "user", "content": text}]
         ids, dropped = self._fit(asked) if self.chats else self._fit_text(self._whole() if goes_on else text)
         self._answers += 1
-        spec = answer_spec(self.sampling, self.model.card, self.chats)
+        spec = answer_spec(self.sampling, self.model.card, self.chats or holds_turns(self.model.card, [ids]))
         stream = Stream(self.model, ids, spec, derive_seed(self.seed, "chat", self._answers))
         started = time.perf_counter()
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import PromptError, SettingsError
-from lmrl.models.chat_template import prompt_ids, template_end_id
+from lmrl.models.chat_template import prompt_ids
 from lmrl.models.folders import MASK_FILE, model_folder
+from lmrl.models.turns import holds_turns
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.sampling.texts import sampling_spec
@@ -121,13 +122,13 @@ def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) 
 
 
 def answer_spec(settings: SamplingSettings, card: ModelCard, chatted: bool) -> SamplingSpec:
-    """Return how a model's answers are sampled: a chat also ends where the template closes an assistant's turn.
+    """Return how a model's answers are sampled: in a chat, the template's end-of-turn token ends them too."""
+    return sampling_spec(settings, card, in_turns=chatted)
 
-    Some checkpoints name only the end of a text as their EOS and not the end of a turn.
-    """
-    spec = sampling_spec(settings, card)
-    end = template_end_id(card.codec) if chatted else None
-    return spec if end is None or end in spec.eos_ids else replace(spec, eos_ids=(*spec.eos_ids, end))
+
+def in_chat(card: ModelCard, asked: Sequence[Asked]) -> bool:
+    """Return whether these prompts are conversations: asked through the template, or texts of rendered ones."""
+    return any(one.chatted for one in asked) or holds_turns(card, [one.ids for one in asked])
 
 
 def transcript(messages: Sequence[Any]) -> str:

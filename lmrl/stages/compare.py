@@ -31,6 +31,7 @@ from lmrl.stages.chat_prompts import (
     as_messages,
     ask,
     chats,
+    in_chat,
     model_path,
     require_different,
     short_names,
@@ -130,7 +131,7 @@ def compare(
         for column, card, questions in zip(columns, cards, asked, strict=True):
             bar.set_postfix_str(column.name)
             model = load(column.path, device=torch_device(device))
-            spec = answer_spec(sampling, card, column.chatted)
+            spec = answer_spec(sampling, card, in_chat(card, questions))
             ids = [question.ids for question in questions]
             completions.append(sample_texts(model, ids, spec, derive_seed(seed, "compare")))
             own.append(own_logprobs(model, ids, completions[-1], sampling.temperature) if reference_path else [])

@@ -20,8 +20,9 @@ from lmrl.errors import SettingsError, unknown
 from lmrl.measures import best_of_kl, best_of_weights
 from lmrl.models.loading import LanguageModel, load
 from lmrl.plugins import PluginManager
-from lmrl.sampling.texts import sample_texts, sampling_spec
+from lmrl.sampling.texts import sample_texts
 from lmrl.seeds import derive_seed
+from lmrl.stages.chat_prompts import answer_spec, in_chat
 from lmrl.stages.compare import Answer, Column, SideBySide, own_logprobs, shown, torch_device
 from lmrl.stages.evaluate_answers import Answers, new_answers, restore, store, weighted_means
 from lmrl.stages.evaluate_config import EvaluateConfig
@@ -129,7 +130,7 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
                 if kept is not None:
                     return kept
                 ids = [one.ids for one in asked for _ in range(count)]
-                spec = sampling_spec(config.sampling, plan.cards[place])
+                spec = answer_spec(config.sampling, plan.cards[place], in_chat(plan.cards[place], asked))
                 drawn = sample_texts(lazily.model, ids, spec, derive_seed(config.run.seed, purpose), engine)
                 logprobs = own_logprobs(lazily.model, ids, drawn, config.sampling.temperature)
                 answers = new_answers(plan.columns[place].name, asked, count, drawn, logprobs)

@@ -24,7 +24,7 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.chat_prompts import model_path
 from lmrl.stages.prefer_config import PreferConfig
 from lmrl.stages.prefer_samples import PROMPTS_FILE, SAMPLES_FILE, make_sample, write_whole
-from lmrl.stages.rl_checks import encode_prompts, usable_prompts
+from lmrl.stages.rl_checks import encode_prompts, in_turns, usable_prompts
 
 ROWS_AT_ONCE = 256
 """Responses that are sampled, and then kept, together."""
@@ -67,7 +67,7 @@ def draw_samples(
     done = _kept(partial, batch)
     device = "cuda" if config.run.device == "auto" and torch.cuda.is_available() else "cpu"
     model = load(model_path(config.model), device=device)
-    spec = sampling_spec(config.sampling, model.card)
+    spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     ids = encode_prompts(model, prompts)
     bar = tqdm(total=len(prompts) * each, initial=done * each, desc="sample", unit="response", disable=not progress)
     with bar, partial.open("ab") as file:

@@ -46,7 +46,8 @@ def _sampled(
 
     settings = config.normalise
     reference = load(name, device=device)
-    spec = sampling_spec(settings.sampling, reference.card)
+    in_turns = any(not isinstance(ranking.prompt, str) for ranking in training.rankings)
+    spec = sampling_spec(settings.sampling, reference.card, in_turns)
     prompts: list[Prompt] = []
     asked: list[list[int]] = []
     order = list(training.rankings)

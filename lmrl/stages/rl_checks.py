@@ -9,6 +9,7 @@ from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
 from lmrl.models.encoding import text_ids
+from lmrl.models.turns import holds_turns
 from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
@@ -146,6 +147,11 @@ def usable_prompts(model: LanguageModel, prompts: PromptSet, spec: SamplingSpec)
         )
         return prompts.select(kept)
     return prompts
+
+
+def in_turns(model: LanguageModel, prompts: PromptSet) -> bool:
+    """Return whether the prompts are conversations: messages, or texts and ids of rendered ones."""
+    return "prompt_messages" in prompts.columns or holds_turns(model.card, encode_prompts(model, prompts))
 
 
 def encode_prompts(model: LanguageModel, prompts: PromptSet) -> list[list[int]]:

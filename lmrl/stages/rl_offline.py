@@ -23,6 +23,7 @@ from lmrl.errors import DataError
 from lmrl.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.models.card import ModelCard
 from lmrl.models.chat_template import response_row
+from lmrl.models.turns import holds_turns, with_turn_end
 from lmrl.rollout import TextInputs, lengths_to_mask
 from lmrl.specs import Needs
 from lmrl.stages.rl_config import LearningData
@@ -67,6 +68,10 @@ class OfflineData:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the rows: a resumed run refuses changed data."""
         return digest_of([[list(map(list, row)) for row in item.rows], item.reward] for item in self.items)
+
+    def in_turns(self, card: ModelCard) -> bool:
+        """Return whether the rows are conversations: they hold the end-of-turn token of the card's template."""
+        return holds_turns(card, (ids for item in self.items for row in item.rows for ids in row))
 
     def batch(self, indices: Sequence[int]) -> Experience:
         """Return the items at these indices."""
@@ -137,6 +142,7 @@ def load_offline(
     Raises ``DataError`` when the data cannot be read, are of another kind, or nothing is left.
     """
     records = READERS[needs.experience](settings, source)
+    card = with_turn_end(card)  # a text that ends with the end of a turn gets no EOS behind it
     skipped: Counter[str] = Counter()
     items, first_error = [], ""
     for prompt, answers, reward in records:

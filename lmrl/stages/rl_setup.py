@@ -18,6 +18,7 @@ from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.scoring import reference_spec, score_logprobs
 from lmrl.models.text_policy import TextPolicy
+from lmrl.models.turns import end_turns, record_ends
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
@@ -34,6 +35,7 @@ from lmrl.stages.rl_checks import (
     check_ranks,
     check_settings,
     encode_prompts,
+    in_turns,
     note_default_evaluation,
     note_plain_prompts,
     usable_prompts,
@@ -68,10 +70,27 @@ def open_session(
     accelerator = make_accelerator(config.run)
     check_ranks(config, optimizer_spec.needs, accelerator.num_processes)
     start = load(config.model or embedded_model(), device=accelerator.device, dtype=torch.float32)
-    spec = sampling_spec(config.sampling, start.card)
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
     rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
+    needs: Needs = optimizer_spec.needs
+    reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model
+    reference = PolicyModel(freeze_copy(reference_model))
+    offline = None
+    if needs.experience != "rollouts":
+        budget = microbatch_budget(config.train, accelerator.device)
+        as_sampled = reference_spec(sampling_spec(config.sampling, start.card))
+        offline = load_offline(
+            config.data,
+            data,
+            start.card,
+            needs,
+            lambda inputs: score_logprobs(reference, inputs, as_sampled, budget),
+            accelerator.device,
+        )
+    turns = in_turns(start, rows) or (offline is not None and offline.in_turns(start.card))
+    start = end_turns(start) if turns else start
+    spec = sampling_spec(config.sampling, start.card)
     training, held_out = _split(usable_prompts(start, rows, spec), config)
     training_ids = encode_prompts(start, training)
     held_out_ids = encode_prompts(start, held_out)
@@ -81,24 +100,11 @@ def open_session(
             f"engine {engine_spec.name!r} does not draw from the policy, so its log-probabilities are not those of "
             "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
         )
-
-    needs: Needs = optimizer_spec.needs
-    reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model
-    reference = PolicyModel(freeze_copy(reference_model))
-    offline = None
-    if needs.experience != "rollouts":
-        budget = microbatch_budget(config.train, accelerator.device)
-        offline = load_offline(
-            config.data,
-            data,
-            start.card,
-            needs,
-            lambda inputs: score_logprobs(reference, inputs, reference_spec(spec), budget),
-            accelerator.device,
-        )
     fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
     checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
     base = load(checkpoint, device=accelerator.device, dtype=torch.float32) if checkpoint else start
+    if turns:
+        record_ends(base.model, start.card.eos_ids)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
     critic = config.train.separate_critic or needs.separate_critic
     policy = PolicyModel(base.model, needs.values, critic, needs.action_values)

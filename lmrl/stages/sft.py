@@ -21,7 +21,7 @@ from lmrl.errors import SettingsError
 from lmrl.models import LanguageModel, load
 from lmrl.models.adapters import add_adapter
 from lmrl.models.chat_setup import ChatSetup, add_token_rows, set_up_chat
-from lmrl.models.chat_template import template_end_id
+from lmrl.models.turns import end_turns
 from lmrl.plugins import PluginManager
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
@@ -195,14 +195,9 @@ def _examples(
 def _with_setup(start: LanguageModel, setup: ChatSetup) -> LanguageModel:
     """Return the model with rows for the new tokens, and with the template's end of a turn among those that end it."""
     add_token_rows(start.model, setup.new_ids)
-    eos_ids = start.card.eos_ids
-    end = template_end_id(setup.codec) if setup.codec.chat_template else None
-    if end is not None and end not in eos_ids:
-        eos_ids = tuple(sorted({*eos_ids, end}))
-        start.model.generation_config.eos_token_id = list(eos_ids)
     vocabulary = int(start.model.get_input_embeddings().weight.shape[0])
-    card = replace(start.card, codec=setup.codec, eos_ids=eos_ids, vocab_size=max(start.card.vocab_size, vocabulary))
-    return LanguageModel(start.model, card)
+    card = replace(start.card, codec=setup.codec, vocab_size=max(start.card.vocab_size, vocabulary))
+    return end_turns(LanguageModel(start.model, card))
 
 
 def _encode(examples: ExampleSet, model: LanguageModel, config: SFTConfig, where: str, progress: bool) -> EncodedSet:

@@ -1,16 +1,11 @@
 """Texts as token ids: a BOS once, no EOS behind prompts, the same ids in every stage and from every codec."""
 
-import json
 import re
 
 import gymnasium
 import pytest
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.processors import TemplateProcessing
+from byte_models import ADDING, VOCABULARY, write_byte_model
 
 from lmrl.data import load_prompts
 from lmrl.models.card import FastCodec, TransformersCodec, load_card
@@ -21,33 +16,9 @@ from lmrl.models.reward_rows import reward_row
 from lmrl.stages.chat import ChatSession
 from lmrl.stages.chat_prompts import ask
 from lmrl.stages.rl_checks import encode_prompts
-from lmrl.testing import write_tiny_model
 
-BYTES = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()), start=4)}
-VOCABULARY = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | BYTES
-ADDING = {"none": "$A", "bos": "<s> $A", "eos": "$A </s>", "both": "<s> $A </s>", "two": "<s> <pad> $A"}
 BEFORE = {"none": [], "bos": [1], "eos": [], "both": [1], "two": [1, 0]}
 TEXTS = ("Once upon a time", " Once", "", "a <s> b", "Once</s>", "é\U0001f600 \n", " <s>Once")
-
-
-def write_model(folder, adding, **settings):
-    """Write a tiny model with a tokenizer of bytes that adds what ``adding`` says."""
-    write_tiny_model(folder, words=[str(number) for number in range(len(VOCABULARY) - 3)], context=64)
-    tokenizer = Tokenizer(BPE(VOCABULARY, []))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>", "<unk>"])
-    special = [(token, VOCABULARY[token]) for token in ("<s>", "</s>", "<pad>")]
-    pair = ADDING[adding].replace("$A", "$A $B")
-    tokenizer.post_processor = TemplateProcessing(single=ADDING[adding], pair=pair, special_tokens=special)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    content = {"tokenizer_class": "PreTrainedTokenizerFast", **named, **settings}
-    (folder / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"bos_token_id": 1, "eos_token_id": 2}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}), encoding="utf-8")
-    return folder
 
 
 def codecs_of(folder):
@@ -58,7 +29,7 @@ def codecs_of(folder):
 
 @pytest.mark.parametrize("adding", ADDING)
 def test_what_stands_in_front_is_added_once_and_nothing_behind(tmp_path, adding):
-    fast, slow, tokenizer = codecs_of(write_model(tmp_path, adding))
+    fast, slow, tokenizer = codecs_of(write_byte_model(tmp_path, adding))
     before = BEFORE[adding]
     assert opening_ids(fast) == opening_ids(slow) == before
     for text in TEXTS:
@@ -77,7 +48,7 @@ def test_what_stands_in_front_is_added_once_and_nothing_behind(tmp_path, adding)
 @pytest.mark.parametrize("adding", ADDING)
 @pytest.mark.parametrize("text", ["<s>Once upon", "Once upon", "Once</s> upon", "a <s> b"])
 def test_every_stage_encodes_a_text_alike(tmp_path, adding, text):
-    folder = write_model(tmp_path, adding)
+    folder = write_byte_model(tmp_path, adding)
     model = load(folder)
     card, codec = model.card, model.card.codec
     expected = text_ids(codec, text)
@@ -98,13 +69,13 @@ def test_every_stage_encodes_a_text_alike(tmp_path, adding, text):
 
 def test_a_completion_that_ends_itself_is_closed_once(tmp_path):
     for adding in ADDING:
-        card = load_card(write_model(tmp_path / adding, adding))
+        card = load_card(write_byte_model(tmp_path / adding, adding))
         assert response_row(card.codec, card.eos_ids, "a", "b</s>")[1] == [*card.codec.encode_plain("b"), 2]
 
 
 @pytest.mark.parametrize("settings", [{"add_bos_token": True}, {"add_eos_token": True}, {"add_bos_token": False}])
 def test_settings_by_which_transformers_changes_the_tokenizer_are_obeyed(tmp_path, settings):
-    folder = write_model(tmp_path, "bos", **settings)
+    folder = write_byte_model(tmp_path, "bos", **settings)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     codec = load_card(folder).codec
     whole = tokenizer("Once")["input_ids"]
@@ -113,13 +84,13 @@ def test_settings_by_which_transformers_changes_the_tokenizer_are_obeyed(tmp_pat
 
 
 def test_a_text_that_is_cut_keeps_its_bos(tmp_path):
-    session = ChatSession(load(write_model(tmp_path, "both")), complete=True)
+    session = ChatSession(load(write_byte_model(tmp_path, "both")), complete=True)
     ids, dropped = session._fit_text("x" * 200)
     assert ids[0] == 1 and set(ids[1:]) == {VOCABULARY["x"]} and dropped == 201 - len(ids)
 
 
 def test_a_pair_has_the_tokenizers_own_form(tmp_path):
-    fast, slow, tokenizer = codecs_of(write_model(tmp_path, "both"))
+    fast, slow, tokenizer = codecs_of(write_byte_model(tmp_path, "both"))
     assert fast.encode_pair("a", "b") == slow.encode_pair("a", "b") == tokenizer("a", "b")["input_ids"]
 
 
