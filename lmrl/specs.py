@@ -49,6 +49,9 @@ class OptimizerSpec:
     settings: type
     needs: Needs = field(default_factory=Needs)
     summary: str = ""
+    reads_rewards: bool = True
+    """Credit assignment reads ``rollout.rewards``, which hold the KL penalty. False for a method that by design
+    compares ``rollout.scores`` alone (the best response of a group): a KL penalty in the reward does not affect it."""
 
 
 @dataclass(frozen=True)

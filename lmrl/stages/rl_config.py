@@ -159,6 +159,12 @@ class RLConfig:
         built = optimizer.build(settings)
         dynamic = built.defines("informative") and getattr(settings, "dynamic_sampling", True)
         found |= only_if(dynamic, "an optimizer with dynamic sampling", "train.resamples")
+        if samples:
+            pairs = built.defines("pairs")
+            found |= only_if(not pairs, "the optimizer.name of one that does not learn from pairs", "kl")
+            penalized = pairs or optimizer.reads_rewards or self.kl.placement == "loss"
+            penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
+            found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)
         values = "the optimizer.name of one with a value function"
         found |= only_if(needs.values or needs.action_values, values, "train.value_learning_rate")
         found |= only_if(needs.values, values, "train.separate_critic")

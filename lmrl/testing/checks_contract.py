@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from lmrl.kl import shaping_term
 from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.rollout import Rollout, UndeclaredNeed
 from lmrl.testing.columns import clone, first_change
 from lmrl.testing.shapes import kind_of, wrong_advantages, wrong_columns, wrong_informative, wrong_loss, wrong_state
 from lmrl.testing.toy_experience import EVERYTHING
-from lmrl.testing.toy_policy import ToyPolicy
+from lmrl.testing.toy_policy import ToyPolicy, logprobs_of
 from lmrl.testing.trial import Trial
 
 NEEDS = {
@@ -26,6 +27,8 @@ NEEDS = {
     "greedy_scores": "no rollout.greedy_scores",
     "action_values": "none of the policy's action values",
 }
+PENALTY = 10.0
+"""The KL coefficient of the penalty that an update must react to."""
 
 
 def check_contract(trial: Trial) -> str:
@@ -96,6 +99,27 @@ def check_needs(trial: Trial) -> str:
     return ""
 
 
+def check_rewards(trial: Trial) -> str:
+    """The KL penalty in the shaped rewards changes the update, unless the spec declares ``reads_rewards=False``."""
+    data = trial.experience()
+    if not isinstance(data, Rollout):
+        return ""
+    reads = trial.difference(trial.update(data), trial.update(_with_penalty(trial, data))) > 0
+    if reads and not trial.spec.reads_rewards:
+        return (
+            "the spec declares reads_rewards=False, but the KL penalty in rollout.rewards changes the update; expected "
+            "no change, because users are told that kl.beta has no effect: take reads_rewards=False out of the spec"
+        )
+    if not reads and trial.spec.reads_rewards:
+        return (
+            f"a KL penalty of beta {PENALTY:g} on all actions but the last changes nothing in the update; expected a "
+            "change, because otherwise kl.beta has no effect: compute credit from rollout.rewards (rewards.sum(1), "
+            "ops.returns_to_go) instead of rollout.scores, which are without the penalty, or declare "
+            "OptimizerSpec(reads_rewards=False) if the method by design compares scores alone"
+        )
+    return ""
+
+
 def check_mutation(trial: Trial) -> str:
     """Neither the rollout nor the batch is changed, bit for bit."""
     optimizer = trial.build()
@@ -156,6 +180,15 @@ def check_first_step(trial: Trial) -> str:
                 "is still the one that sampled: compare policy.evaluate(batch).logprobs with batch.behavior_logprobs"
             )
     return ""
+
+
+@torch.no_grad()
+def _with_penalty(trial: Trial, data: Rollout) -> Rollout:
+    """Return the rollout with a further KL penalty in the rewards of every action but the last of a row."""
+    reference = logprobs_of(trial.reference, data.inputs, data.action_mask)
+    behind = data.action_mask.long().flip(1).cumsum(1).flip(1)
+    penalty = shaping_term(data.behavior_logprobs, reference, PENALTY).masked_fill(behind < 2, 0)
+    return replace(data, rewards=data.rewards + penalty)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ Check = Callable[[Trial], str]
 CHECKS: dict[str, Check] = {
     "contract": checks_contract.check_contract,
     "needs": checks_contract.check_needs,
+    "rewards": checks_contract.check_rewards,
     "gradient": checks_contract.check_gradient,
     "mutation": checks_contract.check_mutation,
     "state": checks_contract.check_state,

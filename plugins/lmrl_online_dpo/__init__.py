@@ -74,4 +74,5 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         settings=OnlineDPOSettings,
         needs=Needs(experience="rollouts", minimum_group_size=2, reference=True),
         summary="Online DPO: the best against the worst of fresh answers to each prompt",
+        reads_rewards=False,
     )

@@ -77,4 +77,5 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         settings=RAFTSettings,
         needs=Needs(minimum_group_size=2),
         summary="Reward-ranked fine-tuning: imitates the best answers to each prompt",
+        reads_rewards=False,
     )

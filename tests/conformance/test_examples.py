@@ -1,20 +1,45 @@
-"""The optimizers that the documents show keep the contract too."""
+"""Every optimizer that the documents, examples and scaffold show keeps the contract too."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from lmrl.plugins import PluginManager
+from lmrl.plugins.scaffold import new_plugin
 from lmrl.testing import check_optimizer
 
-PAGES = ["README.md", "docs/hooks.md", "docs/plugins.md"]
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+OFFERS = "def lmrl_optimizers"
+PRINTED = [
+    pytest.param(body, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, body in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    if OFFERS in body
+]
+PRINTED += [
+    pytest.param(body, id=file.name)
+    for file in ROOT.glob("examples/**/*.py")
+    if OFFERS in (body := file.read_text(encoding="utf-8"))
+]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_documented_optimizer_keeps_the_contract(page, root, tmp_path):
-    text = (root / page).read_text(encoding="utf-8")
-    [body] = [body for body in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "def lmrl_optimizers" in body]
-    file = tmp_path / "documented.py"
-    file.write_text(body, encoding="utf-8")
+def keeps_the_contract(file):
     [spec] = PluginManager([file], entry_points=[]).optimizers().values()
     check_optimizer(spec)
+
+
+def test_the_pages_that_print_an_optimizer_are_found():
+    assert len(PRINTED) >= 3
+
+
+@pytest.mark.parametrize("body", PRINTED)
+def test_a_printed_optimizer_keeps_the_contract(body, tmp_path):
+    file = tmp_path / "documented.py"
+    file.write_text(body, encoding="utf-8")
+    keeps_the_contract(file)
+
+
+def test_the_written_optimizer_keeps_the_contract(tmp_path):
+    keeps_the_contract(new_plugin("written", tmp_path) / "written.py")

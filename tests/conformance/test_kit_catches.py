@@ -1,5 +1,6 @@
 """The kit names planted defects: each class here is a small optimizer with one thing wrong."""
 
+import dataclasses
 import re
 
 import pytest
@@ -90,9 +91,27 @@ class ReadsTheReference(Sound):
 
 class GroupMean(Sound):
     def advantages(self, rollout):
-        same = (rollout.group[:, None] == rollout.group[None, :]).float()
-        centred = rollout.scores - same @ rollout.scores / same.sum(1)
+        same, returns = (rollout.group[:, None] == rollout.group[None, :]).float(), rollout.rewards.sum(1)
+        centred = returns - same @ returns / same.sum(1)
         return Advantages(centred[:, None] * rollout.action_mask)
+
+
+class ReadsScores(Sound):
+    def advantages(self, rollout):
+        return Advantages((rollout.scores - rollout.scores.mean())[:, None] * rollout.action_mask)
+
+
+class ReadsTheLastReward(Sound):
+    def advantages(self, rollout):
+        last = rollout.action_mask.sum(1, keepdim=True).clamp_min(1) - 1
+        return Advantages(rollout.rewards.gather(1, last) * rollout.action_mask)
+
+
+class BestOfTheGroup(Sound):
+    def advantages(self, rollout):
+        same = rollout.group[:, None] == rollout.group[None, :]
+        best = rollout.scores >= torch.where(same, rollout.scores, -torch.inf).amax(1)
+        return Advantages((best[:, None] & rollout.action_mask).float())
 
 
 class AdjacentGroups(Sound):
@@ -207,6 +226,9 @@ DEFECTS = [
     (AveragesMetrics, {"contract"}, r"metrics of loss\(\) hold 'mean', a tensor of shape \(\).*not averaged"),
     (OneAdvantagePerRow, {"contract"}, r"advantages of a tensor of shape \(24,\).*column\[:, None\] \* mask"),
     (ReturnsATensor, {"contract"}, r"loss\(policy, batch\) returned a tensor.*return Loss\(losses\)"),
+    (ReadsScores, {"rewards"}, r"a KL penalty of beta 10 .* changes nothing in the update.*reads_rewards=False"),
+    (ReadsTheLastReward, {"rewards"}, r"compute credit from rollout.rewards \(rewards.sum\(1\), ops.returns_to_go\)"),
+    (BestOfTheGroup, {"rewards"}, r"if the method by design compares scores alone"),
     (Detached, {"contract"}, r"the losses carry no gradient.*without detach\(\)"),
     (ReachesTheCriticAlone, {"needs", "gradient", "learning"}, r"gradient: no gradient reaches the policy"),
     (Raises, {"contract"}, r"KeyError was raised \(.*\): .no column 'returns'"),
@@ -257,6 +279,14 @@ def test_a_defect_is_named(cls, checks, message):
 )
 def test_a_need_that_is_not_read_is_named(needs, message):
     assert re.search(message, failures_of(spec_of(Sound, needs))["needs"])
+
+
+@pytest.mark.parametrize("cls", [ReadsScores, BestOfTheGroup])
+def test_a_method_that_compares_scores_by_design_declares_it(cls):
+    declared = dataclasses.replace(spec_of(cls, Needs(minimum_group_size=2)), reads_rewards=False)
+    check_optimizer(declared, checks=["rewards"])
+    found = failures_of(dataclasses.replace(spec_of(Sound), reads_rewards=False))
+    assert set(found) == {"rewards"} and "take reads_rewards=False out of the spec" in found["rewards"]
 
 
 def test_a_declared_need_is_none(capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmrl import Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
-from lmrl.config import PluginChoice, build, unread_note
+from lmrl.config import PluginChoice, build, refuse_unread, unread_note
 from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
@@ -169,3 +169,15 @@ def test_a_resume_with_other_data_is_refused(tiny_folder, tmp_path, plugins):
     run(config, plugins, PAIRS)
     with pytest.raises(ResumeError, match="changed"):
         run(config, plugins, PAIRS[:3], resume=True)
+
+
+@pytest.mark.parametrize(("name", "switch"), [("raft", "kl.placement=loss"), ("online_dpo", "not learn from pairs")])
+def test_a_kl_penalty_that_a_method_does_not_read_is_refused(plugins, name, switch):
+    table = {"optimizer": {"name": name}, "train": {"group_size": 4}}
+    config = build(RLConfig, {**table, "kl": {"beta": 10}})
+    with pytest.raises(SettingsError, match=switch):
+        refuse_unread(config, plugins, ["kl.beta"])
+    assert unread_note(config, plugins).startswith("1 setting is set that this run does not read: kl.beta")
+    in_the_loss = build(RLConfig, {**table, "kl": {"beta": 10, "placement": "loss"}})
+    assert (unread_note(in_the_loss, plugins) == "") == (name == "raft")
+    assert not unread_note(build(RLConfig, {**table, "optimizer": {"name": "grpo"}, "kl": {"beta": 10}}), plugins)
