@@ -29,7 +29,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep torch to one thread under xdist; libraries loaded earlier may have fixed OpenMP's number already."""
+    """Let no test depend on the machine's speed, and keep torch to one thread under xdist.
+
+    Libraries that were loaded earlier may have fixed OpenMP's number of threads already.
+    """
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("lmrl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("lmrl")
     if "PYTEST_XDIST_WORKER" in os.environ:
         import torch
 

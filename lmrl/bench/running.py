@@ -109,6 +109,8 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
             f"every task; expected one of {', '.join(able_to)}"
         )
     for name in suite.optimizers:
+        if name not in able and name in plugins.names("optimizer"):
+            plugins.get("optimizer", name)  # raises for a name that two plugins offer
         if name not in able:
             raise SettingsError(unknown("optimizer", name, able, plugins.absences()))
         if able[name]:
@@ -123,7 +125,7 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
 
 def able_rows(suite: Suite, plugins: PluginManager) -> dict[str, str]:
     """Return the rows that could be run, those too that recipes make of optimizers, with why one cannot be."""
-    kind, installed = kind_named(suite.kind), plugins.optimizers()
+    kind, installed = kind_named(suite.kind), plugins.names("optimizer")
     able = kind.able(suite, plugins)
     if not kind.takes_recipes:
         return able

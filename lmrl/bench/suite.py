@@ -168,10 +168,10 @@ def suite_path(name: str, plugins: PluginManager) -> Path:
     """Return the file of a suite that is named or is a path itself."""
     if name.endswith(".toml") or "/" in name:
         return Path(name)
-    specs = plugins.benchmarks()
-    if name not in specs:
-        raise SettingsError(unknown("suite", name, specs, plugins.absences()) + " The path of a file ends in .toml.")
-    return Path(specs[name].path)
+    names = plugins.names("benchmark")
+    if name not in names:
+        raise SettingsError(unknown("suite", name, names, plugins.absences()) + " The path of a file ends in .toml.")
+    return Path(plugins.get("benchmark", name).path)
 
 
 def merged(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:

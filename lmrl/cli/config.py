@@ -114,16 +114,13 @@ def _setting_page(cls: type, path: str) -> Page:
 
 def _choice_page(path: str, field: dataclasses.Field[Any], rest: list[str], manager: PluginManager) -> Page:
     default: PluginChoice = default_of(field)
-    records = manager.records(default.kind)
     if not rest or rest == ["name"]:
-        names = {name: record.summary for name, record in records.items()}
+        names = {name: record.summary for name, record in manager.records(default.kind).items()}
         title = f"[{path}]  Picks the {default.kind} by name; settings: lmrl config {path}.<name>"
         setting = FieldHelp("name", "str", f'"{default.name}"', f"One of the {default.kind}s below.")
         return Page(title, [setting], names, _nested(path, {"name": default.name}))
     name = rest[0]
-    if name not in records:
-        raise SettingsError(unknown(default.kind, name, records, manager.absences()))
-    record = records[name]
+    record = manager.get(default.kind, name)
     section = f"{path}.{name}"
     if len(rest) > 1:
         if rest[1] not in {text.name for text in describe(record.settings)} or len(rest) > 2:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmrl import __version__
-from lmrl.errors import LmrlError, PluginError, SettingsError, unknown
+from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
 from lmrl.specs import CommandSpec
 
@@ -93,22 +93,15 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"lmrl {__version__}")
         return 0
     manager = PluginManager(files, strict=False if name == LISTING else None)
-    try:
-        commands = manager.commands()
-    except PluginError:
-        if name != LISTING:
-            raise
-        commands = manager.core_commands()
+    commands = {**manager.commands(), LISTING: manager.core_commands()[LISTING]}
     if first in {"", "-h", "--help"}:
         _top_parser(commands).print_help()
         return 0
     if first.startswith("-"):
         _top_parser(commands).error(f"unknown option {first}; options of a command stand after its name")
-    if name not in commands:
-        raise SettingsError(unknown("command", name, commands, manager.absences()))
-    if name != LISTING:
-        manager.register_environments()
-    return _run(commands[name], arguments[1:], manager)
+    command = commands[name] if name == LISTING else manager.get("command", name)
+    manager.register_environments()
+    return _run(command, arguments[1:], manager)
 
 
 def _run(command: CommandSpec, arguments: list[str], manager: PluginManager) -> int:

@@ -20,12 +20,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the plugin and say how to go on."""
     manager: PluginManager = arguments.plugin_manager
     kind = arguments.kind
-    taken = manager.records(kind) if kind in USES else ()
+    taken = manager.names(kind) if kind in USES else ()
     path = new_plugin(arguments.name, arguments.folder, kind=kind, taken=taken)
     print(f"Wrote {path}: " + ", ".join(sorted(file.name for file in path.iterdir())))
     print("\nTo install it, test it and use it:\n")
     print(f"  cd {path}")
-    print("  python -m pip install -e .")
+    print('  python -m pip install -e ".[test]"')
     print("  python -m pytest")
     print(f"  {short_run(kind, arguments.name)}")
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmrl.config.types import found_text
 from lmrl.config.values import READER, build
-from lmrl.errors import SettingsError, unknown
+from lmrl.errors import SettingsError
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
@@ -39,36 +39,32 @@ class PluginChoice:
     def resolve(self, plugin_manager: PluginManager) -> tuple[Any, Any]:
         """Return the chosen plugin's record and its settings, built from its own table.
 
-        The tables of other plugins are checked too. Raises ``SettingsError`` for a name that nobody offers.
+        The tables of other plugins are checked too. Raises ``SettingsError`` for a name that nobody offers,
+        ``PluginError`` for one that two plugins offer.
         """
-        records = plugin_manager.records(self.kind)
         if _is_imported(self.kind, self.name):
             raise SettingsError(
                 f"{self._where}.name is {self.name!r}, a {self.kind} that is imported or a path and not registered, "
                 "so it declares no settings; lmrl.rewards.resolve builds it"
             )
-        if self.name not in records:
-            message = unknown(self.kind, self.name, records, plugin_manager.absences())
-            raise SettingsError(f"{self._where}.name: {message}")
-        spec = records[self.name]
+        spec = plugin_manager.get(self.kind, self.name, f"{self._where}.name: ")
         built = self.settings(plugin_manager)
         return spec, built[self.name] if self.name in built else build(spec.settings, {}, self._path(self.name))
 
     def settings(self, plugin_manager: PluginManager) -> dict[str, Any]:
         """Return the built settings of every table, by the plugin's name.
 
-        A reward named ``module:function`` or by a path has no declared settings; its table stays as it is.
+        A reward named ``module:function`` or by a path has no declared settings; its table stays as it is, and so does
+        that of a name which two plugins offer, unless it is the chosen one.
         """
-        records = plugin_manager.records(self.kind)
+        records, names = plugin_manager.records(self.kind), plugin_manager.names(self.kind)
         built: dict[str, Any] = {}
         for name, table in self.tables.items():
-            if name in records:
-                built[name] = build(records[name].settings, table, self._path(name))
-            elif _is_imported(self.kind, name):
+            if _is_imported(self.kind, name) or (name in names and name not in records and name != self.name):
                 built[name] = dict(table)
             else:
-                message = unknown(self.kind, name, records, plugin_manager.absences())
-                raise SettingsError(f"[{self._path(name)}]: {message}")
+                spec = plugin_manager.get(self.kind, name, f"[{self._path(name)}]: ")
+                built[name] = build(spec.settings, table, self._path(name))
         return built
 
     def resolved(self, plugin_manager: PluginManager) -> PluginChoice:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from lmrl.errors import PluginError, SettingsError, nearest, unknown
 from lmrl.plugins.checks import check_plugin, new_pluggy_manager
+from lmrl.plugins.environments import register_environment
 from lmrl.plugins.info import Plugin, PluginInfo, PluginWarning, last_line
 from lmrl.plugins.records import KINDS, OBSERVERS, checked
 from lmrl.plugins.sources import (
@@ -55,6 +56,7 @@ class PluginManager:
         self._pluggy = new_pluggy_manager()
         self._plugins: list[Plugin] = []
         self._warned: set[tuple[str, str]] = set()
+        self._unregistered: dict[str, str] = {}
         raise_failures = strict_from_environment() if strict is None else strict
         self._add_core()
         points = ordered(installed_entry_points() if entry_points is None else entry_points)
@@ -104,23 +106,30 @@ class PluginManager:
         return self.records("tracker")
 
     def records(self, kind: str) -> dict[str, Any]:
-        """Return the records of a kind by name; raises ``PluginError`` when two plugins offer one name."""
-        if kind not in KINDS:
-            raise SettingsError(unknown("kind of plugin", kind, KINDS))
-        for conflict in self._conflicts(kind):
-            raise PluginError(conflict)
-        return {name: spec for plugin in self._plugins for name, spec in plugin.specs.get(kind, {}).items()}
+        """Return the records of a kind by name. A name that two plugins offer is not among them: see ``get``."""
+        offered = self._offered(kind)
+        return {name: plugins[0].specs[kind][name] for name, plugins in offered.items() if len(plugins) == 1}
+
+    def names(self, kind: str) -> list[str]:
+        """Return every name of a kind that is taken, including those that two plugins offer."""
+        return list(self._offered(kind))
 
     def core_commands(self) -> dict[str, CommandSpec]:
         """Return the core's own subcommands, which no conflict can take away."""
         return dict(self._plugins[0].specs["command"])
 
-    def get(self, kind: str, name: str) -> Any:
-        """Return one record; raises ``SettingsError`` with the nearest name and any plugins that are not there."""
-        records = self.records(kind)
-        if name not in records:
-            raise SettingsError(unknown(kind, name, records, self.absences()))
-        return records[name]
+    def get(self, kind: str, name: str, where: str = "") -> Any:
+        """Return one record; ``where`` begins the message of a name that is unknown.
+
+        Raises ``PluginError``, which names both sources, if two plugins offer the name, and ``SettingsError`` with the
+        nearest name and the plugins that failed to load if nobody offers it.
+        """
+        offered = self._offered(kind)
+        if name not in offered:
+            raise SettingsError(where + unknown(kind, name, offered, self.absences()))
+        if len(offered[name]) > 1:
+            raise PluginError(_conflict(kind, name, offered[name]))
+        return offered[name][0].specs[kind][name]
 
     def absences(self) -> str:
         """Return a sentence on each plugin that failed or is disabled: what a missing name may be due to."""
@@ -135,16 +144,30 @@ class PluginManager:
         return [plugin.info() for plugin in self._plugins]
 
     def conflicts(self) -> list[str]:
-        """Return a sentence for each name that two plugins offer."""
-        return [conflict for kind in KINDS for conflict in self._conflicts(kind)]
+        """Return a sentence for each name that two plugins offer, and for each environment that is not registered."""
+        found = [
+            _conflict(kind, name, plugins)
+            for kind in KINDS
+            for name, plugins in self._offered(kind).items()
+            if len(plugins) > 1
+        ]
+        return found + list(self._unregistered.values())
 
     def register_environments(self) -> None:
-        """Make the plugins' environments known to ``gymnasium.make``; ids that are registered already stay."""
-        import gymnasium
+        """Make the plugins' environments known to ``gymnasium.make``; ids that are registered already stay.
 
-        for spec in self.environments().values():
-            if spec.name not in gymnasium.registry:
-                gymnasium.register(spec.name, entry_point=spec.entry_point, vector_entry_point=spec.vector_entry_point)
+        An id that two plugins offer is an error when it is made. One that Gymnasium refuses is left out; ``conflicts``
+        says so.
+        """
+        for name, plugins in self._offered("environment").items():
+            spec = plugins[0].specs["environment"][name]
+            refused = _conflict("environment", name, plugins) if len(plugins) > 1 else ""
+            problem = register_environment(spec, refused)
+            if problem:
+                self._unregistered[name] = (
+                    f"the environment {name!r} of {plugins[0].title} is not registered: {problem}. To leave it out: "
+                    f"{_cure(plugins[0])}."
+                )
 
     # What is observed.
 
@@ -159,15 +182,27 @@ class PluginManager:
             if hook not in plugin.observes:
                 continue
             try:
-                self._call(plugin, hook, arguments)
+                # Each observer gets its own copy of the metrics, so that none can take them away from another.
+                given = {name: dict(value) if isinstance(value, dict) else value for name, value in arguments.items()}
+                self._call(plugin, hook, given)
             except Exception as error:
-                if (plugin.name, hook) not in self._warned:
-                    self._warned.add((plugin.name, hook))
-                    message = (
-                        f"the plugin {plugin.title} raised in {hook}: {last_line(error)}. The run goes on, and this "
-                        f"warning is not repeated; {_cure(plugin)}."
-                    )
-                    warnings.warn(message, PluginWarning, stacklevel=2)
+                self._warn_once(plugin, hook, f"raised in {hook}", error, "The run goes on")
+
+    def warn(self, kind: str, name: str, error: Exception, doing: str, consequence: str) -> None:
+        """Warn that what a plugin offers raised an error: once for each record and activity."""
+        [plugin, *_] = self._offered(kind)[name]
+        self._warn_once(
+            plugin, f"{kind} {name} {doing}", f"raised in {doing} of the {kind} {name!r}", error, consequence
+        )
+
+    def _warn_once(self, plugin: Plugin, what: str, happened: str, error: Exception, consequence: str) -> None:
+        if (plugin.title, what) not in self._warned:
+            self._warned.add((plugin.title, what))
+            message = (
+                f"the plugin {plugin.title} {happened}: {last_line(error)}. {consequence}, and this warning is not "
+                f"repeated; {_cure(plugin)}."
+            )
+            warnings.warn(message, PluginWarning, stacklevel=3)
 
     # How plugins are added.
 
@@ -197,7 +232,9 @@ class PluginManager:
             hooks = check_plugin(plugin.module)
             self._pluggy.register(plugin.module, name=f"{len(self._plugins)}")
             specs = {kind: self._collect(plugin, kind) for kind in KINDS if KINDS[kind].hook in hooks}
-        except (Exception, SystemExit) as error:  # a plugin that exits while it is imported must not end the program
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin that exits while it is imported must not end the program
             plugin.status = "failed"
             plugin.error = str(error) if isinstance(error, PluginError) else last_line(error)
             if plugin.module is not None and self._pluggy.is_registered(plugin.module):
@@ -234,17 +271,22 @@ class PluginManager:
                 raise PluginError(message)
             warnings.warn(message, PluginWarning, stacklevel=3)
 
-    def _conflicts(self, kind: str) -> list[str]:
+    def _offered(self, kind: str) -> dict[str, list[Plugin]]:
+        """Return the plugins that offer each name of a kind."""
+        if kind not in KINDS:
+            raise SettingsError(unknown("kind of plugin", kind, KINDS))
         offered: dict[str, list[Plugin]] = {}
         for plugin in self._plugins:
             for name in plugin.specs.get(kind, {}):
                 offered.setdefault(name, []).append(plugin)
-        return [
-            f"{len(plugins)} plugins offer the {kind} {name!r}: {' and '.join(plugin.title for plugin in plugins)}. "
-            f"To keep one of them: {_cure(plugins[-1])}."
-            for name, plugins in offered.items()
-            if len(plugins) > 1
-        ]
+        return offered
+
+
+def _conflict(kind: str, name: str, plugins: list[Plugin]) -> str:
+    return (
+        f"{len(plugins)} plugins offer the {kind} {name!r}: {' and '.join(plugin.title for plugin in plugins)}. "
+        f"To keep one of them: {_cure(plugins[-1])}."
+    )
 
 
 def _cure(plugin: Plugin) -> str:

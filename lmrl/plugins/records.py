@@ -10,6 +10,7 @@ from typing import Any
 
 from lmrl import specs
 from lmrl.errors import PluginError
+from lmrl.plugins.environments import refused_id
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,24 @@ def checked(kind: str, offered: Any) -> dict[str, Any]:
         if not isinstance(record, record_type):
             raise PluginError(f"{hook} yielded {_article(record)}; {expected}")
         name = getattr(record, "name", None)
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name == _RESERVED:
-            raise PluginError(
-                f"{hook} yielded a record with the name {name!r}; expected letters, digits, _, - or /, and not "
-                f"{_RESERVED!r}, because names stand in configurations"
-            )
+        _check_name(hook, kind, name)
         if name in found:
             raise PluginError(f"{hook} yielded two records with the name {name!r}; expected each name once")
         _check_fields(hook, record)
         found[name] = record
     return found
+
+
+def _check_name(hook: str, kind: str, name: Any) -> None:
+    if kind == "environment" and isinstance(name, str):
+        refused = refused_id(name)
+        if refused:
+            raise PluginError(f"{hook} yielded the environment id {name!r}, which Gymnasium refuses: {refused}")
+    elif not isinstance(name, str) or not _NAME.fullmatch(name) or name == _RESERVED:
+        raise PluginError(
+            f"{hook} yielded a record with the name {name!r}; expected letters, digits, _, - or /, and not "
+            f"{_RESERVED!r}, because names stand in configurations"
+        )
 
 
 def _check_fields(hook: str, record: Any) -> None:

@@ -29,6 +29,7 @@ from lmrl.stages.pretrain_task import PretrainTask
 from lmrl.stages.run import read_metrics, refuse_taken
 from lmrl.stages.settings import note_unread
 from lmrl.stages.supervised import FitResult, fit
+from lmrl.stages.tracking import check_trackers
 
 STAGE = "pretrain"
 REPORT_FILE = "corpus_report.json"
@@ -135,8 +136,7 @@ def _median(records: Sequence[Mapping[str, float]], name: str) -> float:
 
 def _check(config: PretrainConfig, plugins: PluginManager, resume: bool) -> None:
     """Refuse what can be refused before the corpus is prepared, which may take long."""
-    for name in config.trackers:
-        plugins.get("tracker", name)
+    check_trackers(plugins, config.trackers)
     if not resume and config.run.folder:
         refuse_taken(Path(config.run.folder), STAGE)
     if config.model.continue_from:

@@ -31,6 +31,7 @@ from lmrl.stages.reward_task import RewardTask
 from lmrl.stages.run import CONFIG_FILE, create_folder
 from lmrl.stages.settings import note_unread
 from lmrl.stages.supervised import FitResult, fit
+from lmrl.stages.tracking import check_trackers
 
 STAGE = "reward"
 REPORT_FILE = "report.json"
@@ -162,8 +163,7 @@ def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: An
     folder = config.run.folder or free_folder(STAGE)
     config = replace(config, run=replace(config.run, folder=folder))
     if accelerator.is_main_process and not resume:
-        for name in config.trackers:
-            plugins.get("tracker", name)  # an unknown one leaves no folder behind
+        check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
         versions = {info.name: info.version for info in plugins.listing() if info.version}
         create_folder(Path(folder), to_toml(resolved(config, plugins)), versions, STAGE)
     accelerator.wait_for_everyone()

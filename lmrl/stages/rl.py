@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,10 @@ def rl(
         error = caught
         raise
     finally:
-        session.maker.close()
-        session.plugins.observe("lmrl_run_end", run=session.run, error=error)
-        session.run.close()
+        with ExitStack() as ends:  # called from the last to the first, each of them also when another one raises
+            ends.callback(session.run.close)
+            ends.callback(session.plugins.observe, "lmrl_run_end", run=session.run, error=error)
+            ends.callback(session.maker.close)
 
 
 def _train(session: Session, progress: bool) -> RLResult:

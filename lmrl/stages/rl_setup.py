@@ -46,6 +46,7 @@ from lmrl.stages.rl_session import Session, prompt_batch
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.run import CONFIG_FILE, Run, create_folder, refuse_taken, truncate_metrics, write_versions
 from lmrl.stages.settings import note_unread
+from lmrl.stages.tracking import check_trackers, open_trackers
 from lmrl.stages.update import Updater
 
 
@@ -250,7 +251,7 @@ def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[st
 
 def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
     is_main = bool(accelerator.is_main_process)
-    trackers = [plugins.get("tracker", name) for name in config.trackers]  # an unknown one leaves no folder behind
+    check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
     folder = Path(config.run.folder)
     run = Run(folder, config, is_main)
     if not is_main:
@@ -264,6 +265,6 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     else:
         write_versions(folder, versions)
         truncate_metrics(folder, resumed_update)
-    for tracker in trackers:
-        run.trackers.append(tracker.build(folder, None if resumed_update is None else resumed_update + 1))
+    first = None if resumed_update is None else resumed_update + 1
+    run.trackers += open_trackers(plugins, config.trackers, folder, first)
     return run

@@ -38,6 +38,7 @@ from lmrl.stages.run import (
 from lmrl.stages.schedule import schedule_factor
 from lmrl.stages.settings import SupervisedSettings
 from lmrl.stages.stopping import stop_requests
+from lmrl.stages.tracking import check_trackers, open_trackers
 
 UNIT = "step"
 PANELS = (
@@ -312,7 +313,7 @@ class _Fit:
 
     def _open_run(self, start: int | None, resume: bool) -> Run:
         config = self.config
-        trackers = [self.plugins.get("tracker", name) for name in config.trackers]  # an unknown one leaves no folder
+        check_trackers(self.plugins, config.trackers)  # an unknown one leaves no folder behind
         folder = Path(config.run.folder or free_folder(self.stage))
         config = replace(config, run=replace(config.run, folder=str(folder)))
         run = Run(folder, config, bool(self.accelerator.is_main_process), unit=UNIT)
@@ -328,7 +329,7 @@ class _Fit:
         else:
             create_folder(folder, to_toml(resolved(config, self.plugins)), versions, self.stage)
         first = None if not resume else (start + 1 if start is not None else 0)
-        run.trackers += [tracker.build(folder, first) for tracker in trackers]
+        run.trackers += open_trackers(self.plugins, config.trackers, folder, first)
         return run
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:

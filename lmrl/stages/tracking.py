@@ -1,10 +1,16 @@
-"""What records a run's numbers, texts and histograms while it goes on."""
+"""Experiment trackers: the interface, TensorBoard, and the isolation that keeps a broken tracker from ending a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+
+METHODS = ("scalars", "texts", "histogram", "close")
 
 
 class Tracker(Protocol):
@@ -51,3 +57,73 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+
+
+class IsolatedTracker:
+    """A tracker that cannot end a run: the first error switches it off, with one warning that names its plugin.
+
+    ``build`` returns the tracker, and may raise as its methods may; ``warn(name, error, doing)`` shows the warning.
+    Ctrl-C and ``SystemExit`` pass.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Tracker], warn: Callable[[str, Exception, str], None]) -> None:
+        self.name = name
+        self.tracker: Tracker | None = None
+        self._warn = warn
+        self._guarded("build", lambda: self._take(build()))
+
+    def scalars(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Record numbers, unless the tracker is off."""
+        self._call("scalars", update, dict(metrics))
+
+    def texts(self, update: int, name: str, texts: Sequence[str]) -> None:
+        """Record sample texts, unless the tracker is off."""
+        self._call("texts", update, name, texts)
+
+    def histogram(self, update: int, name: str, values: Any) -> None:
+        """Record a distribution, unless the tracker is off."""
+        self._call("histogram", update, name, values)
+
+    def close(self) -> None:
+        """Flush and close, unless the tracker is off."""
+        self._call("close")
+        self.tracker = None
+
+    def _take(self, tracker: Any) -> None:
+        missing = [method for method in METHODS if not callable(getattr(tracker, method, None))]
+        if missing:
+            raise TypeError(f"{tracker!r} has no {', '.join(missing)}; expected a lmrl.stages.tracking.Tracker")
+        self.tracker = tracker
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        tracker = self.tracker
+        if tracker is not None:
+            self._guarded(method, lambda: getattr(tracker, method)(*arguments))
+
+    def _guarded(self, doing: str, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.tracker = None
+            self._warn(self.name, error, doing)
+
+
+def open_trackers(
+    plugins: PluginManager, names: Sequence[str], folder: Path, first_update: int | None
+) -> list[IsolatedTracker]:
+    """Build a run's trackers; one that cannot be built is off. Check the names first with ``check_trackers``."""
+
+    def warn(name: str, error: Exception, doing: str) -> None:
+        consequence = "It is switched off and the run goes on; metrics.jsonl holds every metric"
+        plugins.warn("tracker", name, error, doing, consequence)
+
+    def built(name: str) -> IsolatedTracker:
+        return IsolatedTracker(name, lambda: plugins.get("tracker", name).build(folder, first_update), warn)
+
+    return [built(name) for name in names]
+
+
+def check_trackers(plugins: PluginManager, names: Sequence[str]) -> None:
+    """Raise an error for a tracker that nobody offers, or two plugins offer, before a run makes its folder."""
+    for name in names:
+        plugins.get("tracker", name)

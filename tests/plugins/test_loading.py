@@ -133,7 +133,7 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both(make_fake, rewar
         manager.get("reward", "brief")
     for part in ("reward 'brief'", "first (alpha 1.0)", "second (beta 2.0)", "LMRL_DISABLE_PLUGINS=second"):
         assert part in str(caught.value)
-    assert manager.optimizers() == {} and len(manager.conflicts()) == 1
+    assert manager.optimizers() == {} and len(manager.conflicts()) == 1 and "length" in manager.rewards()
     with pytest.raises(PluginError, match="brief"):
         PluginManager(entry_points=points, strict=True)
     assert "brief" in PluginManager(entry_points=points, disabled=["second"]).rewards()
@@ -142,7 +142,7 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both(make_fake, rewar
 def test_a_conflict_with_the_core_names_the_core(make_fake, reward_source):
     manager = PluginManager(entry_points=[make_fake("mine", reward_source("length"))])
     with pytest.raises(PluginError, match=r"'length': lmrl \(lmrl .*\) and mine \(fake-mine 1.0\)"):
-        manager.rewards()
+        manager.get("reward", "length")
 
 
 def test_two_distributions_may_use_one_entry_point_name(make_fake, reward_source):

@@ -1,0 +1,162 @@
+"""A tracker that raises is switched off with one warning; the run, its checkpoints and the other trackers go on."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from lmrl.config import build
+from lmrl.plugins import PluginManager, PluginWarning
+from lmrl.stages.checkpoint import list_checkpoints
+from lmrl.stages.rl import rl
+from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.run import read_metrics
+from lmrl.stages.sft import sft
+from lmrl.stages.sft_config import SFTConfig
+
+TRACKERS = """
+from lmrl import TrackerSpec, hookimpl
+
+class Recorder:
+    def __init__(self, folder, first_update, fails=""):
+        self.folder, self.fails = folder, fails
+        self.note("build")
+
+    def note(self, method):
+        with open(self.folder / f"{self.fails or 'sound'}.txt", "a") as file:
+            file.write(f"{method}\\n")
+        if method == self.fails:
+            raise ConnectionError(f"no server in {method}")
+
+    def scalars(self, update, metrics):
+        self.note("scalars")
+        metrics.clear()  # what a tracker does to its metrics is nobody else's concern
+
+    def texts(self, update, name, texts):
+        self.note("texts")
+
+    def histogram(self, update, name, values):
+        self.note("histogram")
+
+    def close(self):
+        self.note("close")
+
+@hookimpl
+def lmrl_trackers():
+    yield TrackerSpec("sound", Recorder)
+    for method in ("build", "scalars", "texts", "histogram", "close"):
+        yield TrackerSpec(f"bad_{method}", lambda folder, first, method=method: Recorder(folder, first, method))
+    yield TrackerSpec("nothing", lambda folder, first: None)
+    yield TrackerSpec("another", lambda: None)
+"""
+METHODS = ["build", "scalars", "texts", "histogram", "close"]
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    file = tmp_path / "trackers.py"
+    file.write_text(TRACKERS, encoding="utf-8")
+    return PluginManager([file])
+
+
+def train(tiny_folder, folder, plugins, *trackers):
+    """Run three small updates, and return the result with the plugins' warnings."""
+    config = build(
+        RLConfig,
+        {
+            "model": str(tiny_folder),
+            "run": {"folder": str(folder), "device": "cpu"},
+            "sampling": {"max_new_tokens": 4},
+            "train": {"updates": 3, "prompts_per_update": 4},
+            "optimizer": {"name": "reinforce"},
+            "evaluation": {"every": 1, "prompts": 2},
+            "checkpoint": {"every": 1, "keep": 10},
+            "trackers": list(trackers),
+        },
+    )
+    prompts = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = rl(
+            config,
+            reward=lambda prompts, responses: [1.0] * len(prompts),
+            prompts=prompts,
+            plugins=plugins,
+            progress=False,
+        )
+    return result, [str(one.message) for one in caught if one.category is PluginWarning]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tracker_that_raises_is_switched_off(method, tiny_folder, tmp_path, plugins):
+    folder = tmp_path / "run"
+    result, said = train(tiny_folder, folder, plugins, f"bad_{method}", "sound", "tensorboard")
+    assert result.updates == 3 and len(list_checkpoints(folder)) == 3
+    assert all("rollout/reward" in record for record in read_metrics(folder)[1:])
+    [warning] = said
+    for part in (
+        "trackers (file ",
+        f"{method} of the tracker 'bad_{method}'",
+        f"ConnectionError: no server in {method}",
+    ):
+        assert part in warning
+    assert "switched off and the run goes on" in warning
+    calls = (folder / f"{method}.txt").read_text().split()
+    assert calls.count(method) == 1 and calls[-1] == method, "it is called again after it raised"
+    sound = (folder / "sound.txt").read_text().split()
+    assert sound.count("scalars") == 4 and sound[-1] == "close" and list((folder / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("nothing", "TypeError: None has no scalars, texts, histogram, close; expected a"),
+        ("another", "takes 0 positional arguments but 2 were given"),
+    ],
+)
+def test_what_is_no_tracker_is_switched_off_too(name, error, tiny_folder, tmp_path, plugins):
+    result, [warning] = train(tiny_folder, tmp_path / "run", plugins, name)
+    assert result.updates == 3 and f"the tracker {name!r}" in warning and error in warning
+
+
+def test_a_full_disk_under_tensorboard_is_no_end_either(tiny_folder, tmp_path, plugins, monkeypatch):
+    from lmrl.stages.tracking import TensorBoardTracker
+
+    def full(self, update, metrics):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardTracker, "scalars", full)
+    result, [warning] = train(tiny_folder, tmp_path / "run", plugins, "tensorboard")
+    assert result.updates == 3 and "No space left on device" in warning and "tracker 'tensorboard'" in warning
+
+
+def test_ctrl_c_in_a_tracker_passes(tiny_folder, tmp_path, plugins, monkeypatch):
+    from lmrl.stages.tracking import TensorBoardTracker
+
+    def pressed(self, update, metrics):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TensorBoardTracker, "scalars", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_folder, tmp_path / "run", plugins, "tensorboard")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_supervised_stages_go_on_too(method, tiny_folder, tmp_path, plugins):
+    folder = tmp_path / "run"
+    table = {
+        "model": str(tiny_folder),
+        "run": {"folder": str(folder), "device": "cpu"},
+        "train": {"steps": 2, "examples_per_step": 2},
+        "data": {"held_out": 0},
+        "trackers": [f"bad_{method}", "sound"],
+    }
+    rows = [{"prompt": "the cat", "completion": " ran home"}, {"prompt": "a dog", "completion": " sat"}] * 4
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = sft(build(SFTConfig, table), examples=rows, plugins=plugins, progress=False)
+    said = [str(one.message) for one in caught if one.category is PluginWarning]
+    assert result.steps == 2 and list_checkpoints(folder)
+    assert len(said) == (f"{method}\n" in (folder / f"{method}.txt").read_text())
+    assert (folder / "sound.txt").read_text().split()[-1] == "close"
