@@ -48,7 +48,7 @@ def checked(kind: str, offered: Any) -> dict[str, Any]:
     for record in offered:
         if not isinstance(record, record_type):
             raise PluginError(f"{hook} yielded {_article(record)}; {expected}")
-        name = getattr(record, "name", None)
+        name: Any = getattr(record, "name", None)
         _check_name(hook, kind, name)
         if name in found:
             raise PluginError(f"{hook} yielded two records with the name {name!r}; expected each name once")
