@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import numpy as np
@@ -23,6 +22,7 @@ from lmrl.models.turns import with_turn_end
 from lmrl.rewards import RewardFunction, builtin_specs, resolve
 from lmrl.rewards.scorable import OnUnreadable, scorable_rows
 from lmrl.sampling.spec import OnLength, SamplingSpec
+from lmrl.stories.recognise import refuse_story_defaults
 
 if TYPE_CHECKING:
     from lmrl.models.loading import LanguageModel
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 DEFAULT_PROMPTS = 64
 """Openings that the embedded world gives when no prompts are named."""
 
+MISSING = {
+    "prompts": "prompts=[...]",
+    "reward": "reward= a name, 'module:function', a callable (prompts, responses, **columns), or names with weights",
+}
+"""What to pass with a model that is not of the embedded stories."""
 RESET_OPTIONS = ("prompt", "prompt_index", "reset_mask")
 
 
@@ -183,9 +188,11 @@ def make_task(
     """
     from lmrl.stories import MODEL_PATH
 
-    embedded = model is None or _is_folder(model, MODEL_PATH)
     source: Any = str(MODEL_PATH) if model is None else model
     card = card_of(source)
+    given = {"prompts": prompts, "reward": reward}
+    missing = {name: MISSING[name] for name, value in given.items() if value is None}
+    refuse_story_defaults(card, missing, error=PromptError if prompts is None else SettingsError)
     _check_numbers(beta, temperature, max_new_tokens, observation_length)
     score = _reward_or_default(reward, reward_settings, embedded)
     read = _scorable(read_prompts(_prompts_or_default(prompts, embedded), card), score, on_unreadable)
@@ -236,10 +243,6 @@ def card_of(model: Any) -> ModelCard:
     )
 
 
-def _is_folder(model: Any, folder: Path) -> bool:
-    return isinstance(model, str | os.PathLike) and Path(model).expanduser().resolve() == folder.resolve()
-
-
 def _check_numbers(beta: Any, temperature: Any, max_new_tokens: Any, observation_length: Any) -> None:
     for name, value, lowest in (("beta", beta, "0 or more"), ("temperature", temperature, "above 0")):
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
@@ -281,23 +284,16 @@ def _token_ids(forbidden: Sequence[int], card: ModelCard) -> tuple[int, ...]:
     return ids
 
 
-def _prompts_or_default(prompts: Iterable[Any] | None, embedded: bool) -> Iterable[Any]:
+def _prompts_or_default(prompts: Iterable[Any] | None) -> Iterable[Any]:
     if prompts is not None:
         return prompts
-    if not embedded:
-        raise PromptError("prompts is missing; only the embedded model has prompts of its own. Give a list of strings")
     from lmrl.stories import openings
 
     return openings(seed=0, count=DEFAULT_PROMPTS)
 
 
-def _reward_or_default(reward: Any, settings: Mapping[str, Any] | None, embedded: bool) -> RewardFunction:
+def _reward_or_default(reward: Any, settings: Mapping[str, Any] | None) -> RewardFunction:
     if reward is not None:
         return resolve(reward, settings)
-    if not embedded:
-        raise SettingsError(
-            "reward is missing; only the embedded model has one of its own. Give a registered name, 'module:function', "
-            "a callable (prompts, responses, **columns) -> scores, or a mapping of names to weights"
-        )
     # The record itself, not its name: finding a name loads all plugins, and some of them load torch.
     return resolve(next(spec for spec in builtin_specs() if spec.name == "happy_end"), settings)

@@ -99,6 +99,10 @@ def judge_all(annotator: StreamingAnnotator, comparisons: Sequence[Comparison]) 
     return judgements
 
 
+DEFAULT_REWARD = "happy_end"
+"""Reward of an annotator that names none: that of the embedded stories."""
+
+
 @dataclass
 class AnnotatorSettings:
     """Who ranks completions, and how."""
@@ -106,8 +110,9 @@ class AnnotatorSettings:
     kind: Literal["reward", "judge", "person"] = "reward"
     """reward: a reward function or reward model; judge: a language model that is asked; person: you, here in the
     terminal."""
-    reward: str = "happy_end"
-    """For kind = "reward": a registered reward, "module:function", or the folder of a reward model."""
+    reward: str = ""
+    """For kind = "reward": a registered reward, "module:function", or the folder of a reward model. Left out, it is
+    happy_end, for the embedded story model alone."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The reward's own settings."""
     tolerance: float = 0.0
@@ -136,8 +141,8 @@ def build_annotator(
         from lmrl.preferences.reward_annotator import RewardAnnotator
         from lmrl.rewards import resolve
 
-        reward = resolve(settings.reward, settings.settings, plugins)
-        return RewardAnnotator(reward, settings.tolerance, name or settings.reward)
+        reward = resolve(settings.reward or DEFAULT_REWARD, settings.settings, plugins)
+        return RewardAnnotator(reward, settings.tolerance, name or settings.reward or DEFAULT_REWARD)
     if settings.kind == "judge":
         from lmrl.preferences.judge import build_judge
 

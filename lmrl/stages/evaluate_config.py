@@ -119,9 +119,9 @@ class EvaluateConfig:
     """A name for each model, such as base, SFT and RLHF; left out, names come from the folders."""
     reference: str = ""
     """Folder or hub id of the model to which the KL is measured; empty: none is."""
-    rewards: list[str] = field(default_factory=lambda: ["happy_end"])
-    """Rewards that judge the answers, by registered name, module:function or folder of a reward model; the first one
-    is the one that plots and win rates show."""
+    rewards: list[str] | None = None
+    """Rewards that score the responses, by registered name, module:function or folder of a reward model; plots and win
+    rates show the first one. [] measures none. Left out, it is happy_end, for the embedded story model alone."""
     reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of rewards, a table for each by its name."""
     on_unreadable: OnUnreadable = "skip"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmrl.config import resolved
@@ -21,6 +21,7 @@ from lmrl.stages.evaluate_config import EvaluateConfig
 from lmrl.stages.evaluate_prompts import Questions, ask_one, held_out_questions
 from lmrl.stages.evaluate_texts import ReferenceTexts, TextRow, read_texts, text_rows, why_not
 from lmrl.stages.settings import note_unread
+from lmrl.stories.recognise import refuse_story_defaults
 
 
 @dataclass
@@ -65,7 +66,10 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     names = list(config.names) or short_names([model or "stories" for model in models])
     require_different(names)
     cards = [load_card(path) for path in paths]
-    rewards = {name: resolve_reward(name, config.reward_settings.get(name), plugins) for name in config.rewards}
+    _refuse_defaults(config, cards, prompts is not None)
+    named = ["happy_end"] if config.rewards is None else config.rewards
+    config = replace(config, rewards=named)
+    rewards = {name: resolve_reward(name, config.reward_settings.get(name), plugins) for name in named}
     _check_rewards(config, rewards)
     reference = model_path(config.reference) if config.reference else ""
     if reference:
@@ -98,6 +102,16 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     if config.best_of.n:
         plan.best_of = plan.place(config.best_of.model, "best_of.model")
     return plan
+
+
+def _refuse_defaults(config: EvaluateConfig, cards: Sequence[ModelCard], prompts_given: bool) -> None:
+    missing = {}
+    if not prompts_given and config.prompts.is_default:
+        missing["prompts.name"] = "prompts.name=file with prompts.file.path=FILE"
+    if config.rewards is None:
+        missing["rewards"] = "rewards=[NAME] (or rewards=[] for none)"
+    for card in cards:
+        refuse_story_defaults(card, missing)
 
 
 def _check_rewards(config: EvaluateConfig, rewards: Mapping[str, RewardFunction]) -> None:

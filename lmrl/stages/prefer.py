@@ -41,6 +41,7 @@ from lmrl.stages.prefer_setup import (
     make_annotators,
     name_folder,
     open_folder,
+    refuse_defaults,
     refuse_ranks,
 )
 from lmrl.stages.run import Run
@@ -86,6 +87,8 @@ def prefer(
     refuse_ranks()
     plugins = plugins or PluginManager()
     note_unread(config, plugins)
+    if not resume:
+        refuse_defaults(config, prompts is not None, annotators is not None)
     found = make_annotators(config, plugins, annotators)
     sampled = resume and (Path(config.run.folder) / SAMPLES_FILE).exists()
     source = None if sampled else _source(config, plugins, prompts, _rewards(found))

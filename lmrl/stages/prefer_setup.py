@@ -17,6 +17,7 @@ from lmrl.preferences import Annotator, AnnotatorSettings, build_annotator
 from lmrl.seeds import derive_seed
 from lmrl.stages.prefer_config import GOLD, PreferConfig
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, refuse_taken, write_versions
+from lmrl.stories.recognise import refuse_story_defaults
 
 STAGE = "prefer"
 ANSWERS_FOLDER = "answers"
@@ -59,6 +60,25 @@ def make_annotators(
         )
         found[GOLD] = build_annotator(settings, plugins, GOLD)
     return found
+
+
+def refuse_defaults(config: PreferConfig, with_prompts: bool, with_annotators: bool) -> None:
+    """Raise ``SettingsError`` if responses of another model would get the stories' prompts or reward by default.
+
+    ``with_prompts``, ``with_annotators``: the caller brings them instead of the configuration.
+    """
+    missing = {}
+    completions = config.completions_from.path
+    if not completions and not with_prompts and config.prompts.is_default:
+        missing["prompts.name"] = "prompts.name=file with prompts.file.path=FILE"
+    for name, settings in () if with_annotators else config.annotators.items():
+        if settings.kind == "reward" and not settings.reward:
+            missing[f"annotators.{name}.reward"] = f"annotators.{name}.reward=NAME, or annotators.{name}.kind=judge"
+    if missing and (completions or config.model):
+        from lmrl.models.card import load_card  # not before it is needed: a run that only asks loads no torch
+        from lmrl.stages.chat_prompts import model_path
+
+        refuse_story_defaults(completions or load_card(model_path(config.model)), missing)
 
 
 def refuse_ranks() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from lmrl.data import PromptSet
 from lmrl.errors import PromptError, SettingsError
-from lmrl.models import LanguageModel
+from lmrl.models import LanguageModel, load_card
 from lmrl.models.encoding import text_ids
 from lmrl.models.turns import holds_turns
 from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.rl_config import RLConfig
+from lmrl.stories.recognise import refuse_story_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -82,22 +83,21 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         )
 
 
-def note_default_evaluation(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool) -> None:
-    """Say in the log that an optimizer that learns from data is evaluated on prompts that nobody has chosen.
+def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool, reward_given: bool) -> None:
+    """Raise ``SettingsError`` if a model that is not of the stories would get their prompts or reward by default.
 
-    ``prompts_given``: the prompts come from the caller instead of the configuration.
+    ``prompts_given``, ``reward_given``: the caller brings them instead of the configuration.
     """
-    if optimizer.needs.experience == "rollouts" or prompts_given or not config.prompts.is_default:
+    samples = optimizer.needs.experience == "rollouts"
+    if not config.model or not (samples or config.evaluation.prompts):
         return
-    if config.model and config.evaluation.prompts:
-        logger.warning(
-            "evaluation asks %s the prompts %r and scores the answers by %r, which may have nothing to do with the "
-            "data; set prompts.name and reward.name to what the data are about, or evaluation.prompts=0 to leave "
-            "evaluation out",
-            config.model,
-            config.prompts.name,
-            config.reward.name,
-        )
+    missing = {}
+    if not prompts_given and config.prompts.is_default:
+        missing["prompts.name"] = "prompts.name=file with prompts.file.path=FILE"
+    if not reward_given and config.reward.is_default and not config.reward_weights:
+        missing["reward.name"] = "reward.name=NAME (see `lmrl plugins`, or module:function, or a reward model)"
+    besides = "" if samples else ", or evaluation.prompts=0 to train without evaluation"
+    refuse_story_defaults(load_card(config.model), missing, besides)
 
 
 def check_ranks(config: RLConfig, needs: Needs, ranks: int) -> None:

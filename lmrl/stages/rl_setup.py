@@ -36,8 +36,8 @@ from lmrl.stages.rl_checks import (
     check_settings,
     encode_prompts,
     in_turns,
-    note_default_evaluation,
     note_plain_prompts,
+    refuse_defaults,
     usable_prompts,
 )
 from lmrl.stages.rl_config import RLConfig, TrainSettings
@@ -64,7 +64,7 @@ def open_session(
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings, data is not None)
     note_unread(config, plugins)
-    note_default_evaluation(config, optimizer_spec, prompts is not None)
+    refuse_defaults(config, optimizer_spec, prompts is not None, reward is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     given = reward is not None
     reward_function = resolve_reward(reward, None, plugins) if given else configured_reward(config, plugins)

@@ -1,0 +1,51 @@
+"""Recognizing models of the embedded story world, for which prompts and reward have defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING
+
+from lmrl.errors import LmrlError, SettingsError
+
+if TYPE_CHECKING:
+    from lmrl.models.card import ModelCard
+
+SAMPLE = "Once upon a time, there was a little girl named Lily. She found a red ball in the garden."
+
+
+def is_story_model(card: ModelCard) -> bool:
+    """True if a model has the tokenizer of the embedded story model, as it and runs that start from it have.
+
+    Tokens that a chat template adds make no difference.
+    """
+    try:
+        return tuple(card.codec.encode_plain(SAMPLE)) == _story_ids()
+    except Exception:  # a tokenizer that cannot read the text is another one
+        return False
+
+
+def refuse_story_defaults(
+    source: ModelCard | str, missing: Mapping[str, str], besides: str = "", error: type[LmrlError] = SettingsError
+) -> None:
+    """Raise ``error`` if ``missing`` settings would get the story world's defaults with something else.
+
+    ``source`` is the model, or the name of data that come from another one. ``missing`` holds, by the name of a setting
+    that nobody has set, what to set; ``besides`` is a further way out.
+    """
+    if not missing or (not isinstance(source, str) and is_story_model(source)):
+        return
+    found = f"the responses come from {source}" if isinstance(source, str) else f"the model is {source.path}"
+    verb, default = ("is", "its default belongs") if len(missing) == 1 else ("are", "their defaults belong")
+    raise error(
+        f"{' and '.join(missing)} {verb} missing, and {default} to the embedded story model, but {found}; expected "
+        f"your own. Set {' and '.join(missing.values())}{besides}."
+    )
+
+
+@cache
+def _story_ids() -> tuple[int, ...]:
+    from lmrl.models.card import load_codec
+    from lmrl.stories import MODEL_PATH
+
+    return tuple(load_codec(MODEL_PATH).encode_plain(SAMPLE))
