@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +51,10 @@ def recipe_command(
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
     def run(arguments: argparse.Namespace) -> int:
+        with _working_folder(arguments):
+            return work(arguments)
+
+    def work(arguments: argparse.Namespace) -> int:
         from lmrl.stages.run import is_main_process
 
         cls = imported(config)
@@ -65,6 +70,23 @@ def recipe_command(
         return 130 if getattr(result, "interrupted", False) else 0
 
     return CommandSpec(name=name, add_arguments=add_arguments, run=run, summary=summary, example=example)
+
+
+@contextmanager
+def _working_folder(arguments: argparse.Namespace) -> Iterator[None]:
+    """Work in the folder in which a run to resume was started; anything else works in the current one."""
+    from lmrl.stages.run import CONFIG_FILE
+
+    folder = getattr(arguments, "resume", None)
+    if not folder or not (Path(folder) / CONFIG_FILE).exists():
+        yield
+        return
+    from lmrl.stages.origin import in_starting_folder
+
+    given = [arguments.recipe, *arguments.overrides]
+    with in_starting_folder(Path(folder), [item for item in given if item and "=" in item]) as valid:
+        arguments.resume = str(valid)
+        yield
 
 
 def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequence[str] = FREE_ON_RESUME) -> Any:

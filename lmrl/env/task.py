@@ -194,8 +194,8 @@ def make_task(
     missing = {name: MISSING[name] for name, value in given.items() if value is None}
     refuse_story_defaults(card, missing, error=PromptError if prompts is None else SettingsError)
     _check_numbers(beta, temperature, max_new_tokens, observation_length)
-    score = _reward_or_default(reward, reward_settings, embedded)
-    read = _scorable(read_prompts(_prompts_or_default(prompts, embedded), card), score, on_unreadable)
+    score = _reward_or_default(reward, reward_settings)
+    read = _scorable(read_prompts(_prompts_or_default(prompts), card), score, on_unreadable)
     if any(prompt.in_turns for prompt in read):
         card = with_turn_end(card)
     spec = SamplingSpec(

@@ -24,6 +24,8 @@ from lmrl.stages.tracking import Tracker
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 VERSIONS_FILE = "versions.json"
+STARTED_IN = "started_in"
+"""Key of the versions' file: the folder in which the run was started, from which its relative paths are read."""
 LIBRARIES = ("lmrl", "torch", "transformers", "gymnasium", "accelerate", "pluggy", "datasets", "tokenizers", "numpy")
 
 
@@ -130,9 +132,10 @@ def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, 
 
 
 def write_versions(folder: Path, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
-    """Record the stage and the versions of Python, the libraries and the plugins."""
+    """Record the stage, the folder it was started in, and the versions of Python, the libraries and the plugins."""
     content = {
         "stage": stage,
+        STARTED_IN: read_versions(folder).get(STARTED_IN, str(Path.cwd())),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": library_versions(),
@@ -154,11 +157,16 @@ def library_versions() -> dict[str, str]:
 
 def stage_of(folder: Path) -> str:
     """Return the name of the stage that made a run folder, or the empty string if it does not say."""
+    return str(read_versions(folder).get("stage", ""))
+
+
+def read_versions(folder: Path) -> dict[str, Any]:
+    """Return what ``write_versions`` recorded; nothing where the file is missing or broken."""
     try:
         content = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        return ""
-    return str(content.get("stage", ""))
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
