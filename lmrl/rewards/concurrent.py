@@ -111,10 +111,12 @@ class PendingScores:
         Raises the first error in the order of rows, with the rows that were scored together.
         """
         scores: dict[int, float] = {}
+        scored: dict[int, bool] = {}
         parts: dict[str, dict[int, float]] = {}
         for place, (called, future) in enumerate(sorted(self._calls, key=lambda call: min(call[0]))):
             found = self._result(called, future)
             scores |= zip(called, found.scores, strict=True)
+            scored |= zip(called, found.scored, strict=True)
             if place and parts.keys() != found.parts.keys():
                 raise RewardError(
                     f"rows {_listed(called)} were given the parts {_listed(found.parts)}, others {_listed(parts)}; a "
@@ -125,6 +127,7 @@ class PendingScores:
         return RewardResult(
             np.array([scores[row] for row in rows], dtype=np.float64),
             {name: np.array([values[row] for row in rows], dtype=np.float64) for name, values in parts.items()},
+            np.array([scored[row] for row in rows], dtype=np.bool_),
         )
 
     def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""A reward that is ready to be called: scores are checked here, so that what comes out is finite and of length B."""
+"""A reward that is ready to be called. Its scores are checked here: B numbers, finite wherever a row has a score."""
 
 from __future__ import annotations
 
@@ -16,16 +16,27 @@ from lmrl.rewards.calling import run_together
 from lmrl.specs import Concurrency
 
 Scores = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 EXCERPT = 60
 """Characters of a prompt or response shown in an error."""
 
 
 @dataclass(frozen=True)
 class RewardResult:
-    """``scores`` float64 (B,), and ``parts``: what the scores are made of, each float64 (B,), for the log."""
+    """Scores of B responses and the terms that they are made of.
+
+    ``scores`` float64 (B,); ``parts`` maps names to float64 (B,), for the log; ``scored`` bool (B,) is True where the
+    row has a score, everywhere by default. Scores are NaN in rows without one, and parts are NaN in rows that the term
+    does not apply to: leave these out of every average.
+    """
 
     scores: Scores
     parts: dict[str, Scores] = field(default_factory=dict)
+    scored: Flags = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.scored is None:
+            object.__setattr__(self, "scored", np.ones(len(self.scores), dtype=np.bool_))
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,9 @@ class RewardFunction:
     """A weighted sum of rewards, called with a batch of texts. Made by ``lmrl.rewards.resolve``.
 
     It pickles when its members do. A single reward has the parts that it returns itself; of several, each one's
-    unweighted score is a part under its name, and what it returned besides is ``<name>_<part>``.
+    unweighted score is a part under its name, and what it returned besides is ``<name>_<part>``. None in the place of a
+    number means that the reward does not apply to that row: the row's sum leaves the term out, and a row without any
+    term is not scored.
     """
 
     def __init__(self, members: Sequence[Member], single: bool) -> None:
@@ -69,7 +82,10 @@ class RewardFunction:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest score, where every member says its own in an attribute ``bounds``, or None."""
+        """The least and the greatest score of rows that every term applies to.
+
+        None unless every member declares its own in an attribute ``bounds``.
+        """
         least = greatest = 0.0
         for member in self.members:
             pair = getattr(member.function, "bounds", None)
@@ -122,7 +138,7 @@ class RewardFunction:
         """Score B responses; ``columns`` maps names to sequences of length B.
 
         Raises ``RewardError`` when a reward raises, needs a column that is not there, or returns anything but B finite
-        numbers.
+        numbers, with None for rows that it does not apply to.
         """
         prompts, responses, columns = list(prompts), list(responses), dict(columns or {})
         self._check_lengths(prompts, responses, columns)
@@ -132,13 +148,14 @@ class RewardFunction:
         for member, binding in zip(self.members, self.bindings, strict=True):
             positional, keywords = binding.arguments(prompts, responses, columns)
             calls.append(functools.partial(member.function, *positional, **keywords))
-        scores, parts = np.zeros(len(responses)), {}
+        scores, parts, scored = np.zeros(len(responses)), {}, np.zeros(len(responses), dtype=np.bool_)
         for member, output in zip(self.members, run_together(calls), strict=True):
             if isinstance(output, BaseException):
                 raise _failure(member.name, output, prompts) from output
             result = checked(member.name, output, responses)
             with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error below
-                scores = scores + member.weight * result.scores
+                scores = scores + np.where(result.scored, member.weight * result.scores, 0.0)
+            scored |= result.scored
             if self.single:
                 parts.update(result.parts)
             else:
@@ -146,7 +163,7 @@ class RewardFunction:
                 parts.update({f"{member.name}_{part}": values for part, values in result.parts.items()})
         if not np.isfinite(scores).all():
             raise RewardError(f"the weighted sum of the rewards {self.name} overflows; use smaller weights")
-        return RewardResult(scores, parts)
+        return RewardResult(np.where(scored, scores, np.nan), parts, scored)
 
     def _check_lengths(self, prompts: list[str], responses: list[str], columns: Mapping[str, Sequence[Any]]) -> None:
         if len(prompts) != len(responses):
@@ -172,11 +189,13 @@ class RewardFunction:
 
 
 def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
-    """Return what a reward returned as a ``RewardResult``, or raise ``RewardError`` saying what is wrong with it."""
+    """Return the output of a reward as a ``RewardResult``. Raises ``RewardError`` if it is not B numbers or None."""
     if isinstance(output, RewardResult):
-        output = {"score": output.scores, **output.parts}
+        scores = [value if has else None for value, has in zip(output.scores, output.scored, strict=True)]
+        parts = {part: [None if np.isnan(v) else v for v in values] for part, values in output.parts.items()}
+        output = {"score": scores, **parts}
     if not isinstance(output, Mapping):
-        return RewardResult(_numbers(name, "", output, responses))
+        output = {"score": output}
     if "score" not in output:
         keys = [str(key) for key in output]
         guess = nearest("score", keys)
@@ -184,26 +203,36 @@ def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
             f"reward {name!r} returned a mapping with the keys {', '.join(keys) or '(none)'}; expected the key 'score'"
             + (f" (is it {guess!r}?)" if guess else "")
         )
-    values = {str(key): _numbers(name, f" for {key!r}", value, responses) for key, value in output.items()}
+    alone = len(output) == 1
+    values = {
+        str(key): _numbers(name, "" if alone else f" for {key!r}", value, responses) for key, value in output.items()
+    }
     scores = values.pop("score")
-    return RewardResult(scores, values)
+    return RewardResult(scores, values, ~np.isnan(scores))
 
 
 def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Scores:
+    """Return B numbers of a reward's output, NaN for None. Columns (B, 1) become (B,)."""
     expected = f"expected {len(responses)} finite numbers, one per response"
     if hasattr(values, "detach"):  # a torch tensor, on any device and with or without a gradient
         values = values.detach().cpu().double().numpy()
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise RewardError(
             f"reward {name!r} returned {_excerpt(values)} ({type(values).__name__}){part}; {expected}. "
             "Wrap a function of one row in lmrl.rewards.per_row."
         )
     if len(values) != len(responses):
         raise RewardError(f"reward {name!r} returned {len(values)} scores{part}; {expected}")
-    if getattr(values, "ndim", 1) != 1:
-        raise RewardError(f"reward {name!r} returned an array of shape {tuple(values.shape)}{part}; {expected}")
-    scores = np.empty(len(responses), dtype=np.float64)
-    for index, value in enumerate(values):
+    shape = tuple(getattr(values, "shape", (len(values),)))
+    if shape not in ((len(values),), (len(values), 1)):
+        raise RewardError(f"reward {name!r} returned an array of shape {shape}{part}; {expected}")
+    advice = "Return None for a row that the reward does not apply to."
+    scores, applies = np.full(len(responses), np.nan), np.ones(len(responses), dtype=np.bool_)
+    for index, value in enumerate(values if len(shape) == 1 else np.asarray(values)):
+        value = _single(value)
+        if value is None:
+            applies[index] = False
+            continue
         try:
             if isinstance(value, str | bytes):
                 raise TypeError
@@ -211,15 +240,22 @@ def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Sco
         except (TypeError, ValueError, OverflowError):
             raise RewardError(
                 f"reward {name!r} returned {_excerpt(value)} ({type(value).__name__}){part} for response {index} "
-                f"({_excerpt(responses[index])}); {expected}"
+                f"({_excerpt(responses[index])}); {expected}. {advice}"
             ) from None
-    bad = np.flatnonzero(~np.isfinite(scores))
+    bad = np.flatnonzero(applies & ~np.isfinite(scores))
     if bad.size:
         raise RewardError(
             f"reward {name!r} returned {scores[bad[0]]}{part} for response {bad[0]} "
-            f"({_excerpt(responses[bad[0]])}) and {bad.size} of {len(scores)} in all; {expected}"
+            f"({_excerpt(responses[bad[0]])}) and {bad.size} of {len(scores)} in all; {expected}. {advice}"
         )
     return scores
+
+
+def _single(value: Any) -> Any:
+    """Return the only entry of a row of a (B, 1) column, and anything else as it is."""
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1:
+        return value[0] if len(value) == 1 else value
+    return value
 
 
 def _failure(name: str, error: BaseException, prompts: Sequence[str]) -> BaseException:

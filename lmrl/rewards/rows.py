@@ -45,7 +45,8 @@ class PerRow:
 def per_row(function: Callable[..., Any]) -> PerRow:
     """Return a reward for batches from ``function(prompt, response, **columns) -> float`` (also as a decorator).
 
-    The function may be asynchronous (all rows run at once) and may return a mapping with the key ``score``.
+    The function may be asynchronous (all rows run at once) and may return a mapping with the key ``score``, or None for
+    a row that it does not apply to.
 
     >>> per_row(lambda prompt, response: len(response))(["a", "b"], ["one", "three"])
     [3, 5]
@@ -58,13 +59,14 @@ async def _gathered(results: list[Any]) -> Any:
 
 
 def _transposed(results: list[Any]) -> Any:
-    if not results or not all(isinstance(result, Mapping) for result in results):
+    given = [(index, result) for index, result in enumerate(results) if result is not None]
+    if not given or not all(isinstance(result, Mapping) for _, result in given):
         return results
-    keys = list(results[0])
-    for index, result in enumerate(results):
+    first, keys = given[0][0], list(given[0][1])
+    for index, result in given:
         if set(result) != set(keys):
             raise RewardError(
-                f"row {index} returned the parts {', '.join(map(str, result))}, row 0 {', '.join(map(str, keys))}; "
-                "expected the same parts for every row"
+                f"row {index} returned the parts {', '.join(map(str, result))}, row {first} "
+                f"{', '.join(map(str, keys))}; expected the same parts for every row"
             )
-    return {key: [result[key] for result in results] for key in keys}
+    return {key: [None if result is None else result[key] for result in results] for key in keys}

@@ -55,6 +55,65 @@ def test_sequences_of_numbers_become_float64(values):
     assert result.parts == {}
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[3], [5]],
+        [(3.0,), (5.0,)],
+        np.array([[3], [5]]),
+        torch.tensor([[3.0], [5.0]], requires_grad=True),
+        [torch.tensor([3.0]), torch.tensor([5.0])],
+        [np.array([3.0]), 5],
+    ],
+)
+def test_a_column_is_squeezed(values):
+    reward = resolve(lambda prompts, responses: {"score": values, "same": values})
+    result = reward(PROMPTS, RESPONSES)
+    assert result.scores.tolist() == [3.0, 5.0] and result.parts["same"].tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "values", [[3, None], (3.0, None), np.array([3, None], dtype=object), [[3], [None]], [np.float32(3), None]]
+)
+def test_none_is_no_score(values):
+    result = resolve(lambda prompts, responses: values)(PROMPTS, RESPONSES)
+    assert result.scored.tolist() == [True, False]
+    assert result.scores[0] == 3 and np.isnan(result.scores[1])
+
+
+def test_a_sum_leaves_out_terms_that_do_not_apply():
+    def first(prompts, responses):
+        return {"score": [1, None, 4, None], "style": [None, 5, None, None]}
+
+    def second(prompts, responses):
+        return [[10], [20], [None], [None]]
+
+    result = both(first, second, weights=[2.0, -0.5])([""] * 4, [""] * 4)
+    assert result.scored.tolist() == [True, True, True, False]
+    np.testing.assert_equal(result.scores, [2 - 5, -10, 8, np.nan])
+    np.testing.assert_equal(result.parts["first"], [1, np.nan, 4, np.nan])
+    np.testing.assert_equal(result.parts["first_style"], [np.nan, 5, np.nan, np.nan])
+    np.testing.assert_equal(result.parts["second"], [10, 20, np.nan, np.nan])
+
+
+def test_a_reward_that_calls_another_keeps_its_unscored_rows():
+    inner = resolve(lambda prompts, responses: {"score": [None, 2], "style": [1, None]})
+    outer = resolve(lambda prompts, responses: inner(prompts, responses))(PROMPTS, RESPONSES)
+    assert outer.scored.tolist() == [False, True]
+    np.testing.assert_equal(outer.scores, [np.nan, 2])
+    np.testing.assert_equal(outer.parts["style"], [1, np.nan])
+
+
+def test_rows_of_a_per_row_reward_may_be_none():
+    plain = per_row(lambda prompt, response: None if response == "one" else 2)
+    named = per_row(lambda prompt, response: None if response == "one" else {"score": 2, "style": 1})
+    for reward in (plain, named):
+        result = resolve(reward)(PROMPTS, RESPONSES)
+        assert result.scored.tolist() == [False, True] and result.scores[1] == 2
+    np.testing.assert_equal(result.parts["style"], [np.nan, 1])
+    assert not resolve(per_row(lambda prompt, response: None))(PROMPTS, RESPONSES).scored.any()
+
+
 def test_booleans_are_zero_and_one():
     assert resolve(lambda prompts, responses: [True, False])(PROMPTS, RESPONSES).scores.tolist() == [1.0, 0.0]
 
@@ -117,14 +176,20 @@ def test_a_missing_column_is_named_with_its_neighbour():
     [
         ([1.0], r"returned 1 scores; expected 2 finite numbers, one per response"),
         ([1.0, 2.0, 3.0], "returned 3 scores"),
-        ([[1.0], [2.0]], "expected 2 finite numbers"),
-        (np.ones((2, 1)), r"array of shape \(2, 1\)"),
+        ([[1.0, 2.0], [2.0, 1.0]], "expected 2 finite numbers"),
+        ([[1.0], []], r"returned \[\] \(list\) for response 1"),
+        (np.ones((2, 2)), r"array of shape \(2, 2\)"),
+        (np.ones((2, 1, 1)), r"array of shape \(2, 1, 1\)"),
+        (torch.ones(1, 2), "returned 1 scores"),
         (1.5, r"returned 1.5 \(float\).*per_row"),
         (None, r"returned None \(NoneType\)"),
         (torch.tensor(1.5), "returned .*1.5"),
         ("ab", r"returned 'ab' \(str\)"),
         (["1.0", "2.0"], r"returned '1.0' \(str\) for response 0 \('one'\)"),
-        ([1.0, None], r"returned None \(NoneType\) for response 1 \('three'\)"),
+        ([[1.0], [float("nan")]], r"returned nan for response 1 \('three'\) and 1 of 2"),
+        ([None, float("nan")], r"returned nan for response 1 .* Return None for a row"),
+        ({"score": [1, 2], "style": [None, float("nan")]}, "returned nan for 'style'"),
+        (RewardResult(np.array([1.0, np.nan])), "returned nan for response 1"),
         ([1.0, float("nan")], r"returned nan for response 1 \('three'\) and 1 of 2"),
         ([float("-inf"), float("nan")], r"returned -inf for response 0 \('one'\) and 2 of 2"),
         (iter([1.0, 2.0]), "expected 2 finite numbers"),
