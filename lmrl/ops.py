@@ -34,9 +34,14 @@ def scatter_rows(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is half precision or no float, and unchanged otherwise."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the sum over masked entries; what stands outside the mask, NaN included, has no effect."""
-    return x.masked_fill(~mask, 0).sum()
+    """Return the sum over masked entries in float32 or more; entries outside the mask, NaN included, have no effect."""
+    return at_least_float32(x).masked_fill(~mask, 0).sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -303,7 +308,7 @@ def aggregate_losses(
     """
     if losses.ndim == 1:
         return masked_sum(losses, mask.any(1)) / row_count
-    losses = losses.masked_fill(~mask, 0)
+    losses = at_least_float32(losses).masked_fill(~mask, 0)
     if aggregation == "token_mean":
         return losses.sum() / token_count
     if aggregation == "sequence_mean":

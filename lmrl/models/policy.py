@@ -69,6 +69,7 @@ def state_positions(inputs: TextInputs, width: int, include_last: bool) -> Tenso
 class StateOutputs:
     """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none.
 
+    Logits have the precision of the forward pass; values and log-probabilities are float32 whatever that is.
     ``action_values`` are those of the N actions taken, or none. ``logprobs`` (N,) are the log-probabilities of the
     actions where they were asked for without logits; ``later_logits`` then computes these when somebody wants them.
     """
@@ -192,13 +193,16 @@ class PolicyModel(nn.Module):
             outputs = replace(outputs, logprobs=logprobs, later_logits=_later(head, hidden))
         if need_action_values:
             assert self.action_values is not None and hidden is not None and not include_last
-            actions = self.action_values(hidden.float(), inputs.response_ids[taken])
+            with torch.autocast(hidden.device.type, enabled=False):  # values are compared and subtracted: see below
+                actions = self.action_values(hidden.float(), inputs.response_ids[taken])
             outputs = replace(outputs, action_values=actions)
         if need_values and self.critic is not None:
             hidden, _ = states(self.critic, False, True)
         if need_values:
             assert self.value_head is not None and hidden is not None
-            outputs = replace(outputs, values=self.value_head(hidden.float()).squeeze(-1))
+            # Half precision has three digits: too few for the differences of values that advantages are made of.
+            with torch.autocast(hidden.device.type, enabled=False):
+                outputs = replace(outputs, values=self.value_head(hidden.float()).squeeze(-1))
         return outputs
 
     def _packed(self, inputs: TextInputs, include_last: bool) -> States:

@@ -26,6 +26,11 @@ def make_accelerator(run: RunSettings) -> Any:
     return Accelerator(mixed_precision=precision, cpu=cpu or None)
 
 
+def weights_dtype(precision: str) -> torch.dtype | None:
+    """Return the dtype that a stage without training loads a model in; None leaves it to ``lmrl.models.load``."""
+    return {"bf16": torch.bfloat16, "no": torch.float32}.get(precision)
+
+
 def _release_state(precision: str, cpu: bool) -> None:
     """Let accelerate choose anew where the stage before, in this process, wanted another precision or device.
 

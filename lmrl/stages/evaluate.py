@@ -24,6 +24,7 @@ from lmrl.sampling.texts import sample_texts
 from lmrl.seeds import derive_seed
 from lmrl.stages.chat_prompts import answer_spec, in_chat
 from lmrl.stages.compare import Answer, Column, SideBySide, own_logprobs, shown, torch_device
+from lmrl.stages.devices import weights_dtype
 from lmrl.stages.evaluate_answers import Answers, new_answers, restore, store, weighted_means
 from lmrl.stages.evaluate_config import EvaluateConfig
 from lmrl.stages.evaluate_measures import (
@@ -38,6 +39,7 @@ from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate_texts import row_nats, text_measures
 from lmrl.stages.evaluate_wins import WinRate, win_rate
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder
+from lmrl.stages.settings import RunSettings
 from lmrl.statistics import Interval, RewardScale
 
 
@@ -122,7 +124,7 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
     with bar:
         for place, column in enumerate(plan.columns):
             bar.set_postfix_str(column.name)
-            lazily = _Lazy(column.path, config.run.device)
+            lazily = _Lazy(column.path, config.run)
 
             def sampled(stem: str, count: int, purpose: str, place: int = place, lazily: _Lazy = lazily) -> Answers:
                 asked = plan.asked[place]
@@ -159,14 +161,14 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
 class _Lazy:
     """A model that is loaded when it is first needed: on a resume perhaps never."""
 
-    def __init__(self, path: str, device: str) -> None:
-        self._path, self._device = path, device
+    def __init__(self, path: str, run: RunSettings) -> None:
+        self._path, self._run = path, run
         self._model: LanguageModel | None = None
 
     @property
     def model(self) -> LanguageModel:
         if self._model is None:
-            self._model = load(self._path, device=torch_device(self._device))
+            self._model = _loaded(self._path, self._run)
         return self._model
 
     def free(self) -> None:
@@ -174,6 +176,10 @@ class _Lazy:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _loaded(path: str, run: RunSettings) -> LanguageModel:
+    return load(path, device=torch_device(run.device), dtype=weights_dtype(run.precision))
 
 
 def _text_measures(plan: Plan, place: int, lazily: _Lazy) -> dict[str, Interval]:
@@ -185,7 +191,7 @@ def _text_measures(plan: Plan, place: int, lazily: _Lazy) -> dict[str, Interval]
 
 
 def _add_kl(plan: Plan, columns: Sequence[Answers]) -> None:
-    reference = load(plan.reference, device=torch_device(plan.config.run.device))
+    reference = _loaded(plan.reference, plan.config.run)
     temperature = plan.config.sampling.temperature
     for card, answers in zip(plan.cards, columns, strict=True):
         rows = answers.sampled()

@@ -22,6 +22,7 @@ from lmrl.sampling.engine import Engine
 from lmrl.sampling.texts import sample_texts, sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.stages.chat_prompts import model_path
+from lmrl.stages.devices import weights_dtype
 from lmrl.stages.prefer_config import PreferConfig
 from lmrl.stages.prefer_samples import PROMPTS_FILE, SAMPLES_FILE, make_sample, write_whole
 from lmrl.stages.rl_checks import encode_prompts, in_turns, usable_prompts
@@ -66,7 +67,7 @@ def draw_samples(
     batch = max(1, ROWS_AT_ONCE // each)
     done = _kept(partial, batch)
     device = "cuda" if config.run.device == "auto" and torch.cuda.is_available() else "cpu"
-    model = load(model_path(config.model), device=device)
+    model = load(model_path(config.model), device=device, dtype=weights_dtype(config.run.precision))
     spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     ids = encode_prompts(model, prompts)
     bar = tqdm(total=len(prompts) * each, initial=done * each, desc="sample", unit="response", disable=not progress)

@@ -71,7 +71,12 @@ class RolloutMaker:
                 further = {"on_finished": early.add} if early is not None and self.streams else {}
                 samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec, **further)
             # One prompt drawn twice from the data stays two groups, as the group size says.
-            samples = replace(samples, group=torch.tensor(prompts.groups, device=samples.group.device))
+            # An engine may return half precision; ratios and KL are differences of log-probabilities, so float32.
+            samples = replace(
+                samples,
+                group=torch.tensor(prompts.groups, device=samples.group.device),
+                behavior_logprobs=samples.behavior_logprobs.float(),
+            )
             return self._score(samples, prompts, early)
         except BaseException:
             if early is not None:

@@ -42,7 +42,9 @@ class RunSettings:
     device: Literal["auto", "cpu"] = "auto"
     """auto takes a GPU where there is one (CUDA_VISIBLE_DEVICES says which), cpu never does."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """Autocast precision; auto is bf16 on a GPU that has it and full precision on a CPU, where bf16 is slower."""
+    """Precision of forward passes; auto is bf16 on a GPU that has it and full precision on a CPU, where bf16 is slower.
+    Log-probabilities, values and losses are float32 in any case. prefer and eval, which do not train, load weights in
+    it; auto keeps the checkpoint's own precision on a GPU."""
 
 
 @dataclass
