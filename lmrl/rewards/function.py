@@ -191,9 +191,9 @@ class RewardFunction:
 def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
     """Return the output of a reward as a ``RewardResult``. Raises ``RewardError`` if it is not B numbers or None."""
     if isinstance(output, RewardResult):
-        scores = [value if has else None for value, has in zip(output.scores, output.scored, strict=True)]
+        given = [value if has else None for value, has in zip(output.scores, output.scored, strict=True)]
         parts = {part: [None if np.isnan(v) else v for v in values] for part, values in output.parts.items()}
-        output = {"score": scores, **parts}
+        output = {"score": given, **parts}
     if not isinstance(output, Mapping):
         output = {"score": output}
     if "score" not in output:
