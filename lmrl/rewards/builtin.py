@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from lmrl.rewards.answers import ExactMatch, ExactMatchSettings, NumericAnswer, NumericAnswerSettings
+from lmrl.rewards.exact_match import ExactMatch, ExactMatchSettings
 from lmrl.rewards.good_story import GoodStory, GoodStorySettings
 from lmrl.rewards.happy_end import HappyEnd, HappyEndSettings
 from lmrl.rewards.learned import Learned, LearnedSettings
 from lmrl.rewards.lexicon import Lexicon, LexiconSettings
+from lmrl.rewards.math_answer import MathAnswer, MathAnswerSettings
+from lmrl.rewards.multiple_choice import MultipleChoice, MultipleChoiceSettings
+from lmrl.rewards.numeric_answer import NumericAnswer, NumericAnswerSettings
 from lmrl.rewards.pattern import Pattern, PatternSettings
 from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSettings
 from lmrl.specs import RewardSpec
@@ -24,6 +27,14 @@ def builtin_specs() -> list[RewardSpec]:
         RewardSpec("length", Length, LengthSettings, "A band that the response's length should lie in, or a cost."),
         RewardSpec("repetition", Repetition, RepetitionSettings, "Minus the share of repeated n-grams."),
         RewardSpec("exact_match", ExactMatch, ExactMatchSettings, "Whether the response is the column's answer."),
-        RewardSpec("numeric_answer", NumericAnswer, NumericAnswerSettings, "Whether the last number is the answer."),
+        RewardSpec(
+            "numeric_answer", NumericAnswer, NumericAnswerSettings, "Whether the last plain number is the answer."
+        ),
+        RewardSpec(
+            "math_answer", MathAnswer, MathAnswerSettings, "Whether the mathematical answer is right (math-verify)."
+        ),
+        RewardSpec(
+            "multiple_choice", MultipleChoice, MultipleChoiceSettings, "Whether the chosen letter is the answer."
+        ),
         RewardSpec("learned", Learned, LearnedSettings, "The score of a reward model, or of an ensemble of them."),
     ]

@@ -1,6 +1,5 @@
 import math
 import pickle
-from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -8,7 +7,6 @@ from hypothesis import strategies as st
 
 from lmrl.errors import DataError, RewardError, SettingsError
 from lmrl.rewards import builtin_specs
-from lmrl.rewards.answers import number_in
 from lmrl.rewards.lexicon import read_lexicon
 
 SPECS = {spec.name: spec for spec in builtin_specs()}
@@ -56,12 +54,13 @@ def test_rewards_know_their_bounds(name, settings, bounds):
 
 
 def test_an_answer_that_is_missing_is_no_word():
-    with pytest.raises(RewardError, match="the column 'answer' holds nothing in row 1 of the batch"):
+    with pytest.raises(RewardError, match="the column 'answer' contains None in row 1 of the batch"):
         make("exact_match")(["a", "b"], ["x", "None"], answer=["x", None])
 
 
 def test_every_reward_has_settings_with_defaults_and_a_summary():
-    names = ["happy_end", "good_story", "lexicon", "pattern", "length", "repetition", "exact_match", "numeric_answer"]
+    names = ["happy_end", "good_story", "lexicon", "pattern", "length", "repetition", "exact_match"]
+    names += ["numeric_answer", "math_answer", "multiple_choice"]
     assert [name for name in SPECS if name != "learned"] == names
     assert all(spec.summary and spec.settings() for spec in SPECS.values())
 
@@ -227,98 +226,6 @@ def test_repetition_needs_a_positive_n():
         make("repetition", n=0)
 
 
-@pytest.mark.parametrize(
-    ("response", "answer", "settings", "expected"),
-    [
-        (" A red ball.", "a red ball", {}, 1.0),
-        (" A red ball.", "a red ball", {"ignore_case": False}, 0.0),
-        (" a red ball.", "a red ball", {"ignore_punctuation": False}, 0.0),
-        ("red  ball", "a red ball", {}, 0.0),
-        ("red  ball", "a red ball", {"ignore_articles": True}, 1.0),
-        ("Mia. She", "Mia", {}, 0.0),
-        ("\nMia\nShe", "Mia", {"part": "first_line"}, 1.0),
-        ("So\nMia\n", "Mia", {"part": "last_line"}, 1.0),
-        ("", "", {"part": "last_line"}, 1.0),
-        ("Tom", ["Mia", "Tom"], {}, 1.0),
-        ("42", 42, {}, 1.0),
-        ("yes", "no", {"wrong": -1.0}, -1.0),
-        ("yes", "yes", {"right": 5.0}, 5.0),
-    ],
-)
-def test_exact_match_by_hand(response, answer, settings, expected):
-    assert score("exact_match", response, {"answer": answer}, **settings) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("So the answer is 42.", "42"),
-        ("first 3, then 4", "4"),
-        ("#### 42", "42"),
-        ("3 #### 42 and 7", "42"),
-        ("#### 1 #### 2", "2"),
-        ("7 #### none", "7"),
-        ("$1,234.50", "1234.50"),
-        ("1,234,567", "1234567"),
-        ("1,2", "2"),
-        ("-5", "-5"),
-        ("\N{MINUS SIGN}5", "-5"),
-        ("+5", "5"),
-        ("-$5", "-5"),
-        ("7-5", "5"),
-        ("(7)-5", "5"),
-        ("x = -0.25", "-0.25"),
-        (".5", "0.5"),
-        ("50%", "50"),
-        ("no number", None),
-        ("", None),
-    ],
-)
-def test_numbers_by_hand(text, expected):
-    assert number_in(text) == (None if expected is None else Decimal(expected))
-
-
-@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=3))
-def test_any_number_is_found_with_and_without_commas(number):
-    assert number_in(f"So it is {number:f}.") == number
-    assert number_in(f"So it is 7 or {number:,f} dollars") == number
-
-
-@pytest.mark.parametrize(
-    ("response", "answer", "settings", "expected"),
-    [
-        ("It is 42.", "6 * 7 = 42 #### 42", {}, 1.0),
-        ("It is 42.0", 42, {}, 1.0),
-        ("It is 42.1", 42.1, {}, 1.0),
-        ("It is 42.1", 42, {}, 0.0),
-        ("It is 42.1", 42, {"tolerance": 0.1}, 1.0),
-        ("It is 42.11", 42, {"tolerance": 0.1, "wrong": -1.0}, -1.0),
-        ("I do not know", 42, {"missing": -0.5}, -0.5),
-        ("123456789012345678901", "123456789012345678902", {}, 0.0),
-    ],
-)
-def test_numeric_answer_by_hand(response, answer, settings, expected):
-    assert score("numeric_answer", response, {"answer": answer}, **settings) == expected
-
-
-@pytest.mark.parametrize("answer", ["none", float("nan"), None, float("inf")])
-def test_an_answer_without_a_number_is_an_error(answer):
-    with pytest.raises(RewardError, match="in row 0 of the batch; expected a number"):
-        score("numeric_answer", "1", {"answer": answer})
-
-
-def test_a_bad_tolerance():
-    with pytest.raises(SettingsError, match="tolerance is -1"):
-        make("numeric_answer", tolerance=-1.0)
-
-
-@pytest.mark.parametrize("name", ["exact_match", "numeric_answer"])
-def test_answers_need_their_column(name):
-    with pytest.raises(RewardError, match=f"'{name}' needs the column 'answer'.*have answers; did you mean 'answers'"):
-        make(name)(["p"], ["1"], answers=[1])
-    assert score(name, "1", {"solution": 1}, column="solution") == 1.0
-
-
 def test_happy_end():
     reward = make("happy_end")
     assert reward(["p"] * 4, [" She smiled.", " She cried.", " She", ""]) == [1.0, -1.0, 0.0, 0.0]
@@ -333,17 +240,6 @@ def test_shipped_rewards_pickle(lexicon):
         reward = make(name, **settings.get(name, {}))
         columns = {"answer": ["2"]}
         assert pickle.loads(pickle.dumps(reward))(["p"], ["aa 2"], **columns) == reward(["p"], ["aa 2"], **columns)
-
-
-def test_real_answers_solve_gsm8k(shared_data):
-    import json
-
-    rows = [json.loads(line) for line in (shared_data / "rl" / "gsm8k_test.jsonl").read_text().splitlines()]
-    answers = [row["answer"] for row in rows]
-    reward = make("numeric_answer")
-    assert sum(reward([""] * len(rows), answers, answer=answers)) == len(rows)
-    finals = [answer.split("####")[1].strip() for answer in answers]
-    assert sum(reward([""] * len(rows), [f"I think it is ${final}." for final in finals], answer=answers)) == len(rows)
 
 
 def test_the_real_lexicon_finds_real_samples_positive(shared_data):
