@@ -32,6 +32,10 @@ class ModelError(LmrlError, ValueError):
     """A model or tokenizer cannot be loaded, or cannot do what is asked of it."""
 
 
+class VocabularyError(ModelError, SettingsError):
+    """A tokenizer has more ids than the model's embedding table, or two models do not share their token ids."""
+
+
 class DataError(LmrlError, ValueError):
     """A data file is missing, broken, or of an unknown shape."""
 

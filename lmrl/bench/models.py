@@ -147,7 +147,7 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
     from tqdm import trange
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lmrl.models.loading import no_transformers_bars
+    from lmrl.models.pretrained import quiet_transformers
     from lmrl.stories.train import batch, schedule
 
     write = imported(settings.texts, "texts")
@@ -198,7 +198,7 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
             losses.append(loss.detach().item())
     finally:
         torch.set_num_threads(threads)
-    with no_transformers_bars():
+    with quiet_transformers():
         model.eval().save_pretrained(folder)
     last = losses[-20:]
     return sum(last) / len(last)

@@ -35,7 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.stages.compare import torch_device
 
     session = ChatSession(
-        load(model_path(arguments.model), device=torch_device(arguments.device)),
+        load(
+            model_path(arguments.model),
+            device=torch_device(arguments.device),
+            trust_remote_code=arguments.trust_remote_code,
+        ),
         system=arguments.system,
         sampling=read_sampling(arguments),
         seed=arguments.seed,

@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         reference=arguments.reference,
         complete=arguments.complete,
         device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
         plugins=arguments.plugin_manager,
         progress=not arguments.quiet,
     )

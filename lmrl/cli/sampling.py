@@ -23,6 +23,9 @@ def add_sampling_options(parser: argparse.ArgumentParser, temperature: float, ma
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="an answer ends before this text")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers; default 0")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda:1 and the like; default auto")
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that a model comes with; read it first"
+    )
 
 
 def read_sampling(arguments: argparse.Namespace) -> SamplingSettings:

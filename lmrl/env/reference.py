@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmrl.errors import ModelError, NonFiniteError, SettingsError
 from lmrl.models.card import ModelCard, load_card
+from lmrl.models.vocabulary import require_same_vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +35,8 @@ class FrozenModel:
     Copies share it. A pickle holds the name, or the live model's weights.
     """
 
-    def __init__(self, name: str | None, live: LanguageModel | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str | None, live: LanguageModel | None = None, trust_remote_code: bool = False) -> None:
+        self.name, self.trust_remote_code = name, trust_remote_code
         self._model = live
         self.cache_works: bool | None = None
         """Whether the key-value cache was found to agree with re-encoding; None before the first try."""
@@ -45,7 +46,7 @@ class FrozenModel:
         """Return the model, without gradients."""
         if self._model is None:
             assert self.name is not None
-            self._model = _load_shared(self.name)
+            self._model = _load_shared(self.name, self.trust_remote_code)
         if self._model.model.training:
             self._model.model.eval()  # dropout would make the reference a different one at every step
         return self._model
@@ -64,10 +65,10 @@ class FrozenModel:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FrozenModel, (self.name, self._model if self.name is None else None))
+        return (FrozenModel, (self.name, self._model if self.name is None else None, self.trust_remote_code))
 
 
-def reference_of(reference: Any, model: Any, card: ModelCard) -> FrozenModel | None:
+def reference_of(reference: Any, model: Any, card: ModelCard, trust_remote_code: bool = False) -> FrozenModel | None:
     """Return the frozen model that the keyword ``reference`` names; ``model`` is the environment's own, with ``card``.
 
     A live model that may still be trained is copied, so that the reference stays what it was; a live model given as
@@ -76,13 +77,13 @@ def reference_of(reference: Any, model: Any, card: ModelCard) -> FrozenModel | N
     if reference is False or reference is None:
         return None
     if reference is True:
-        return (
-            FrozenModel(os.fspath(model)) if isinstance(model, str | os.PathLike) else FrozenModel(None, _kept(model))
-        )
+        if isinstance(model, str | os.PathLike):
+            return FrozenModel(os.fspath(model), trust_remote_code=trust_remote_code)
+        return FrozenModel(None, _kept(model))
     if isinstance(reference, str | os.PathLike):
         name = os.fspath(reference)
-        _check_fits(load_card(name), card)
-        return FrozenModel(name)
+        _check_fits(load_card(name, trust_remote_code=trust_remote_code), card)
+        return FrozenModel(name, trust_remote_code=trust_remote_code)
     if not isinstance(getattr(reference, "card", None), ModelCard):
         raise ModelError(
             f"reference is a {type(reference).__name__}; expected True, False, a folder, a hub id, or a live "
@@ -143,11 +144,7 @@ def _kept(model: LanguageModel) -> LanguageModel:
 
 
 def _check_fits(reference: ModelCard, card: ModelCard) -> None:
-    if reference.vocab_size != card.vocab_size:
-        raise SettingsError(
-            f"the reference {reference.path} has a vocabulary of {reference.vocab_size} and the model {card.path} one "
-            f"of {card.vocab_size}; expected models with one tokenizer"
-        )
+    require_same_vocabulary(reference, card)
     if reference.context_length < card.context_length:
         raise SettingsError(
             f"the reference {reference.path} has a context of {reference.context_length} and the model {card.path} one "
@@ -155,13 +152,13 @@ def _check_fits(reference: ModelCard, card: ModelCard) -> None:
         )
 
 
-def _load_shared(name: str) -> LanguageModel:
+def _load_shared(name: str, trust_remote_code: bool) -> LanguageModel:
     from lmrl.models import load
 
     key = (name, *_fingerprint(Path(name).expanduser()))
     model = _loaded.get(key)
     if model is None:
-        model = load(name)
+        model = load(name, trust_remote_code=trust_remote_code)
         model.model.requires_grad_(False)
         _loaded[key] = model
     return model

@@ -55,6 +55,7 @@ class TaskKeywords(TypedDict, total=False):
     observe_action_mask: bool
     reference: bool | str | os.PathLike[str] | LanguageModel
     on_unreadable: OnUnreadable
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def make_task(
     observe_action_mask: bool = False,
     reference: bool | str | os.PathLike[str] | LanguageModel = True,
     on_unreadable: OnUnreadable = "skip",
+    trust_remote_code: bool = False,
 ) -> Task:
     """Check an environment's keywords and return its task.
 
@@ -180,6 +182,7 @@ def make_task(
     and columns that go to the reward by name; with messages, the chat template's end-of-turn token ends an episode.
     ``beta`` and ``temperature`` are those of the KL shaping; ``observation_length`` is L.
     ``reference`` True is the model itself, frozen; False reports no ``ref_logprob`` and excludes ``beta > 0``.
+    ``trust_remote_code`` runs Python code that model or reference come with.
 
     Prompts whose answer column the reward cannot read are skipped with a warning, or raise an error for
     ``on_unreadable="error"``.
@@ -189,7 +192,7 @@ def make_task(
     from lmrl.stories import MODEL_PATH
 
     source: Any = str(MODEL_PATH) if model is None else model
-    card = card_of(source)
+    card = card_of(source, trust_remote_code)
     given = {"prompts": prompts, "reward": reward}
     missing = {name: MISSING[name] for name, value in given.items() if value is None}
     refuse_story_defaults(card, missing, error=PromptError if prompts is None else SettingsError)
@@ -207,7 +210,7 @@ def make_task(
         context_length=card.context_length,
         on_length=on_length,
     )
-    frozen = reference_of(reference, source, card)
+    frozen = reference_of(reference, source, card, trust_remote_code)
     if beta > 0 and frozen is None:
         raise SettingsError(f"beta is {beta}, but reference is False; KL shaping needs the frozen reference")
     return Task(
@@ -230,10 +233,10 @@ def _scorable(prompts: tuple[Prompt, ...], reward: RewardFunction, on_unreadable
     return tuple(prompts[place] for place in scorable_rows([reward], columns, origins, on_unreadable))
 
 
-def card_of(model: Any) -> ModelCard:
+def card_of(model: Any, trust_remote_code: bool = False) -> ModelCard:
     """Return the card of a folder, hub id or live ``LanguageModel``."""
     if isinstance(model, str | os.PathLike):
-        return load_card(os.fspath(model))
+        return load_card(os.fspath(model), trust_remote_code=trust_remote_code)
     card = getattr(model, "card", None)
     if isinstance(card, ModelCard):
         return card

@@ -57,7 +57,7 @@ def add_adapter(model: Any, settings: AdapterSettings, new_ids: Sequence[int] = 
     ``get_base_model()`` of the result is the same object, with adapters inside. Raises ``ModelError`` without PEFT or
     for a layer that the model does not have.
     """
-    peft = _import_peft()
+    peft = import_peft()
     targets: str | list[str] = list(settings.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
@@ -96,7 +96,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 def load_adapter(model: Any, folder: Path) -> None:
     """Read back into a ``PeftModel`` what ``save_adapter`` wrote, bit for bit."""
-    peft = _import_peft()
+    peft = import_peft()
     from peft.utils import load_peft_weights
 
     if not (folder / ADAPTER_FOLDER / "adapter_config.json").exists():
@@ -113,13 +113,14 @@ def merged_copy(model: Any) -> Any:
         return copy.deepcopy(model).merge_and_unload()
 
 
-def _import_peft() -> Any:
+def import_peft(who: str = 'adapter.method "lora"') -> Any:
+    """Return the module ``peft``; raises ``ModelError`` with the command that installs it."""
     try:
         import peft
     except ImportError as error:
         raise ModelError(
-            'adapter.method "lora" needs PEFT, which is not installed: pip install "lmrl[adapters]", or set '
-            'adapter.method = "none".'
+            f'{who} needs PEFT, which is not installed: pip install "lmrl[adapters]", or use a model without adapter '
+            '(adapter.method = "none").'
         ) from error
     return peft
 

@@ -2,19 +2,23 @@
 
 Importing this module needs neither torch nor transformers, and a folder that holds a ``tokenizer.json`` is read with
 ``tokenizers`` alone, so an environment can be made in a fraction of a second. Everything else goes through
-``AutoTokenizer`` and ``AutoConfig``. Leaves out: weights (``lmrl.models.load``).
+``AutoTokenizer`` and ``AutoConfig``. A hub id is read from its snapshot, by the same code as a folder. Leaves out:
+weights (``lmrl.models.load``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrl.errors import ModelError, nearest
-from lmrl.models.codec import FastCodec, TextCodec, TransformersCodec, read_json
-from lmrl.models.folders import model_folder
+from lmrl.errors import ModelError
+from lmrl.models.codec import FastCodec, TextCodec, TransformersCodec
+from lmrl.models.files import CheckpointFiles, find_files, read_json
+from lmrl.models.kinds import require_causal
+from lmrl.models.vocabulary import grown_rows, require_rows
 
 __all__ = [
     "FastCodec",
@@ -53,36 +57,37 @@ class ModelCard:
     context_length: int
     vocab_size: int
     sliding_window: int | None = None
+    files: Path | None = None
+    """Folder of the tokenizer's files; of a hub id, in the local cache."""
+    trust_remote_code: bool = False
+    """Permission to run the checkpoint's own Python code."""
 
 
-def load_card(name_or_path: str | Path, revision: str | None = None) -> ModelCard:
+def load_card(name_or_path: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelCard:
     """Read a model's card from a folder or the hub.
 
-    Raises ``ModelError`` when the path does not exist, the model is an encoder-decoder, or it names no EOS id.
+    Raises ``ModelError`` when the path does not exist, the checkpoint is no causal language model, its tokenizer has
+    more ids than the embedding table has rows, or it names no EOS id.
     """
-    path = model_folder(name_or_path)
-    if path.is_dir():
-        config = read_json(path / "config.json")
-        generation = read_json(path / "generation_config.json", required=False)
-        codec = load_codec(path)
-        name = str(path)
-    else:
-        _refuse_missing_path(str(name_or_path))
-        config, generation, codec = _from_hub(str(name_or_path), revision)
-        name = str(name_or_path)
-    return _card(name, config, generation, codec)
+    files = find_files(name_or_path, revision)
+    config = read_json(files.folder / "config.json")
+    require_causal(files, config)
+    return read_card(files, config, trust_remote_code)
 
 
-def _card(name: str, config: dict[str, Any], generation: dict[str, Any], codec: TextCodec) -> ModelCard:
-    if config.get("is_encoder_decoder"):
-        raise ModelError(
-            f"{name} is an encoder-decoder model (model_type {config.get('model_type')!r}); lmrl trains causal "
-            "(decoder-only) language models. Choose one that AutoModelForCausalLM loads, a Llama, Qwen or GPT-2, say."
-        )
-    text = config.get("text_config") or config
-    eos = generation.get("eos_token_id", text.get("eos_token_id", config.get("eos_token_id")))
-    eos_ids = tuple(sorted(set(eos))) if isinstance(eos, list) else (() if eos is None else (int(eos),))
-    if not eos_ids:
+def read_card(
+    files: CheckpointFiles, config: dict[str, Any], trust_remote_code: bool = False, needs_end: bool = True
+) -> ModelCard:
+    """Return the card of a checkpoint of any kind; ``needs_end``: raise ``ModelError`` if it names no EOS id."""
+    name = files.name
+    generation = read_json(files.folder / "generation_config.json", required=False)
+    codec = load_codec(files.tokenizer, trust_remote_code)
+    text = text_settings(files, config, trust_remote_code)
+    nested = config.get("text_config")
+    sources = (generation, nested if isinstance(nested, dict) else {}, config, text if nested else {})
+    eos: Any = next((one["eos_token_id"] for one in sources if one.get("eos_token_id") is not None), [])
+    eos_ids = tuple(sorted({int(one) for one in (eos if isinstance(eos, list) else [eos])}))
+    if not eos_ids and needs_end:
         raise ModelError(
             f"{name} names no eos_token_id in generation_config.json or config.json, so a response could never end "
             "by itself; add one there."
@@ -91,64 +96,78 @@ def _card(name: str, config: dict[str, Any], generation: dict[str, Any], codec: 
     if not text.get("vocab_size"):
         raise ModelError(f"{name}: config.json names no vocab_size; expected the config.json of a language model.")
     window = text.get("sliding_window") if text.get("use_sliding_window", True) else None
-    return ModelCard(
+    card = ModelCard(
         path=name,
         codec=codec,
         eos_ids=eos_ids,
         bos_id=text.get("bos_token_id"),
         pad_id=text.get("pad_token_id"),
         context_length=int(min(lengths)) if lengths else 2048,
-        vocab_size=int(text["vocab_size"]),
+        vocab_size=max(int(text["vocab_size"]), grown_rows(files)),
         sliding_window=int(window) if window else None,
+        files=files.tokenizer,
+        trust_remote_code=trust_remote_code,
     )
+    require_rows(card)
+    return card
 
 
-def load_codec(path: Path) -> TextCodec:
+def text_settings(files: CheckpointFiles, config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
+    """Return the configuration of the language model with the defaults of its family where config.json names none.
+
+    A flat config.json that names the sizes is complete as it is, and reading it needs no transformers.
+    """
+    complete = bool(config.get("vocab_size")) and any(config.get(key) for key in CONTEXT_KEYS)
+    if complete and not isinstance(config.get("text_config"), dict):
+        return config
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(str(files.folder), trust_remote_code=trust_remote_code)
+        return dict(found.get_text_config().to_dict())
+    except Exception as error:  # transformers raises many kinds; each means that there is no usable configuration
+        raise ModelError(
+            remote_code_message(files.name, config, trust_remote_code)
+            or f"{files.name}: config.json could not be loaded ({type(error).__name__}: {error})"
+        ) from error
+
+
+def load_codec(path: Path, trust_remote_code: bool = False) -> TextCodec:
     """Return the codec of a folder's tokenizer; raises ``ModelError`` where there is none that can be read."""
     file = path / "tokenizer.json"
     settings = read_json(path / "tokenizer_config.json", required=False)
     plain = settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES
-    if file.exists() and plain and not any(name in settings for name in CHANGING_SETTINGS):
-        return FastCodec(file)
-    return TransformersCodec(_auto_tokenizer(str(path), None))
-
-
-def _auto_tokenizer(name: str, revision: str | None) -> Any:
+    if file.exists() and plain and not any(name in settings for name in (*CHANGING_SETTINGS, "auto_map")):
+        codec = FastCodec(file)
+        if _named_tokens(settings) <= codec.vocabulary().keys():
+            return codec
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+        return TransformersCodec(AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code))
     except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
-        raise ModelError(f"{name}: no tokenizer could be loaded ({type(error).__name__}: {error})") from error
-
-
-def _refuse_missing_path(name: str) -> None:
-    """Tell a mistyped path from a hub id: what looks like a path and does not exist is an error with its neighbour."""
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    parent = Path(name).expanduser().parent
-    if not looks_local and not (name.count("/") == 1 and parent.is_dir()):
-        return
-    siblings = [item.name for item in parent.iterdir()] if parent.is_dir() else []
-    guess = nearest(Path(name).name, siblings)
-    hint = f" Did you mean {parent / guess}?" if guess else ""
-    raise ModelError(f"there is no model folder {name}.{hint} Expected a folder with config.json, or a hub id.")
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, Any], TextCodec]:
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision or "main").to_dict()
-    except Exception as error:
         raise ModelError(
-            f"{name} is neither a folder here nor a model on the hub that can be reached "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+            remote_code_message(str(path), settings, trust_remote_code)
+            or f"{path}: no tokenizer could be loaded ({type(error).__name__}: {error})"
         ) from error
-    try:
-        generation = GenerationConfig.from_pretrained(name, revision=revision or "main").to_dict()
-    except OSError:
-        generation = {}
-    return config, generation, TransformersCodec(_auto_tokenizer(name, revision))
+
+
+def remote_code_message(name: str, settings: Mapping[str, Any], trust_remote_code: bool) -> str:
+    """Return the message for a checkpoint with Python code that lmrl may not run; empty where that is no cause."""
+    code = settings.get("auto_map")
+    if trust_remote_code or not code:
+        return ""
+    return (
+        f"{name} needs Python code of its own (auto_map: {json.dumps(code)}), and lmrl runs no code of a checkpoint by "
+        "default. Read that code; if you trust it, set trust_remote_code=true (chat, compare: --trust-remote-code)."
+    )
+
+
+def _named_tokens(settings: Mapping[str, Any]) -> set[str]:
+    """Return the added tokens that tokenizer_config.json lists: tokenizer.json may lack some of them."""
+    listed = settings.get("added_tokens_decoder")
+    entries = listed.values() if isinstance(listed, Mapping) else ()
+    return {entry["content"] for entry in entries if isinstance(entry, Mapping) and "content" in entry}
 
 
 def response_texts(

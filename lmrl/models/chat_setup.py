@@ -16,6 +16,7 @@ from lmrl.models.card import load_codec
 from lmrl.models.chat_rendering import ChatRenderer
 from lmrl.models.chat_template import DEFAULT_TEMPLATE, DEFAULT_TOKENS, PLAIN_TEMPLATE
 from lmrl.models.codec import TEMPLATE_FILE, TextCodec
+from lmrl.models.folders import copy_tokenizer
 
 
 @dataclass
@@ -42,7 +43,7 @@ class TemplateSettings:
 
 @dataclass(frozen=True)
 class ChatSetup:
-    """A tokenizer ready for conversations: its files' ``folder`` (or hub id), its codec, and the ids it has gained."""
+    """A tokenizer ready for conversations: its files' ``folder``, its codec, and the ids it has gained."""
 
     folder: str
     codec: TextCodec
@@ -50,8 +51,10 @@ class ChatSetup:
     note: str = ""
 
 
-def set_up_chat(source: str, codec: TextCodec, settings: TemplateSettings, folder: Path) -> ChatSetup:
-    """Return the tokenizer of the model ``source`` with the chosen chat template; a changed one is put into ``folder``.
+def set_up_chat(
+    source: str, codec: TextCodec, settings: TemplateSettings, folder: Path, trust_remote_code: bool = False
+) -> ChatSetup:
+    """Return the tokenizer in the folder ``source`` with the chosen chat template; ``folder`` gets a changed one.
 
     Raises ``DataError`` for a template that is missing or broken, ``ModelError`` for a tokenizer that cannot grow.
     """
@@ -65,16 +68,14 @@ def set_up_chat(source: str, codec: TextCodec, settings: TemplateSettings, folde
                 'token per role), "plain" (no new tokens) or "file".'
             )
         return ChatSetup(source, codec, note="the tokenizer's own chat template")
-    from lmrl.models.policy import copy_tokenizer
-
     template, tokens = _chosen(name, settings)
     ChatRenderer(template, {})  # a template with a mistake leaves no folder behind
     copy_tokenizer(source, folder)
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     new = [token for token in tokens if not _is_token(codec, token)]
     if new:
-        _add_tokens(folder, new)
-    changed = load_codec(folder)
+        _add_tokens(folder, new, trust_remote_code)
+    changed = load_codec(folder, trust_remote_code)
     ids = tuple(_single_id(changed, token) for token in new)
     return ChatSetup(
         str(folder), changed, ids, f"the template {name!r}" + (f", new tokens {', '.join(new)}" * bool(new))
@@ -119,11 +120,11 @@ def _chosen(name: str, settings: TemplateSettings) -> tuple[str, Sequence[str]]:
         raise DataError(f"template.file {file} cannot be read: {error}") from error
 
 
-def _add_tokens(folder: Path, tokens: Sequence[str]) -> None:
+def _add_tokens(folder: Path, tokens: Sequence[str], trust_remote_code: bool) -> None:
     from transformers import AddedToken, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer.add_tokens(
             [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
         )

@@ -6,7 +6,6 @@ Importing this module needs neither.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from lmrl.errors import DataError, ModelError
 from lmrl.models.chat_rendering import ChatRenderer, default_template, template_errors
+from lmrl.models.files import read_json
 
 TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Names under which a chat template finds the special tokens, as in transformers."""
@@ -47,6 +47,10 @@ class TextCodec(Protocol):
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each row, special tokens left out."""
+        ...
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return all tokens with their ids, added ones too."""
         ...
 
     @property
@@ -123,6 +127,10 @@ class FastCodec:
         """Return the text of each row."""
         return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True))
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return all tokens with their ids."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     @cached_property
     def renderer(self) -> ChatRenderer:
         """The compiled chat template."""
@@ -187,6 +195,10 @@ class TransformersCodec:
             )
         )
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return all tokens with their ids."""
+        return dict(self.tokenizer.get_vocab())
+
     @property
     def renderer(self) -> ChatRenderer:
         """The compiled chat template."""
@@ -224,21 +236,6 @@ def make_renderer(template: str | None, special_tokens: Mapping[str, str]) -> Ch
             'give it one, or make the prompt of text columns: template = "Q: {question}\\nA:".'
         )
     return ChatRenderer(template, special_tokens)
-
-
-def read_json(path: Path, required: bool = True) -> dict[str, Any]:
-    """Return a JSON object of a model's folder; a missing file is {} unless ``required``."""
-    if not path.exists():
-        if not required:
-            return {}
-        raise ModelError(f"{path.parent} holds no {path.name}; expected a model folder in the transformers layout.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
 
 
 def _token_text(value: Any) -> str | None:

@@ -6,10 +6,24 @@ Needs neither torch nor transformers.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 MASK_FILE = "mask_policy.safetensors"
 """A checkpoint's mask policy, within whose sets the policy was trained (NLPO)."""
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+)
+"""Files of a tokenizer, as patterns of a model's folder."""
 CHECKPOINT_LINK = "checkpoint"
 """Name of the link in a run folder that leads to its newest checkpoint."""
 
@@ -43,3 +57,18 @@ def point_to_newest(run_folder: Path, checkpoint: Path) -> None:
         partial.replace(link)
     except OSError:  # no links here, or the name is taken: the numbered folder is enough
         partial.unlink(missing_ok=True)
+
+
+def copy_tokenizer(source: str | Path, folder: Path) -> None:
+    """Copy the tokenizer files of a model's folder beside a checkpoint, byte for byte, its own code too."""
+    origin = Path(source)
+    if origin.resolve() == folder.resolve():
+        return
+    settings = origin / "tokenizer_config.json"
+    code = ("*.py",) if settings.exists() and '"auto_map"' in settings.read_text(encoding="utf-8") else ()
+    for pattern in (*TOKENIZER_FILES, *code):
+        for file in origin.glob(pattern):
+            if file.is_file():
+                target = folder / file.relative_to(origin)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)

@@ -1,13 +1,8 @@
-"""Loading causal language models: weights in safetensors, no remote code unless asked for.
-
-Leaves out adapters and quantisation.
-"""
+"""Loading causal language models: weights in safetensors, no remote code unless it is trusted."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +11,11 @@ import torch
 
 from lmrl.errors import ModelError
 from lmrl.models.card import ModelCard, load_card
-from lmrl.models.codec import read_json
-from lmrl.models.reward_card import has_reward_head
+from lmrl.models.files import find_files
+from lmrl.models.pretrained import load_weights
+from lmrl.models.weight_files import stored_dtype
+
+LOADER = "AutoModelForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,8 @@ class LanguageModel:
 
     model: Any
     card: ModelCard
+    stored_dtype: str = ""
+    """Precision of the checkpoint's files, such as "bfloat16"; the model in memory may have another."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
         # Gymnasium deep-copies keyword arguments at every wrapper's .spec; live weights are shared, not copied.
@@ -42,34 +42,16 @@ def load(
 ) -> LanguageModel:
     """Load any causal LM that ``AutoModelForCausalLM`` loads, with its tokenizer and every EOS id.
 
-    ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError`` for a
-    missing folder, a reward model, an encoder-decoder, a pickled-only checkpoint, or a tokenizer with ids beyond the
-    embedding table.
+    An adapter's folder gives its base model with the adapter merged. ``dtype`` None keeps float32 on a CPU and the
+    checkpoint's own precision elsewhere. Raises ``ModelError`` for a missing folder, a checkpoint of another kind,
+    weights that are missing, unexpected, reshaped or pickled, a tokenizer with ids beyond the embedding table, and
+    code of the checkpoint without ``trust_remote_code``.
     """
-    card = load_card(name_or_path, revision)
-    # Without this, transformers would draw a language model's head at random and only remark on it.
-    if has_reward_head(read_json(Path(card.path) / "config.json", required=False)):
-        raise ModelError(
-            f"{card.path} is a reward model, which scores texts and writes none; expected a causal language model, "
-            "such as the one that it was trained from"
-        )
-    import transformers
-
+    card = load_card(name_or_path, revision, trust_remote_code=trust_remote_code)
+    files = find_files(name_or_path, revision)
     if dtype is None:
         dtype = torch.float32 if torch.device(device or "cpu").type == "cpu" else "auto"  # type: ignore[assignment]
-    try:
-        with no_transformers_bars():
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                card.path,
-                dtype=dtype,
-                revision=revision or "main",
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
-        raise ModelError(
-            f"{card.path} could not be loaded as a causal language model ({type(error).__name__}: {error})"
-        ) from error
+    model, _ = load_weights(files, LOADER, "a causal language model", dtype=dtype, trust_remote_code=trust_remote_code)
     embeddings = model.get_input_embeddings().weight.shape[0]
     highest = max((*card.eos_ids, card.bos_id or 0))
     if highest >= embeddings:
@@ -77,21 +59,15 @@ def load(
             f"{card.path}: special id {highest} lies beyond the embedding table of {embeddings} rows; "
             "the tokenizer does not belong to this model."
         )
-    return LanguageModel(model.to(device or "cpu").eval(), card)
+    return LanguageModel(model.to(device or "cpu").eval(), card, stored_dtype(files.folder))
 
 
-@contextmanager
-def no_transformers_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers: a run has one bar, its own."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+def require_trainable(model: Any, name: str) -> None:
+    """Raise ``ModelError`` for a quantised model, whose weights cannot be trained."""
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"{name} is quantised, and training needs floating point weights; use the checkpoint that is not quantised."
+        )
 
 
 def freeze_copy(model: Any) -> Any:

@@ -28,10 +28,11 @@ from lmrl.models.action_values import (
     require_linear_head,
     restore_head,
 )
+from lmrl.models.folders import copy_tokenizer
 from lmrl.models.head import head_logprobs
-from lmrl.models.loading import no_transformers_bars
 from lmrl.models.packable import is_packable, packed_states
 from lmrl.models.packing import pack
+from lmrl.models.saving import save_model
 from lmrl.rollout import TextInputs, lengths_to_mask
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -253,15 +254,16 @@ class PolicyModel(nn.Module):
         with replaced_head(self.model, merged) as model:
             yield model
 
-    def save(self, folder: Path, tokenizer_from: str) -> None:
+    def save(self, folder: Path, tokenizer_from: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model, its tokenizer and the heads in the transformers layout (safetensors).
 
-        With action values the model is written as ``extracted()``; the head that is trained goes beside it.
+        ``dtype`` is the model's precision; see ``lmrl.models.saving``. With action values the model is written as
+        ``extracted()``; the head that is trained goes beside it.
         """
         from safetensors.torch import save_file
 
-        with no_transformers_bars(), self.extracted() as model:
-            model.save_pretrained(folder)
+        with self.extracted() as model:
+            save_model(model, folder, dtype)
         if self.action_values is not None:
             state = self.action_values.state_dict() | head_state(self.model)
             save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / ACTION_VALUES_FILE)
@@ -308,28 +310,6 @@ def _later(head: nn.Linear, hidden: Tensor) -> Callable[[], Tensor]:
         return result
 
     return logits
-
-
-def copy_tokenizer(source: str, folder: Path) -> None:
-    """Copy a model's tokenizer files beside a checkpoint, byte for byte where they are local."""
-    import shutil
-
-    names: tuple[str, ...] = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    )
-    names += ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
-    origin = Path(source)
-    if origin.is_dir():
-        for name in names:
-            if (origin / name).exists() and origin.resolve() != folder.resolve():
-                shutil.copyfile(origin / name, folder / name)
-        return
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
 @torch.no_grad()

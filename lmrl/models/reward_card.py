@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.models import card as cards
-from lmrl.models.card import ModelCard
-from lmrl.models.codec import read_json
-from lmrl.models.folders import model_folder
+from lmrl.models.card import ModelCard, read_card
+from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, find_files, read_json
+from lmrl.models.weight_files import read_header
 
 ARCHITECTURE = "ForSequenceClassification"
+HEAD = "score"
+"""Name of the head in most families."""
 SECTION = "lmrl"
 """Key of config.json under which lmrl keeps what transformers does not know; transformers hands it through."""
 DEFAULT_LABELS = 2
@@ -47,36 +48,40 @@ class RewardCard:
     normalisation: Normalisation
 
 
-def load_reward_card(name_or_path: str | Path, revision: str | None = None) -> RewardCard:
-    """Read the card of a reward model from a checkpoint's folder, a run's folder or the hub.
+def load_reward_card(
+    name_or_path: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> RewardCard:
+    """Read the card of a reward model from a checkpoint's folder, a run's folder, an adapter's folder or the hub.
 
     Raises ``ModelError`` for a missing folder, a model without a reward head, and one with several labels.
     """
-    path = model_folder(name_or_path)
-    if path.is_dir():
-        if not (path / "config.json").exists() and member_folders(path):
-            raise ModelError(
-                f"{path} holds an ensemble of {len(member_folders(path))} reward models; the reward 'learned' takes it "
-                f"whole, and {path / (MEMBER + '1')} is one of them"
-            )
-        config = read_json(path / "config.json")
-        generation = read_json(path / "generation_config.json", required=False)
-        codec = cards.load_codec(path)
-        settings = read_json(path / "tokenizer_config.json", required=False)
-        name, longest = str(path), settings.get("model_max_length")
-    else:
-        cards._refuse_missing_path(str(name_or_path))
-        config, generation, codec = cards._from_hub(str(name_or_path), revision)
-        name, longest = str(name_or_path), None
-    _require_reward_head(name, config)
-    text = config.get("text_config") or config
-    knows_end = generation.get("eos_token_id", text.get("eos_token_id", config.get("eos_token_id"))) is not None
-    card = cards._card(name, config, generation if knows_end else {"eos_token_id": 0}, codec)
-    if not knows_end:
-        card = dataclasses.replace(card, eos_ids=())
+    path = Path(name_or_path).expanduser()
+    if member_folders(path) and not (path / "config.json").exists():
+        raise ModelError(
+            f"{path} holds an ensemble of {len(member_folders(path))} reward models; the reward 'learned' takes it "
+            f"whole, and {path / (MEMBER + '1')} is one of them"
+        )
+    files = find_files(name_or_path, revision)
+    config = reward_config(files)
+    _require_reward_head(files.name, config)
+    card = read_card(files, config, trust_remote_code, needs_end=False)
+    longest = read_json(files.tokenizer / "tokenizer_config.json", required=False).get("model_max_length")
     if isinstance(longest, int | float) and 0 < longest < card.context_length:  # RoBERTa: two positions are reserved
         card = dataclasses.replace(card, context_length=int(longest))
     return RewardCard(card, read_normalisation(config))
+
+
+def reward_config(files: CheckpointFiles) -> dict[str, Any]:
+    """Return the configuration of a checkpoint; of an adapter with a head, that of its base model with this head."""
+    config = read_json(files.folder / "config.json")
+    if files.adapter is None or read_json(files.adapter / ADAPTER_CONFIG).get("task_type") != "SEQ_CLS":
+        return config
+    weights = files.adapter / ADAPTER_WEIGHTS
+    heads = {name: tensor for name, tensor in (read_header(weights) if weights.exists() else {}).items()}
+    rows = [
+        int(tensor["shape"][0]) for name, tensor in heads.items() if HEAD in name.split(".") and name.endswith("weight")
+    ]
+    return config if not rows else config | {"architectures": [f"Adapted{ARCHITECTURE}"], "num_labels": rows[0]}
 
 
 def has_reward_head(config: dict[str, Any]) -> bool:

@@ -16,30 +16,41 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.errors import ModelError, NonFiniteError
-from lmrl.models.card import ModelCard, load_card
-from lmrl.models.codec import TEMPLATE_FILE, read_json
-from lmrl.models.folders import model_folder
-from lmrl.models.loading import no_transformers_bars
-from lmrl.models.policy import copy_tokenizer
+from lmrl.models.card import ModelCard, load_card, load_codec
+from lmrl.models.codec import TEMPLATE_FILE
+from lmrl.models.files import CheckpointFiles, find_files
+from lmrl.models.folders import copy_tokenizer
+from lmrl.models.loading import require_trainable
+from lmrl.models.pretrained import load_weights
 from lmrl.models.reward_card import (
+    HEAD,
     SECTION,
     Normalisation,
     has_reward_head,
     load_reward_card,
     member_folders,
+    reward_config,
 )
+from lmrl.models.saving import read_back, save_model
+from lmrl.models.weight_files import stored_dtype
 from lmrl.rollout import lengths_to_mask, split_by_length
 from lmrl.seeds import derive_seed
+
+LOADER = "AutoModelForSequenceClassification"
 
 
 class RewardModel(nn.Module):
     """Scores rows of token ids. Dropout stays off, in training too: a score is a function of its text.
 
     ``card`` tells how rows are made; ``normalisation`` is applied by ``score_rows`` only, training sees raw scores.
+    ``stored_dtype`` is the precision of the checkpoint that it came from.
     """
 
-    def __init__(self, model: Any, card: ModelCard, normalisation: Normalisation | None = None) -> None:
+    def __init__(
+        self, model: Any, card: ModelCard, normalisation: Normalisation | None = None, stored_dtype: str = ""
+    ) -> None:
         super().__init__()
+        self.stored_dtype = stored_dtype
         self.model = model
         self.card = card
         self.normalisation = normalisation or Normalisation()
@@ -90,23 +101,24 @@ class RewardModel(nn.Module):
             scores = (scores - self.normalisation.mean) / self.normalisation.std
         return scores
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write model, tokenizer and normalisation so that ``AutoModelForSequenceClassification`` loads them."""
         setattr(self.model.config, SECTION, {"normalisation": dataclasses.asdict(self.normalisation)})
-        with no_transformers_bars():
-            self.model.save_pretrained(folder)
-        copy_tokenizer(self.card.path, folder)
+        save_model(self.model, folder, dtype)
+        source = self.card.files or Path(self.card.path)
+        copy_tokenizer(source, folder)
         template, file = self.card.codec.chat_template, folder / TEMPLATE_FILE
-        if template is not None and load_reward_card(folder).card.codec.chat_template is None:  # given to it by us
+        if (
+            template is not None and load_codec(folder, self.card.trust_remote_code).chat_template is None
+        ):  # given to it by us
             file.write_text(template, encoding="utf-8")
-        generation = Path(self.card.path) / "generation_config.json"  # every EOS id, for whoever closes rows
-        if generation.exists() and generation.parent.resolve() != folder.resolve():
+        generation = source / "generation_config.json"  # every EOS id, for whoever closes rows
+        if generation.exists() and source.resolve() != folder.resolve():
             shutil.copyfile(generation, folder / generation.name)
 
     def load_weights(self, folder: Path) -> None:
         """Take over the weights that ``save`` wrote, bit for bit."""
-        model, _ = _from_pretrained(str(folder), next(self.model.parameters()).dtype, None, False)
-        self.model.load_state_dict(model.state_dict())
+        read_back(self.model, folder, LOADER, self.card.trust_remote_code)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -130,16 +142,12 @@ def load_reward_model(
 
     ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError``.
     """
-    found = load_reward_card(name_or_path, revision)
+    found = load_reward_card(name_or_path, revision, trust_remote_code=trust_remote_code)
     chosen: Any = dtype
     if dtype is None:
         chosen = torch.float32 if torch.device(device or "cpu").type == "cpu" else "auto"
-    model, missing = _from_pretrained(found.card.path, chosen, revision, trust_remote_code)
-    if missing:
-        raise ModelError(
-            f"{found.card.path} holds no weights for {', '.join(sorted(missing))}: its head was never trained, or the "
-            "file is incomplete. Train it with `lmrl reward`."
-        )
+    files = find_files(name_or_path, revision)
+    model = _load_scorer(files, chosen, trust_remote_code)
     return RewardModel(model.to(device or "cpu"), found.card, found.normalisation)
 
 
@@ -156,22 +164,32 @@ def start_reward_model(
     The new head is drawn from N(0, 1 / (width + 1)^2) with ``seed``, narrower than the N(0, 1 / (width + 1)) of
     Stiennon et al. (2020): scores begin near 0, and members of an ensemble begin apart, as from zeros they would not.
     """
-    path = model_folder(name_or_path)
-    if path.is_dir() and not (path / "config.json").exists() and member_folders(path):
+    path = Path(name_or_path).expanduser()
+    if not (path / "config.json").exists() and member_folders(path):
         raise ModelError(
             f"{path} holds an ensemble; name one of its members to train it further: {member_folders(path)[0]}"
         )
-    if path.is_dir() and has_reward_head(read_json(path / "config.json")):
-        found = load_reward_card(path)
-        model, missing = _from_pretrained(found.card.path, dtype, None, trust_remote_code)
-        card = found.card
+    files = find_files(name_or_path)
+    if has_reward_head(reward_config(files)):
+        card = load_reward_card(name_or_path, trust_remote_code=trust_remote_code).card
+        model = _load_scorer(files, dtype, trust_remote_code)
     else:
-        card = load_card(path if path.is_dir() else name_or_path)
+        card = load_card(name_or_path, trust_remote_code=trust_remote_code)
         with torch.random.fork_rng(devices=[]):  # transformers draws the head that _start_head draws anew
             changes = {"num_labels": 1, "pad_token_id": safe_pad_id(card)}
-            model, missing = _from_pretrained(card.path, dtype, None, trust_remote_code, **changes)
-        _start_head(model, card.path, missing, seed)
-    return RewardModel(model.to(device or "cpu"), card)
+            model, _ = load_weights(
+                files,
+                LOADER,
+                "a reward model's trunk",
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                may_miss=lambda name: name.split(".")[0] == HEAD,
+                may_ignore=lambda name: name.split(".")[0] in ("lm_head", "embed_out"),
+                **changes,
+            )
+        _start_head(model, card.path, seed)
+    require_trainable(model, card.path)
+    return RewardModel(model.to(device or "cpu"), card, stored_dtype=stored_dtype(files.folder))
 
 
 def safe_pad_id(card: ModelCard) -> int | None:
@@ -185,39 +203,27 @@ def safe_pad_id(card: ModelCard) -> int | None:
     return next((option for option in options if option is not None and option not in card.eos_ids), None)
 
 
-def _from_pretrained(
-    path: str, dtype: Any, revision: str | None, trust_remote_code: bool, **changes: Any
-) -> tuple[Any, set[str]]:
-    import transformers
-
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it would advise to train the new head
-    try:
-        with no_transformers_bars():
-            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                path,
-                dtype=dtype,
-                revision=revision or "main",
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                **changes,
-            )
-    except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
-        raise ModelError(f"{path} could not be loaded as a reward model ({type(error).__name__}: {error})") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-    return model, set(report["missing_keys"])
+def _load_scorer(files: CheckpointFiles, dtype: Any, trust_remote_code: bool) -> Any:
+    """Return a sequence classification model with one label and all of its weights."""
+    changes: dict[str, Any] = {} if files.adapter is None else {"num_labels": 1}
+    model, _ = load_weights(
+        files,
+        LOADER,
+        "a reward model, whose head was trained",
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        may_ignore=lambda name: files.adapter is not None and name.split(".")[0] in ("lm_head", "embed_out"),
+        **changes,
+    )
+    return model
 
 
-def _start_head(model: Any, path: str, missing: set[str], seed: int) -> None:
-    head = getattr(model, "score", None)
-    weights = [name for name in missing if not name.startswith("score.")]
-    if not isinstance(head, nn.Linear) or weights:
+def _start_head(model: Any, path: str, seed: int) -> None:
+    head = getattr(model, HEAD, None)
+    if not isinstance(head, nn.Linear):
         raise ModelError(
-            f"{path} cannot carry a reward head: {type(model).__name__} "
-            + (f"has no weights for {', '.join(sorted(weights))}" if weights else "has no linear layer 'score'")
-            + "; expected a causal language model such as Llama, Qwen or GPT-2."
+            f"{path} cannot carry a reward head: {type(model).__name__} has no linear layer '{HEAD}'; expected a "
+            "causal language model such as Llama, Qwen or GPT-2."
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "reward head"))
     with torch.no_grad():

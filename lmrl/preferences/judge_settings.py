@@ -32,6 +32,8 @@ class AskingSettings:
     """A local model's folder or hub id; with base_url, the name under which the endpoint knows its model."""
     device: Literal["auto", "cpu"] = "auto"
     """Where a local model is loaded; auto takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run Python code that a local model comes with; read that code first."""
     base_url: str = ""
     """Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1; empty asks a local model."""
     api_key_variable: str = ""

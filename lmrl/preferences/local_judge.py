@@ -47,7 +47,9 @@ class LocalAsker:
 
         self.settings, self.budget, self.by_logprobs = settings, budget, by_logprobs
         self._model: LanguageModel | None = model
-        self.card = model.card if model is not None else load_card(settings.model)
+        self.card = (
+            model.card if model is not None else load_card(settings.model, trust_remote_code=settings.trust_remote_code)
+        )
         written = {} if by_logprobs else {"temperature": settings.temperature, "tokens": settings.max_answer_tokens}
         self.identity = json.dumps(
             {"model": self.card.path, "weights": _weights(self.card.path), "logprobs": by_logprobs, **written}
@@ -147,7 +149,11 @@ class LocalAsker:
             from lmrl.models.loading import load
 
             on_gpu = self.settings.device == "auto" and torch.cuda.is_available()
-            self._model = load(self.settings.model, device="cuda" if on_gpu else "cpu")
+            self._model = load(
+                self.settings.model,
+                device="cuda" if on_gpu else "cpu",
+                trust_remote_code=self.settings.trust_remote_code,
+            )
         return self._model
 
 

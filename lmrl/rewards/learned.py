@@ -44,6 +44,8 @@ class LearnedSettings:
     """Positions per forward pass, padding included. 0: 4096 on a CPU, 32768 elsewhere."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes a GPU where there is one, cpu never does."""
+    trust_remote_code: bool = False
+    """Run Python code that a reward model comes with; read that code first."""
 
     def __post_init__(self) -> None:
         for name in ("coefficient", "token_budget"):
@@ -73,7 +75,8 @@ class Learned:
         self.folders: list[str] = []
         for name in named:
             self.folders += [str(folder) for folder in member_folders(name)] or [name]
-        self.cards = [load_reward_card(folder) for folder in self.folders]
+        trust = settings.trust_remote_code
+        self.cards = [load_reward_card(folder, trust_remote_code=trust) for folder in self.folders]
         bare = [card.card.path for card in self.cards if not card.normalisation.count]
         if len(self.folders) > 1 and settings.normalise and settings.aggregation != "mean" and bare:
             raise SettingsError(
@@ -92,7 +95,10 @@ class Learned:
 
             on_gpu = self.settings.device == "auto" and torch.cuda.is_available()
             device = torch.device("cuda" if on_gpu else "cpu")
-            self._models = [load_reward_model(folder, device=device) for folder in self.folders]
+            trust = self.settings.trust_remote_code
+            self._models = [
+                load_reward_model(folder, device=device, trust_remote_code=trust) for folder in self.folders
+            ]
         return self._models
 
     def __call__(

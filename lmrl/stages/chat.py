@@ -242,6 +242,7 @@ def chat(
     seed: int = 0,
     complete: bool = False,
     device: str = "auto",
+    trust_remote_code: bool = False,
     read: Callable[[], str] | None = None,
     write: Callable[[str], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -255,7 +256,7 @@ def chat(
     from lmrl.stages.compare import torch_device
 
     if not isinstance(model, LanguageModel):
-        model = load(model_path(model), device=torch_device(device))
+        model = load(model_path(model), device=torch_device(device), trust_remote_code=trust_remote_code)
     session = ChatSession(model, system=system, sampling=sampling, seed=seed, complete=complete)
     converse(session, read, write, notice)
     return session

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from lmrl.errors import PromptError, SettingsError
-from lmrl.models import load_card
+from lmrl.models import ModelCard, load_card
 from lmrl.models.loading import LanguageModel, load
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.rewards.scorable import scorable_rows
@@ -101,12 +101,14 @@ def compare(
     reference: str | Path = "",
     complete: bool = False,
     device: str = "auto",
+    trust_remote_code: bool = False,
     plugins: Any = None,
     progress: bool = True,
 ) -> SideBySide:
     """Answer every prompt with every model.
 
-    ``models`` are folders (also of runs) or hub ids. A prompt is a text, a conversation of messages, or a row with a
+    ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with.
+    A prompt is a text, a conversation of messages, or a row with a
     ``prompt`` and columns for the reward. A model with a chat template is asked through it (unless ``complete``), any
     other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to the reference.
 
@@ -118,11 +120,10 @@ def compare(
     if judge is not None:
         origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
         rows = [rows[place] for place in scorable_rows([judge], _reward_columns(rows), origins)]
-    columns = _columns(models, names, complete)
-    cards = [load_card(column.path) for column in columns]
+    columns, cards = _columns(models, names, complete, trust_remote_code)
     asked = [[ask(card, row["prompt"], system, complete) for row in rows] for card in cards]
     reference_path = model_path(reference) if str(reference) else ""
-    reference_card = load_card(reference_path) if reference_path else None
+    reference_card = load_card(reference_path, trust_remote_code=trust_remote_code) if reference_path else None
     notes = _notes(columns, system, sampling, bool(reference_path))
     completions: list[list[Completion]] = []
     own: list[list[float]] = []
@@ -130,7 +131,7 @@ def compare(
     with bar:
         for column, card, questions in zip(columns, cards, asked, strict=True):
             bar.set_postfix_str(column.name)
-            model = load(column.path, device=torch_device(device))
+            model = load(column.path, device=torch_device(device), trust_remote_code=trust_remote_code)
             spec = answer_spec(sampling, card, in_chat(card, questions))
             ids = [question.ids for question in questions]
             completions.append(sample_texts(model, ids, spec, derive_seed(seed, "compare")))
@@ -140,7 +141,7 @@ def compare(
             bar.update()
     kl: list[list[float] | None] = [None] * len(columns)
     if reference_card is not None:
-        scorer = load(reference_path, device=torch_device(device))
+        scorer = load(reference_path, device=torch_device(device), trust_remote_code=trust_remote_code)
         for place, card in enumerate(cards):
             sampled = [(q.ids, c.ids) for q, c in zip(asked[place], completions[place], strict=True)]
             if reason := why_no_kl(card, reference_card, sampled):
@@ -226,7 +227,9 @@ def _rows(prompts: Sequence[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _columns(models: Sequence[str | Path], names: Sequence[str], complete: bool) -> list[Column]:
+def _columns(
+    models: Sequence[str | Path], names: Sequence[str], complete: bool, trust_remote_code: bool
+) -> tuple[list[Column], list[ModelCard]]:
     if not models:
         raise SettingsError("no model was named; expected at least one folder or hub id")
     if names and len(names) != len(models):
@@ -234,9 +237,11 @@ def _columns(models: Sequence[str | Path], names: Sequence[str], complete: bool)
     paths = [model_path(model) for model in models]
     require_different(names)
     found = list(names) or short_names([str(model) or "stories" for model in models])
-    return [
-        Column(name, path, chats(load_card(path)) and not complete) for name, path in zip(found, paths, strict=True)
+    cards = [load_card(path, trust_remote_code=trust_remote_code) for path in paths]
+    columns = [
+        Column(name, path, chats(card) and not complete) for name, path, card in zip(found, paths, cards, strict=True)
     ]
+    return columns, cards
 
 
 def _notes(columns: Sequence[Column], system: str, sampling: SamplingSettings, with_kl: bool) -> list[str]:

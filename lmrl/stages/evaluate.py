@@ -39,7 +39,6 @@ from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate_texts import row_nats, text_measures
 from lmrl.stages.evaluate_wins import WinRate, win_rate
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder
-from lmrl.stages.settings import RunSettings
 from lmrl.statistics import Interval, RewardScale
 
 
@@ -124,7 +123,7 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
     with bar:
         for place, column in enumerate(plan.columns):
             bar.set_postfix_str(column.name)
-            lazily = _Lazy(column.path, config.run)
+            lazily = _Lazy(column.path, config)
 
             def sampled(stem: str, count: int, purpose: str, place: int = place, lazily: _Lazy = lazily) -> Answers:
                 asked = plan.asked[place]
@@ -161,14 +160,14 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
 class _Lazy:
     """A model that is loaded when it is first needed: on a resume perhaps never."""
 
-    def __init__(self, path: str, run: RunSettings) -> None:
-        self._path, self._run = path, run
+    def __init__(self, path: str, config: EvaluateConfig) -> None:
+        self._path, self._config = path, config
         self._model: LanguageModel | None = None
 
     @property
     def model(self) -> LanguageModel:
         if self._model is None:
-            self._model = _loaded(self._path, self._run)
+            self._model = _loaded(self._path, self._config)
         return self._model
 
     def free(self) -> None:
@@ -178,8 +177,13 @@ class _Lazy:
             torch.cuda.empty_cache()
 
 
-def _loaded(path: str, run: RunSettings) -> LanguageModel:
-    return load(path, device=torch_device(run.device), dtype=weights_dtype(run.precision))
+def _loaded(path: str, config: EvaluateConfig) -> LanguageModel:
+    return load(
+        path,
+        device=torch_device(config.run.device),
+        dtype=weights_dtype(config.run.precision),
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _text_measures(plan: Plan, place: int, lazily: _Lazy) -> dict[str, Interval]:
@@ -191,7 +195,7 @@ def _text_measures(plan: Plan, place: int, lazily: _Lazy) -> dict[str, Interval]
 
 
 def _add_kl(plan: Plan, columns: Sequence[Answers]) -> None:
-    reference = _loaded(plan.reference, plan.config.run)
+    reference = _loaded(plan.reference, plan.config)
     temperature = plan.config.sampling.temperature
     for card, answers in zip(plan.cards, columns, strict=True):
         rows = answers.sampled()

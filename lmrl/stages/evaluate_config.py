@@ -119,6 +119,8 @@ class EvaluateConfig:
     """A name for each model, such as base, SFT and RLHF; left out, names come from the folders."""
     reference: str = ""
     """Folder or hub id of the model to which the KL is measured; empty: none is."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
     rewards: list[str] | None = None
     """Rewards that score the responses, by registered name, module:function or folder of a reward model; plots and win
     rates show the first one. [] measures none. Left out, it is happy_end, for the embedded story model alone."""

@@ -65,7 +65,8 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     paths = [model_path(model) for model in models]
     names = list(config.names) or short_names([model or "stories" for model in models])
     require_different(names)
-    cards = [load_card(path) for path in paths]
+    trust = config.trust_remote_code
+    cards = [load_card(path, trust_remote_code=trust) for path in paths]
     _refuse_defaults(config, cards, prompts is not None)
     named = ["happy_end"] if config.rewards is None else config.rewards
     config = replace(config, rewards=named)
@@ -73,7 +74,7 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     _check_rewards(config, rewards)
     reference = model_path(config.reference) if config.reference else ""
     if reference:
-        load_card(reference)
+        load_card(reference, trust_remote_code=trust)
     questions = held_out_questions(config, cards, plugins, prompts, list(rewards.values()))
     asked = [[ask_one(config, card, question) for question in questions.items] for card in cards]
     for card in cards:

@@ -67,6 +67,8 @@ class PreferConfig:
 
     model: str = ""
     """Folder or hub id of the model whose responses are compared; empty is the embedded story model."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
     run: RunSettings = field(default_factory=RunSettings)
     prompts: PluginChoice = choice("dataset", "stories")
     chat: Literal["auto", "on", "off"] = "auto"

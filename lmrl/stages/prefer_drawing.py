@@ -38,7 +38,7 @@ def prepare_prompts(
     rewards: Sequence[RewardFunction] = (),
 ) -> PromptSet:
     """Return the prompts that rewards can score and the model has room for; only the model's card is loaded."""
-    card = load_card(model_path(config.model))
+    card = load_card(model_path(config.model), trust_remote_code=config.trust_remote_code)
     spec, settings = config.prompts.resolve(plugins)
     rows = list(spec.build(settings)) if prompts is None else prompts
     found = load_prompts(rows, PromptSettings(chat=config.chat, limit=config.samples.prompts), card.codec)
@@ -67,7 +67,12 @@ def draw_samples(
     batch = max(1, ROWS_AT_ONCE // each)
     done = _kept(partial, batch)
     device = "cuda" if config.run.device == "auto" and torch.cuda.is_available() else "cpu"
-    model = load(model_path(config.model), device=device, dtype=weights_dtype(config.run.precision))
+    model = load(
+        model_path(config.model),
+        device=device,
+        dtype=weights_dtype(config.run.precision),
+        trust_remote_code=config.trust_remote_code,
+    )
     spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     ids = encode_prompts(model, prompts)
     bar = tqdm(total=len(prompts) * each, initial=done * each, desc="sample", unit="response", disable=not progress)

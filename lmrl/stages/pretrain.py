@@ -153,7 +153,8 @@ def _corpus(config: PretrainConfig, accelerator: Any, resume: bool, progress: bo
         return open_corpus(config.corpus.folder)
     tokenizer = config.tokenizer
     if config.model.continue_from and not tokenizer.path:
-        tokenizer = replace(tokenizer, path=config.model.continue_from)
+        trust = config.model.trust_remote_code
+        tokenizer = replace(tokenizer, path=config.model.continue_from, trust_remote_code=trust)
     folder = [""]
     if accelerator.is_main_process:
         prepared = prepare_corpus(config.corpus, config.clean, tokenizer, progress=progress)
@@ -163,7 +164,8 @@ def _corpus(config: PretrainConfig, accelerator: Any, resume: bool, progress: bo
 
 
 def _model(config: PretrainConfig, corpus: PreparedCorpus, accelerator: Any) -> Any:
-    encoder = DocumentEncoder(corpus.tokenizer_folder)
+    trust = config.model.trust_remote_code or config.tokenizer.trust_remote_code
+    encoder = DocumentEncoder(corpus.tokenizer_folder, trust)
     if config.model.continue_from:
         model = continued_model(config.model, encoder, accelerator.device)
     else:

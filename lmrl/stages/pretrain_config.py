@@ -31,6 +31,8 @@ class PretrainModelSettings:
     """Further settings of the family's own configuration, by its names: [model.config] num_key_value_heads = 2."""
     continue_from: str = ""
     """Folder, run or hub id of a checkpoint to continue from, with its tokenizer; what makes a new model is unused."""
+    trust_remote_code: bool = False
+    """Run Python code that this checkpoint comes with; read that code first."""
 
     def __post_init__(self) -> None:
         require_at_least("model", self, {"context_length": 2, "hidden_size": 1, "layers": 1, "heads": 1})

@@ -15,7 +15,8 @@ from lmrl.data.text.tokenizer import load_tokenizer
 from lmrl.errors import ModelError, SettingsError, nearest, unknown
 from lmrl.models import load, load_card
 from lmrl.models.card import CONTEXT_KEYS
-from lmrl.models.loading import no_transformers_bars
+from lmrl.models.loading import require_trainable
+from lmrl.models.saving import save_model
 from lmrl.seeds import derive_seed
 from lmrl.stages.pretrain_config import PretrainModelSettings
 
@@ -144,7 +145,7 @@ def require_model(settings: PretrainModelSettings, vocabulary_size: int) -> None
 
 def require_context(settings: PretrainModelSettings) -> None:
     """Raise ``ModelError`` if there is no model to continue from, or if a block is longer than its context."""
-    context = load_card(settings.continue_from).context_length
+    context = load_card(settings.continue_from, trust_remote_code=settings.trust_remote_code).context_length
     if settings.context_length > context:
         raise ModelError(
             f"model.context_length is {settings.context_length}, and {settings.continue_from} was made for {context}; "
@@ -158,8 +159,11 @@ def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, d
     Raises ``ModelError`` when the corpus is encoded by another tokenizer, or when the tokenizer has ids that the model
     has not.
     """
-    _require_same_tokenizer(settings.continue_from, encoder)
-    language_model = load(settings.continue_from, device=device, dtype=torch.float32)
+    _require_same_tokenizer(settings, encoder)
+    language_model = load(
+        settings.continue_from, device=device, dtype=torch.float32, trust_remote_code=settings.trust_remote_code
+    )
+    require_trainable(language_model.model, settings.continue_from)
     rows = language_model.model.get_input_embeddings().weight.shape[0]
     if encoder.vocabulary_size > rows:
         raise ModelError(
@@ -169,11 +173,12 @@ def continued_model(settings: PretrainModelSettings, encoder: DocumentEncoder, d
     return language_model.model
 
 
-def _require_same_tokenizer(source: str, encoder: DocumentEncoder) -> None:
+def _require_same_tokenizer(settings: PretrainModelSettings, encoder: DocumentEncoder) -> None:
     """Raise ``ModelError`` if the corpus was encoded by another tokenizer: its ids mean other things to the model."""
+    source, trust = settings.continue_from, settings.trust_remote_code
     with tempfile.TemporaryDirectory() as folder:
-        bring_tokenizer(source, TokenizerSettings(), Path(folder))
-        own = load_tokenizer(Path(folder))
+        bring_tokenizer(source, TokenizerSettings(trust_remote_code=trust), Path(folder))
+        own = load_tokenizer(Path(folder), trust)
     theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (own, encoder.tokenizer))
     if theirs != ours:
         different = sum(theirs.get(token) != number for token, number in ours.items())
@@ -188,9 +193,8 @@ def count_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_model(model: Any, tokenizer_folder: Path, folder: Path) -> None:
+def save_with_tokenizer(model: Any, tokenizer_folder: Path, folder: Path, dtype: torch.dtype) -> None:
     """Write model, configuration, generation settings and tokenizer in the transformers layout."""
-    with no_transformers_bars():
-        model.save_pretrained(folder)
+    save_model(model, folder, dtype)
     for file in tokenizer_folder.iterdir():
         shutil.copy(file, folder / file.name)

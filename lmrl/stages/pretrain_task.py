@@ -13,13 +13,16 @@ from torch.nn import functional
 from lmrl.data.text import PreparedCorpus, TokenDataset
 from lmrl.errors import SettingsError
 from lmrl.models.card import ModelCard, load_codec
-from lmrl.models.loading import LanguageModel
+from lmrl.models.files import find_files
+from lmrl.models.loading import LOADER, LanguageModel
+from lmrl.models.saving import read_back, saved_dtype
+from lmrl.models.weight_files import stored_dtype
 from lmrl.sampling.settings import SamplingSettings
 from lmrl.sampling.texts import sample_texts, sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.stages.pretrain_config import PretrainConfig
 from lmrl.stages.pretrain_evaluation import bits_per_byte, held_out_windows, total_nats
-from lmrl.stages.pretrain_model import save_model
+from lmrl.stages.pretrain_model import save_with_tokenizer
 from lmrl.stages.pretrain_speed import flops_per_token, peak_flops
 
 LOGITS = {"cpu": 1 << 25}
@@ -66,7 +69,10 @@ class PretrainTask:
         )
         self.flops = flops_per_token(model, context)
         self.peak, self.peak_source = peak_flops(self.device, accelerator.mixed_precision)
-        self.codec = load_codec(corpus.tokenizer_folder)
+        self.codec = load_codec(corpus.tokenizer_folder, config.model.trust_remote_code)
+        source = config.model.continue_from
+        stored = stored_dtype(find_files(source).folder) if source else "float32"
+        self.dtype = saved_dtype(config.checkpoint.dtype, stored)
 
     def microbatches(self, step: int, rank: int, ranks: int) -> list[BlockBatch]:
         """Return this rank's blocks of a step."""
@@ -160,14 +166,8 @@ class PretrainTask:
 
     def save(self, folder: Path) -> None:
         """Write the model with its tokenizer."""
-        save_model(self.model, self.corpus.tokenizer_folder, folder)
+        save_with_tokenizer(self.model, self.corpus.tokenizer_folder, folder, self.dtype)
 
     def load(self, folder: Path) -> None:
         """Read the weights back."""
-        from transformers import AutoModelForCausalLM
-
-        from lmrl.models.loading import no_transformers_bars
-
-        with no_transformers_bars():
-            saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        self.model.load_state_dict(saved.state_dict())
+        read_back(self.model, folder, LOADER, self.config.model.trust_remote_code)

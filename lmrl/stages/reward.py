@@ -131,7 +131,7 @@ def _base(config: RewardConfig) -> str:
 
 
 def _started(config: RewardConfig, seed: int, device: Any) -> RewardModel:
-    model = start_reward_model(_base(config), seed, device=device)
+    model = start_reward_model(_base(config), seed, device=device, trust_remote_code=config.trust_remote_code)
     if config.data.template == "plain":
         model.card = with_template(model.card)
     return model

@@ -119,6 +119,8 @@ class RewardConfig:
     model: str = ""
     """Folder or hub id of a causal language model, or of a reward model to train further; empty is the embedded story
     model."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
     run: RunSettings = field(default_factory=RunSettings)
     data: RankingDataSettings = field(default_factory=RankingDataSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)

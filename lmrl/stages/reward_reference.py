@@ -45,7 +45,7 @@ def _sampled(
     from lmrl.sampling.texts import sample_texts, sampling_spec
 
     settings = config.normalise
-    reference = load(name, device=device)
+    reference = load(name, device=device, trust_remote_code=config.trust_remote_code)
     in_turns = any(not isinstance(ranking.prompt, str) for ranking in training.rankings)
     spec = sampling_spec(settings.sampling, reference.card, in_turns)
     prompts: list[Prompt] = []

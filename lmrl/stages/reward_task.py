@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmrl.data import PromptOrder
 from lmrl.models.reward_model import RewardModel
+from lmrl.models.saving import saved_dtype
 from lmrl.ranking_losses import centring, pairwise_bradley_terry, plackett_luce
 from lmrl.seeds import derive_seed
 from lmrl.stages.reward_config import ObjectiveSettings, RewardConfig
@@ -124,7 +125,7 @@ class RewardTask:
 
     def save(self, folder: Path) -> None:
         """Write the reward model."""
-        self.model.save(folder)
+        self.model.save(folder, saved_dtype(self.config.checkpoint.dtype, self.model.stored_dtype))
 
     def load(self, folder: Path) -> None:
         """Read the weights back."""

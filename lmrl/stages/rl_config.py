@@ -129,6 +129,8 @@ class RLConfig:
     """Folder or hub id of a causal language model; empty is the embedded story model."""
     reference: str = ""
     """Folder or hub id of the frozen reference; empty is the starting policy itself."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
     run: RunSettings = field(default_factory=RunSettings)
     prompts: PluginChoice = choice("dataset", "stories")
     engine: PluginChoice = choice("engine", "transformers")

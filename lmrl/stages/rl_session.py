@@ -45,6 +45,8 @@ class Session:
     start_update: int = 0
     offline: OfflineData | None = None
     """What an optimizer that does not sample learns from."""
+    dtype: torch.dtype = torch.float32
+    """Precision of the model in checkpoints."""
 
     def offline_batch(self, update: int) -> Experience:
         """Return this rank's share of the data of an update (counted from 1)."""
@@ -115,7 +117,8 @@ class Session:
         }
 
         def write(folder: Path) -> None:
-            policy.save(folder, self.maker.card.path)
+            card = self.maker.card
+            policy.save(folder, card.files or card.path, self.dtype)
             if self.maker.mask is not None:
                 self.maker.mask.save(folder)
 

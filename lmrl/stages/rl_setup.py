@@ -14,11 +14,14 @@ from lmrl.data import PromptOrder, PromptSet, load_prompts
 from lmrl.data.splitting import digest_of
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.kl import KLController
-from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models import PolicyModel, freeze_copy, load, load_card
+from lmrl.models.loading import require_trainable
 from lmrl.models.masked import MaskPolicy
+from lmrl.models.saving import restore_training_weights, saved_dtype
 from lmrl.models.scoring import reference_spec, score_logprobs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.models.turns import end_turns, record_ends
+from lmrl.models.vocabulary import require_same_vocabulary
 from lmrl.optimizer import PolicyOptimizer
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve as resolve_reward
@@ -70,12 +73,17 @@ def open_session(
     reward_function = resolve_reward(reward, None, plugins) if given else configured_reward(config, plugins)
     accelerator = make_accelerator(config.run)
     check_ranks(config, optimizer_spec.needs, accelerator.num_processes)
-    start = load(config.model or embedded_model(), device=accelerator.device, dtype=torch.float32)
+    trust, device = config.trust_remote_code, accelerator.device
+    start = load(config.model or embedded_model(), device=device, dtype=torch.float32, trust_remote_code=trust)
+    require_trainable(start.model, start.card.path)
+    reference_model = start.model
+    if config.reference:
+        require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)
+        reference_model = load(config.reference, device=device, trust_remote_code=trust).model
     rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
     rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
     needs: Needs = optimizer_spec.needs
-    reference_model = load(config.reference, device=accelerator.device).model if config.reference else start.model
     reference = PolicyModel(freeze_copy(reference_model))
     offline = None
     if needs.experience != "rollouts":
@@ -103,13 +111,16 @@ def open_session(
         )
     fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
     checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
-    base = load(checkpoint, device=accelerator.device, dtype=torch.float32) if checkpoint else start
+    base = start
+    if checkpoint:
+        base = load(checkpoint, device=device, dtype=torch.float32, trust_remote_code=trust)
+        restore_training_weights(base.model, Path(checkpoint))
     if turns:
         record_ends(base.model, start.card.eos_ids)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
     critic = config.train.separate_critic or needs.separate_critic
     policy = PolicyModel(base.model, needs.values, critic, needs.action_values)
-    policy.load_value_head(Path(checkpoint or start.card.path))
+    policy.load_value_head(Path(checkpoint or start.card.files or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
     optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
@@ -163,6 +174,7 @@ def open_session(
         ),
         fingerprint=fingerprint,
         start_update=int(state["update"]) if state else 0,
+        dtype=saved_dtype(config.checkpoint.dtype, start.stored_dtype),
         offline=offline,
     )
 

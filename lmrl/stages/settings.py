@@ -55,6 +55,9 @@ class CheckpointSettings:
     """Updates between checkpoints; the last one is always made. 0: only that one."""
     keep: int = 2
     """Checkpoints kept; older ones are removed."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the saved model; auto is that of the checkpoint that training started from. Half precision stores
+    the float32 weights as well, in training_weights.safetensors, from which a resumed run continues."""
 
     def __post_init__(self) -> None:
         require_at_least("checkpoint", self, {"every": 0, "keep": 1})

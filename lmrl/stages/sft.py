@@ -21,6 +21,8 @@ from lmrl.errors import SettingsError
 from lmrl.models import LanguageModel, load
 from lmrl.models.adapters import add_adapter
 from lmrl.models.chat_setup import ChatSetup, add_token_rows, set_up_chat
+from lmrl.models.loading import require_trainable
+from lmrl.models.saving import saved_dtype
 from lmrl.models.turns import end_turns
 from lmrl.plugins import PluginManager
 from lmrl.sampling.texts import sampling_spec
@@ -134,12 +136,17 @@ def prepare(
     config: SFTConfig, training: ExampleSet, held_out: ExampleSet, accelerator: Any, progress: bool = False
 ) -> Prepared:
     """Load the model, give it what a conversation needs, and encode the examples."""
-    start = load(config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32)
+    trust = config.trust_remote_code
+    start = load(
+        config.model or _embedded_model(), device=accelerator.device, dtype=torch.float32, trust_remote_code=trust
+    )
+    require_trainable(start.model, start.card.path)
     has_chat = any(isinstance(example, ChatExample) for example in training.examples + held_out.examples)
     keeps = TemporaryDirectory(prefix="lmrl-sft-")
-    setup = ChatSetup(start.card.path, start.card.codec)
+    source = str(start.card.files)
+    setup = ChatSetup(source, start.card.codec)
     if has_chat or config.template.name != "auto":
-        setup = set_up_chat(start.card.path, start.card.codec, config.template, Path(keeps.name))
+        setup = set_up_chat(source, start.card.codec, config.template, Path(keeps.name), trust)
     model = _with_setup(start, setup)
     encoded = _encode(training, model, config, "training", progress)
     held = _encode(held_out, model, config, "held-out", progress) if len(held_out) else None
@@ -167,6 +174,7 @@ def prepare(
         width=CPU_WIDTH if on_cpu else DEVICE_WIDTH,
         spec=spec,
         seed=config.run.seed,
+        dtype=saved_dtype(config.checkpoint.dtype, start.stored_dtype),
     )
     data = "\n".join([training.fingerprint(), held_out.fingerprint(), setup.codec.chat_template or ""])
     skipped = dict(training.skipped)

@@ -87,6 +87,8 @@ class SFTConfig:
 
     model: str = ""
     """Folder, run folder or hub id of a causal language model; empty is the embedded story model."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
     run: RunSettings = field(default_factory=RunSettings)
     data: SFTDataSettings = field(default_factory=SFTDataSettings)
     template: TemplateSettings = field(default_factory=TemplateSettings)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lmrl.data.order import PromptOrder
 from lmrl.models.adapters import ADAPTER_FOLDER, load_adapter, merged_copy, save_adapter
-from lmrl.models.loading import LanguageModel, no_transformers_bars
-from lmrl.models.policy import copy_tokenizer
+from lmrl.models.folders import copy_tokenizer
+from lmrl.models.loading import LOADER, LanguageModel
+from lmrl.models.saving import read_back, save_model
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.sampling.texts import sample_texts
 from lmrl.seeds import derive_seed
@@ -58,6 +59,7 @@ class SFTTask:
     width: int
     spec: SamplingSpec
     seed: int
+    dtype: torch.dtype = torch.float32
     unit: str = "token"
     samples: list[Sample] = field(default_factory=list)
     first_samples: list[Sample] = field(default_factory=list)
@@ -129,12 +131,11 @@ class SFTTask:
     def save(self, folder: Path) -> None:
         """Write the model with the adapter merged, the tokenizer with its chat template, and the adapter itself."""
         model = self.model if self.adapted is None else merged_copy(self.adapted)
-        with no_transformers_bars():
-            model.save_pretrained(folder)
-            if self.adapted is not None:
-                save_adapter(self.adapted, folder)
-                # With its tokenizer, so that PEFT's own loader makes room for new tokens in the base model.
-                copy_tokenizer(self.tokenizer_folder, folder / ADAPTER_FOLDER)
+        save_model(model, folder, self.dtype, resumable=self.adapted is None)  # an adapter is stored as it is
+        if self.adapted is not None:
+            save_adapter(self.adapted, folder)
+            # With its tokenizer, so that PEFT's own loader makes room for new tokens in the base model.
+            copy_tokenizer(self.tokenizer_folder, folder / ADAPTER_FOLDER)
         copy_tokenizer(self.tokenizer_folder, folder)
 
     def load(self, folder: Path) -> None:
@@ -142,11 +143,7 @@ class SFTTask:
         if self.adapted is not None:
             load_adapter(self.adapted, folder)
             return
-        from transformers import AutoModelForCausalLM
-
-        with no_transformers_bars():
-            found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        self.model.load_state_dict(found.state_dict())
+        read_back(self.model, folder, LOADER, self.language_model.card.trust_remote_code)
 
     def _answers(self, module: nn.Module, microbatch: Microbatch) -> tuple[Tensor, Tensor]:
         device = self.model.device

@@ -67,7 +67,7 @@ def write_model(folder: Path, shape: Shape, context: int, seed: int = 0) -> Path
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    from lmrl.models.loading import no_transformers_bars
+    from lmrl.models.pretrained import quiet_transformers
 
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
@@ -83,7 +83,7 @@ def write_model(folder: Path, shape: Shape, context: int, seed: int = 0) -> Path
         eos_token_id=list(shape.stop_ids),
         pad_token_id=0,
     )
-    with torch.random.fork_rng(devices=[]), no_transformers_bars():
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
         # A token's own embedding is most of the last state, and its logit would win: here it is about 1.

@@ -85,7 +85,7 @@ def _make_trainer(
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
 
-    from lmrl.models.loading import no_transformers_bars
+    from lmrl.models.pretrained import quiet_transformers
 
     settings = stage.settings
     cuda = stage.device == "cuda"
@@ -118,7 +118,7 @@ def _make_trainer(
         disable_tqdm=True,
         **own,
     )
-    with no_transformers_bars():
+    with quiet_transformers():
         model = transformers.AutoModelForCausalLM.from_pretrained(str(stage.folder), dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(stage.folder), padding_side="left")
         trainer_class = trl.GRPOTrainer if algorithm == "grpo" else trl.RLOOTrainer

@@ -86,7 +86,7 @@ def prepare_corpus(
                 _make_tokenizer(folder, partial, tokenizer, progress)
         with _step(folder / TOKENS) as partial:
             if partial is not None:
-                _pack(folder, partial, corpus.shard_tokens, progress)
+                _pack(folder, partial, corpus.shard_tokens, progress, tokenizer.trust_remote_code)
         if not corpus.keep_text:
             for split in SPLITS:
                 (folder / DOCUMENTS / f"{split}.jsonl").unlink(missing_ok=True)
@@ -113,7 +113,11 @@ def _fingerprint(
 ) -> str:
     settings = {name: value for name, value in asdict(corpus).items() if name not in LEFT_OUT_OF_FINGERPRINT}
     settings |= {"paths": [], "held_out_paths": []}  # what the files hold counts, not where they are
-    parts: list[Any] = [settings, asdict(clean), asdict(tokenizer)]
+    parts: list[Any] = [
+        settings,
+        asdict(clean),
+        {key: value for key, value in asdict(tokenizer).items() if key != "trust_remote_code"},
+    ]
     parts += [[source.fingerprint(corpus) for source in group] for group in (sources, held_out)]
     if tokenizer.path and Path(tokenizer.path).expanduser().exists():
         parts += [source.fingerprint(corpus) for source in _tokenizer_files(tokenizer.path)]
@@ -276,11 +280,13 @@ def _make_tokenizer(folder: Path, partial: Path, settings: TokenizerSettings, pr
             _texts(folder, "train"), desc="training the tokenizer", unit="document", disable=not progress, leave=False
         )
         train_tokenizer(texts, settings, partial)
-    DocumentEncoder(partial)  # one that cannot close a document is refused before it has a name
+    DocumentEncoder(
+        partial, settings.trust_remote_code
+    )  # one that cannot close a document is refused before it has a name
 
 
-def _pack(folder: Path, partial: Path, shard_tokens: int, progress: bool) -> None:
-    encoder = DocumentEncoder(folder / TOKENIZER)
+def _pack(folder: Path, partial: Path, shard_tokens: int, progress: bool, trust_remote_code: bool) -> None:
+    encoder = DocumentEncoder(folder / TOKENIZER, trust_remote_code)
     writer = TokenWriter(partial, encoder.vocabulary_size, shard_tokens)
     unknown = dict.fromkeys(SPLITS, 0)
     changed = 0

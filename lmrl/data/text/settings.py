@@ -159,6 +159,8 @@ class TokenizerSettings:
     """Characters to train on, from the beginning of the corpus; 0 is all."""
     eos_token: str = ""
     """Token that ends a document, for a brought tokenizer that names none."""
+    trust_remote_code: bool = False
+    """Run Python code that a brought tokenizer comes with; read that code first."""
 
     def __post_init__(self) -> None:
         if self.min_frequency < 1:

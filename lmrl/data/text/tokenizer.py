@@ -16,9 +16,9 @@ from typing import Any
 
 from lmrl.data.text.settings import TokenizerSettings
 from lmrl.errors import DataError, ModelError
-from lmrl.models.card import PLAIN_TOKENIZER_CLASSES
-from lmrl.models.codec import read_tokenizer
-from lmrl.models.folders import model_folder
+from lmrl.models.card import PLAIN_TOKENIZER_CLASSES, load_codec
+from lmrl.models.codec import TransformersCodec, read_tokenizer
+from lmrl.models.files import CheckpointFiles, find_files
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 SPECIALS = (PAD, EOS, UNKNOWN)
@@ -82,10 +82,13 @@ def bring_tokenizer(source: str, settings: TokenizerSettings, folder: Path) -> N
 
     Raises ``ModelError`` when there is none, or when it has no token that ends a document.
     """
-    path = model_folder(source)
+    path, from_hub = Path(source).expanduser(), False
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.name == "tokenizer.json":
         path = path.parent
+    elif path.is_dir() or not path.exists():
+        files = _find(source)
+        path, from_hub = files.tokenizer, bool(files.hub_id)
     if (path / "tokenizer.json").exists():
         for name in FILES:
             if (path / name).exists():
@@ -94,14 +97,14 @@ def bring_tokenizer(source: str, settings: TokenizerSettings, folder: Path) -> N
             _write_settings(folder, {"eos_token": settings.eos_token} if settings.eos_token else {})
     elif (path / "vocab.json").exists() and (path / "merges.txt").exists():
         _byte_level(path, settings, folder)
-    elif path.exists():
+    elif not from_hub:
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) if path.is_dir() else path.name
         raise ModelError(
             f"{path} holds no tokenizer; found {found or 'nothing'}, expected tokenizer.json, or vocab.json with "
             "merges.txt."
         )
     else:
-        _from_hub(source, folder)
+        _save_backend(path, folder, settings.trust_remote_code)
     if settings.eos_token:
         content = _settings(folder)
         _write_settings(folder, {**content, "eos_token": settings.eos_token})
@@ -123,16 +126,20 @@ def _byte_level(path: Path, settings: TokenizerSettings, folder: Path) -> None:
     _write(tokenizer, folder, {"eos_token": end, "pad_token": end, "unk_token": end})
 
 
-def _from_hub(source: str, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
+def _find(source: str) -> CheckpointFiles:
     try:
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
+        return find_files(source)
+    except ModelError as error:
         raise ModelError(
-            f"{source} is neither a folder with a tokenizer nor one on the hub that can be reached "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{source} is neither a folder with a tokenizer nor one on the hub that can be reached ({error})"
         ) from error
+
+
+def _save_backend(source: Path, folder: Path, trust_remote_code: bool) -> None:
+    """Write the tokenizer of a hub id that comes without tokenizer.json, as transformers reads it."""
+    codec = load_codec(source, trust_remote_code)
+    assert isinstance(codec, TransformersCodec)
+    codec.tokenizer.save_pretrained(folder)
 
 
 def _word_splitter() -> Any:
@@ -190,11 +197,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """Return the ``tokenizers.Tokenizer`` in a folder; raises ``ModelError`` where there is none behind it."""
     if _settings(folder).get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES:
         return read_tokenizer(folder / "tokenizer.json")
-    return _backend(folder)
+    return _backend(folder, trust_remote_code)
 
 
 class DocumentEncoder:
@@ -204,10 +211,10 @@ class DocumentEncoder:
     in a text are text here: nothing in a document can end it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
         self.folder = folder
         settings = _settings(folder)
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, trust_remote_code)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.eos_id = self._special("eos_token", settings)
@@ -268,13 +275,9 @@ class DocumentEncoder:
         return content.get("normalizer") is None and bool(byte_level or words)
 
 
-def _backend(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
-        raise ModelError(f"{folder}: no tokenizer could be loaded ({type(error).__name__}: {error})") from error
+def _backend(folder: Path, trust_remote_code: bool) -> Any:
+    codec = load_codec(folder, trust_remote_code)
+    tokenizer: Any = codec.tokenizer if isinstance(codec, TransformersCodec) else None
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"{folder}: {type(tokenizer).__name__} is not backed by tokenizers, which packing needs; use a tokenizer "

@@ -1,0 +1,177 @@
+"""Weights of a checkpoint into a transformers model, compared with what the model needs. Every load goes through here.
+
+Adapters are merged into the weights of their base model, in memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lmrl.errors import ModelError
+from lmrl.models.card import remote_code_message
+from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
+from lmrl.models.kinds import text_model_type
+from lmrl.models.vocabulary import grown_rows
+from lmrl.models.weight_files import listing, read_header, require_weights
+
+TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head": "lm_head"}
+"""Names of a language model's tensors in a composite checkpoint, and in the language model alone."""
+ADAPTER_PREFIX = "base_model.model."
+
+
+def load_weights(
+    files: CheckpointFiles,
+    loader: str,
+    purpose: str,
+    *,
+    dtype: Any,
+    trust_remote_code: bool = False,
+    may_miss: Callable[[str], bool] = lambda name: False,
+    may_ignore: Callable[[str], bool] = lambda name: False,
+    **changes: Any,
+) -> tuple[Any, set[str]]:
+    """Return the model of the class ``loader`` of transformers, and the missing tensors that ``may_miss`` allows.
+
+    ``purpose`` names the kind of model in messages. ``may_ignore`` allows tensors that the model does not use;
+    ``changes`` go to the configuration. Raises ``ModelError`` for weights that are missing, unexpected or of another
+    shape, for damaged files, and for code that is not trusted.
+    """
+    import transformers
+
+    require_weights(files, loader)
+    config = read_json(files.folder / "config.json")
+    folder, named = str(files.folder), dict(changes)
+    inner = text_model_type(config)
+    try:
+        with quiet_transformers():
+            if inner:
+                settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+                named |= {"config": settings.get_text_config(), "key_mapping": TEXT_PART}
+            model, report = getattr(transformers, loader).from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **named,
+            )
+    except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
+        raise ModelError(
+            remote_code_message(files.name, config, trust_remote_code)
+            or f"{files.name} could not be loaded as {purpose} ({type(error).__name__}: {error}){_quantised(config)}"
+        ) from error
+    missing = set(report["missing_keys"])
+    trained = _adapter_head(files) if files.adapter is not None else set()
+    problems = _problems(
+        {name for name in missing if not may_miss(name)} - trained,
+        {name for name in report["unexpected_keys"] if not may_ignore(name) and not (inner and _is_media(name))},
+        report["mismatched_keys"],
+    )
+    if problems:
+        raise ModelError(
+            f"{files.name} does not hold the weights of {purpose} ({type(model).__name__}): {problems}. config.json "
+            "and weights do not belong together, or the checkpoint is incomplete. Download or save it again."
+        )
+    model.name_or_path = model.config._name_or_path = files.hub_id or folder
+    if files.adapter is not None:
+        model = _merged(model, files)
+    return model, missing - trained
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide the progress bars and warnings of transformers: what its loading reports say is an error here."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _problems(missing: set[str], unexpected: set[str], mismatched: Any) -> str:
+    """Return the differences of a checkpoint from its model, with the names of the tensors; empty if there are none."""
+    found = []
+    if missing:
+        found.append(f"{len(missing)} tensors are missing (no weights for {listing(missing)})")
+    if unexpected:
+        found.append(f"{len(unexpected)} tensors are unexpected ({listing(unexpected)})")
+    if mismatched:
+        shapes = [f"{name} is {list(held)}, and the model needs {list(needed)}" for name, held, needed in mismatched]
+        found.append(f"{len(shapes)} tensors have another shape ({listing(shapes)})")
+    return "; ".join(found)
+
+
+def _is_media(name: str) -> bool:
+    """Return True for a tensor of a composite checkpoint's image or audio part."""
+    words = ("vision", "visual", "image", "audio", "multi_modal", "multimodal", "projector", "mtp.")
+    return any(word in name for word in words)
+
+
+def _quantised(config: Mapping[str, Any]) -> str:
+    settings = config.get("quantization_config")
+    if not isinstance(settings, Mapping):
+        return ""
+    return (
+        f". Its weights are quantised ({settings.get('quant_method')}); install the package that this needs, or use "
+        "the checkpoint that is not quantised."
+    )
+
+
+def _adapter_head(files: CheckpointFiles) -> set[str]:
+    """Return the names of whole layers that an adapter brings along, such as a reward model's head."""
+    assert files.adapter is not None
+    names = read_header(files.adapter / ADAPTER_WEIGHTS)
+    return {name.removeprefix(ADAPTER_PREFIX).replace(".modules_to_save", "") for name in names}
+
+
+def _merged(model: Any, files: CheckpointFiles) -> Any:
+    """Return the model with an adapter added to its weights; raises ``ModelError`` for one that does not fit."""
+    from lmrl.models.adapters import import_peft
+
+    folder = files.adapter
+    assert folder is not None
+    peft = import_peft(f"{files.name} is an adapter; loading it")
+    rows, table = grown_rows(files), model.get_input_embeddings().weight.shape[0]
+    if rows > table:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    settings = read_json(folder / ADAPTER_CONFIG)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+            needed = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+            held = set(read_header(folder / ADAPTER_WEIGHTS))
+            if needed != {name for name in held if name in needed or not _is_embedding(name)}:
+                problems = _problems(needed - held, {n for n in held - needed if not _is_embedding(n)}, [])
+                raise ModelError(f"the adapter {folder} does not fit {files.folder}: {problems}.")
+            merge = getattr(adapted, "merge_and_unload", None)
+            if merge is None:
+                raise ModelError(
+                    f"{folder} is an adapter of the kind {settings.get('peft_type')}, which cannot be merged into the "
+                    "model; expected a low-rank adapter (LORA)."
+                )
+            return merge()
+    except ModelError:
+        raise
+    except Exception as error:  # PEFT raises many kinds; all mean that this adapter cannot be used
+        raise ModelError(
+            f"the adapter {folder} could not be put on {files.folder} ({type(error).__name__}: {error}). Use it with "
+            "the base model that it was trained from."
+        ) from error
+
+
+def _is_embedding(name: str) -> bool:
+    from lmrl.models.vocabulary import EMBEDDINGS
+
+    return any(part in EMBEDDINGS for part in name.split("."))

@@ -1,0 +1,147 @@
+"""An adapter's folder as a model or as a reward: its base model with the adapter merged."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from checkpoint_files import cache_on_hub, edit_json
+from safetensors.torch import load_file, save_file
+
+from lmrl.errors import ModelError
+from lmrl.models import load, load_card
+from lmrl.models.adapters import AdapterSettings, add_adapter, save_adapter
+from lmrl.models.chat_setup import add_token_rows
+from lmrl.models.reward_card import load_reward_card
+from lmrl.models.reward_model import load_reward_model, start_reward_model
+from lmrl.testing import write_tiny_model
+
+peft = pytest.importorskip("peft")
+IDS = torch.tensor([[3, 5, 7, 9, 4]])
+WEIGHTS = "adapter_model.safetensors"
+
+
+def disturb(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def adapted(folder, target, new_ids=()):
+    """Train an adapter on the model in ``folder``, save it to ``target``/adapter and return its logits."""
+    model = load(folder).model
+    add_token_rows(model, new_ids)
+    result = add_adapter(model, AdapterSettings(method="lora", rank=2), new_ids).eval()
+    disturb(result)
+    save_adapter(result, target)
+    return result(IDS).logits
+
+
+def scorer(folder, target, labels=1, head=True):
+    """Write an adapter on a classification model with a trained head, as PEFT and TRL do."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels, pad_token_id=0)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, modules_to_save=["score"] if head else None)
+    result = peft.get_peft_model(model, config).eval()
+    disturb(result)
+    result.save_pretrained(target)
+    return result(IDS).logits
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_adapter_loads_on_its_base(tmp_path, named, architecture):
+    base = write_tiny_model(tmp_path / "base", architecture=architecture)
+    expected = adapted(base, tmp_path)
+    found = load(named(tmp_path / "adapter"))
+    torch.testing.assert_close(found.model(IDS).logits, expected, rtol=0, atol=1e-5)
+    assert not any("lora" in name for name in found.model.state_dict())
+    assert found.card.codec.encode("the cat") == [3, 5] and found.card.eos_ids == (1,)
+
+
+def test_the_base_may_be_a_hub_id(checkpoint, hub_cache, tmp_path):
+    name = cache_on_hub(checkpoint, hub_cache)
+    expected = adapted(name, tmp_path)
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == name
+    torch.testing.assert_close(load(tmp_path / "adapter").model(IDS).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_new_tokens_of_an_adapter_have_rows(checkpoint, tmp_path):
+    expected = adapted(checkpoint, tmp_path, new_ids=(15, 16))
+    found = load(tmp_path / "adapter")
+    torch.testing.assert_close(found.model(IDS).logits, expected, rtol=0, atol=1e-5)
+    assert found.card.vocab_size == 17
+
+
+def test_a_reward_adapter(checkpoint, tmp_path, named):
+    expected = scorer(checkpoint, tmp_path / "scores")
+    model = load_reward_model(named(tmp_path / "scores"))
+    torch.testing.assert_close(model(IDS, torch.tensor([5])), expected[:, 0], rtol=0, atol=1e-5)
+    further = start_reward_model(tmp_path / "scores", seed=0)
+    torch.testing.assert_close(further(IDS, torch.tensor([5])), expected[:, 0], rtol=0, atol=1e-5)
+    model.save(tmp_path / "merged")
+    again = load_reward_model(tmp_path / "merged")
+    torch.testing.assert_close(again(IDS, torch.tensor([5])), expected[:, 0], rtol=0, atol=1e-5)
+
+
+def test_an_adapter_of_the_other_kind_is_refused(checkpoint, tmp_path):
+    adapted(checkpoint, tmp_path)
+    with pytest.raises(ModelError, match="is no reward model"):
+        load_reward_card(tmp_path / "adapter")
+    scorer(checkpoint, tmp_path / "scores")
+    with pytest.raises(ModelError, match="adapter for the task SEQ_CLS"):
+        load_card(tmp_path / "scores")
+    scorer(checkpoint, tmp_path / "labels", labels=2)
+    with pytest.raises(ModelError, match="2 labels"):
+        load_reward_card(tmp_path / "labels")
+
+
+def change_config(**changes):
+    return lambda folder: edit_json(folder / "adapter_config.json", **changes)
+
+
+def change_weights(change):
+    def apply(folder):
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_config(base_model_name_or_path="./gone"), r"base model ./gone, which is missing.*Set base_model_name"),
+        (change_config(base_model_name_or_path="someone/gone"), "base model someone/gone, which is missing"),
+        (change_config(base_model_name_or_path=None), "names no base model"),
+        (change_config(base_model_name_or_path=""), "names no base model"),
+        (lambda folder: (folder / WEIGHTS).unlink(), f"holds no {WEIGHTS}"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b""), "is empty"),
+        (change_weights(lambda tensors: tensors.pop(sorted(tensors)[0])), "does not fit .*1 tensors are missing"),
+        (change_weights(lambda tensors: tensors.update(other=torch.zeros(2))), r"unexpected \(other\)"),
+        (change_config(r=4), "size mismatch|does not fit"),
+    ],
+)
+def test_a_damaged_adapter_is_named(checkpoint, tmp_path, named, damage, message):
+    adapted(checkpoint, tmp_path)
+    damage(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=message):
+        load(named(tmp_path / "adapter"))
+
+
+def test_the_merged_checkpoint_is_named_where_the_base_is_gone(tmp_path):
+    base = write_tiny_model(tmp_path / "base")
+    write_tiny_model(tmp_path / "checkpoint")
+    adapted(base, tmp_path / "checkpoint")
+    shutil.rmtree(base)
+    with pytest.raises(ModelError, match=rf"{tmp_path}/checkpoint contains the merged model"):
+        load(tmp_path / "checkpoint" / "adapter")
+
+
+def test_a_prompt_adapter_cannot_be_merged(checkpoint, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ModelError, match="PROMPT_TUNING"):
+        load(tmp_path / "prompt")
