@@ -295,7 +295,7 @@ def test_a_tokenizer_of_another_model(tiny, tmp_path):
     rows = [{"prompt": f"w{i}", "completion": " w39"} for i in range(6)]
     with pytest.raises(ModelError, match=r"token id 42.*embedding table has 15 rows.*does not belong"):
         run(config_of(folder, tmp_path / "run", data={"held_out": 0}), rows)
-    with pytest.raises(ModelError, match="tokenizer holds 43 tokens and the embedding table 15 rows"):
+    with pytest.raises(ModelError, match=r"tokenizer has 43 ids .* 15 rows"):
         run(config_of(folder, tmp_path / "run", data={"held_out": 0}))
     assert not (tmp_path / "run").exists()
 
