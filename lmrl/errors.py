@@ -60,6 +60,10 @@ class RewardError(LmrlError, RuntimeError):
     """A reward raised, returned the wrong number of scores, or a score that is not finite."""
 
 
+class JudgeError(RewardError):
+    """A judge that grades responses has spent its budget or cannot be asked. Training up to then can be saved."""
+
+
 class NonFiniteError(LmrlError, ArithmeticError):
     """A NaN or an infinity in logits, loss, gradient or reward; names the step and the cause."""
 

@@ -22,6 +22,19 @@ class Answer:
     unreadable: str = ""
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Possible replies of a local model by log-probability: a label and the values behind it.
+
+    ``mean`` replies with the mean of numeric values under their probabilities (Liu et al. 2023, "G-Eval", arXiv
+    2303.16634, section 2), otherwise with the most probable value.
+    """
+
+    line: str
+    values: tuple[str, ...]
+    mean: bool = False
+
+
 CUT_OFF = "cut off at its limit"
 TOO_LONG = "question longer than the context"
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -58,6 +59,8 @@ class EndpointAsker:
                 'pip install "lmrl[judge]"'
             )
         self.settings, self.budget = settings, budget
+        self._slots = threading.BoundedSemaphore(settings.concurrency)  # shared by calls of `ask` side by side
+        self._failures = 0
         self._key = _key(settings)
         self._client: Any = None
         self.fields = settings.request_fields()
@@ -74,7 +77,7 @@ class EndpointAsker:
         """Yield answers as they come; at most ``concurrency`` questions are on their way at any time."""
         places = iter(range(len(questions)))
         running: dict[Future[Answer], int] = {}
-        failures, last_failure = 0, ""
+        last_failure = ""
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="lmrl-judge")
         try:
             while True:
@@ -96,12 +99,12 @@ class EndpointAsker:
                         raise AnnotatorError(
                             f"the judge at {self.settings.base_url} cannot be asked: {error}"
                         ) from None
-                    failures = failures + 1 if answer.text is None else 0
+                    self._failures = self._failures + 1 if answer.text is None else 0
                     last_failure = answer.failure or last_failure
                     yield place, answer
-                if failures >= self.settings.give_up_after:
+                if self._failures >= self.settings.give_up_after:
                     raise AnnotatorError(
-                        f"the judge at {self.settings.base_url} left {failures} questions in a row without an answer; "
+                        f"the judge at {self.settings.base_url} left {self._failures} questions in a row without an answer; "
                         f"the last one: {last_failure}. What it answered before is kept."
                     )
         finally:
@@ -118,7 +121,8 @@ class EndpointAsker:
                 self.budget.count_retry()
             if not self.budget.take_call():
                 raise _OutOfBudget
-            answer, again, pause = self._call(question)
+            with self._slots:
+                answer, again, pause = self._call(question)
             if answer.text is not None or not again:
                 return answer
             failure = answer.failure

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from lmrl.errors import SettingsError
 from lmrl.preferences.annotators import Comparison, Judgement, StreamingAnnotator, Unanswered, judge_all
-from lmrl.preferences.asking import Answer, Asker, Budget, budget_of
+from lmrl.preferences.asking import Answer, Asker, Budget, Choices, budget_of
 from lmrl.preferences.bradley_terry import EQUAL, connected, pairs_to_ask, strengths
 from lmrl.preferences.judge_cache import AnswerCache
 from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.questions import Template, as_text, load_template
+from lmrl.preferences.questions import VERDICT_LINE, VERDICTS, Template, as_text, load_template
 from lmrl.preferences.ranks import dense_ranks
 from lmrl.preferences.reading import Reading
 from lmrl.preferences.verdicts import FIRST, SECOND, TIE
@@ -170,5 +170,5 @@ def build_judge(settings: JudgeSettings, name: str = "") -> StreamingAnnotator:
     else:
         from lmrl.preferences.local_judge import LocalAsker
 
-        asker = LocalAsker(settings, budget, by_logprobs=at_once)
+        asker = LocalAsker(settings, budget, Choices(VERDICT_LINE, VERDICTS) if at_once else None)
     return JudgeAnnotator(asker, template, budget, settings, name or settings.model or "judge")

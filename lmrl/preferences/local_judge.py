@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -11,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models.folders import model_folder
-from lmrl.preferences.asking import CUT_OFF, TOO_LONG, Answer, Budget
+from lmrl.preferences.asking import CUT_OFF, TOO_LONG, Answer, Budget, Choices
 from lmrl.preferences.judge_settings import AskingSettings
-from lmrl.preferences.questions import VERDICT_LINE, VERDICTS
 from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -32,28 +32,31 @@ BUDGET = 4096
 class LocalAsker:
     """Asks a language model that is loaded here, with its chat template if it has one.
 
-    By log-probabilities, the reply begins with "Verdict:" and the verdict is whichever of A, B and TIE is likeliest to
-    follow, by its first token (where two begin with the same token, by all of them): one forward pass, and a model
-    that would not keep to the form answers, too. As text, it writes and the verdict is read off.
+    With ``choices``, the reply is their label and the most probable value behind it (or the mean value), by its first
+    token (where two values begin with the same token, by all of them): one forward pass, and a model that does not keep
+    to the form replies, too. Without, the model writes. ``shared`` is another asker whose model is used.
     """
 
-    def __init__(self, settings: AskingSettings, budget: Budget, by_logprobs: bool, model: Any = None) -> None:
-        if not settings.model and model is None:
+    def __init__(
+        self, settings: AskingSettings, budget: Budget, choices: Choices | None, shared: LocalAsker | None = None
+    ) -> None:
+        if not settings.model:
             raise SettingsError(
                 "judge.model is empty; expected the folder or hub id of a local model, or the name of one at the "
                 "endpoint judge.base_url"
             )
         from lmrl.models.card import load_card
 
-        self.settings, self.budget, self.by_logprobs = settings, budget, by_logprobs
-        self._model: LanguageModel | None = model
-        self.card = (
-            model.card if model is not None else load_card(settings.model, trust_remote_code=settings.trust_remote_code)
+        self.settings, self.budget, self.choices, self._shared = settings, budget, choices, shared
+        self._model: LanguageModel | None = None
+        trusted = settings.trust_remote_code
+        self.card = shared.card if shared is not None else load_card(settings.model, trust_remote_code=trusted)
+        form = (
+            {"temperature": settings.temperature, "tokens": settings.max_answer_tokens}
+            if choices is None
+            else {"line": choices.line, "values": choices.values, "mean": choices.mean}
         )
-        written = {} if by_logprobs else {"temperature": settings.temperature, "tokens": settings.max_answer_tokens}
-        self.identity = json.dumps(
-            {"model": self.card.path, "weights": _weights(self.card.path), "logprobs": by_logprobs, **written}
-        )
+        self.identity = json.dumps({"model": self.card.path, "weights": _weights(self.card.path), **form})
 
     def ask(self, questions: Sequence[str], should_stop: Callable[[], bool]) -> Iterator[tuple[int, Answer]]:
         """Yield answers batch by batch."""
@@ -73,8 +76,8 @@ class LocalAsker:
                     rows.append(ids)
             if not rows:
                 continue
-            if self.by_logprobs:
-                answers = [Answer(text) for text in self._likeliest(rows)]
+            if self.choices is not None:
+                answers = [Answer(text) for text in self._chosen(rows, self.choices)]
             else:
                 answers = self._written(rows, [questions[place] for place in places])
             yield from zip(places, answers, strict=True)
@@ -88,24 +91,29 @@ class LocalAsker:
         codec = self.card.codec
         prompt = [{"role": "user", "content": question}] if codec.chat_template else f"{question}\n"
         ids = prompt_ids(codec, prompt)[1]
-        room = max(map(len, self._verdicts)) if self.by_logprobs else 1
+        room = max(map(len, self._values)) if self.choices is not None else 1
         return ids if len(ids) + room <= self.card.context_length else []
 
     @cached_property
-    def _verdicts(self) -> list[list[int]]:
-        rows = [self.card.codec.encode_plain(f"{VERDICT_LINE} {verdict}") for verdict in VERDICTS]
+    def _values(self) -> list[list[int]]:
+        """Token ids of the label with each value."""
+        assert self.choices is not None
+        line, values = self.choices.line, self.choices.values
+        rows = [self.card.codec.encode_plain(f"{line} {value}") for value in values]
+        if any(one is not other and other[: len(one)] == one for one in rows for other in rows):
+            rows = [self.card.codec.encode_plain(f"{line} {value}\n") for value in values]  # 1 begins as 10 does
         if len(set(map(tuple, rows))) < len(rows):
             raise ModelError(
-                f"{self.card.path} cannot judge: its vocabulary does not tell the verdicts {', '.join(VERDICTS)} "
-                "apart; choose another model"
+                f"{self.card.path} cannot judge: its vocabulary does not tell {', '.join(values)} apart; choose another "
+                "model"
             )
         return rows
 
-    def _likeliest(self, rows: Sequence[list[int]]) -> list[str]:
-        columns = zip(*self._verdicts, strict=False)
+    def _chosen(self, rows: Sequence[list[int]], choices: Choices) -> list[str]:
+        columns = zip(*self._values, strict=False)
         shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
-        contexts = [row + self._verdicts[0][:shared] for row in rows]
-        ends = [verdict[shared:] for verdict in self._verdicts]
+        contexts = [row + self._values[0][:shared] for row in rows]
+        ends = [value[shared:] for value in self._values]
         firsts = [end[0] for end in ends]
         if len(set(firsts)) == len(firsts):  # the next token tells the verdict: one forward pass for all three
             logits = next_logits(self._policy, contexts)
@@ -115,7 +123,9 @@ class LocalAsker:
             found = iter(response_logprobs(self._policy, pairs))
             values = [[next(found) for _ in ends] for _ in contexts]
         self.budget.add_tokens(sum(map(len, contexts)))
-        return [f"{VERDICT_LINE} {VERDICTS[row.index(max(row))]}" for row in values]
+        if choices.mean:
+            return [f"{choices.line} {_mean(row, choices.values):.6f}" for row in values]
+        return [f"{choices.line} {choices.values[row.index(max(row))]}" for row in values]
 
     def _written(self, rows: Sequence[list[int]], questions: Sequence[str]) -> list[Answer]:
         from lmrl.sampling.settings import SamplingSettings
@@ -143,6 +153,8 @@ class LocalAsker:
         return PolicyModel(self._loaded().model)
 
     def _loaded(self) -> LanguageModel:
+        if self._shared is not None:
+            return self._shared._loaded()
         if self._model is None:
             import torch
 
@@ -155,6 +167,12 @@ class LocalAsker:
                 trust_remote_code=self.settings.trust_remote_code,
             )
         return self._model
+
+
+def _mean(scores: Sequence[float], values: Sequence[str]) -> float:
+    """Return the mean of numeric values whose log-weights are ``scores``."""
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return sum(weight * float(value) for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
 
 def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:

@@ -83,15 +83,20 @@ def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
     return "\n\n".join(f"{str(turn.get('role', '')).capitalize()}: {turn.get('content', '')}" for turn in prompt)
 
 
-def _file(name: str) -> str:
+def read_template(setting: str, name: str) -> str:
+    """Return the text of a template file. Raises ``SettingsError`` if it cannot be read."""
     path = Path(name).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         guess = nearest(path.name, [item.name for item in path.parent.iterdir()]) if path.parent.is_dir() else ""
         hint = f"; did you mean {path.parent / guess}?" if guess and not path.exists() else ""
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"judge.template: {name} cannot be read ({reason}){hint}") from error
+        raise SettingsError(f"{setting}: {name} cannot be read ({reason}){hint}") from error
+
+
+def _file(name: str) -> str:
+    text = read_template("judge.template", name)
     places = _PLACE.findall(text)
     for needed in _NEEDED:
         if needed not in places:

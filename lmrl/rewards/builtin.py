@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmrl.rewards.exact_match import ExactMatch, ExactMatchSettings
 from lmrl.rewards.good_story import GoodStory, GoodStorySettings
 from lmrl.rewards.happy_end import HappyEnd, HappyEndSettings
+from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings
 from lmrl.rewards.learned import Learned, LearnedSettings
 from lmrl.rewards.lexicon import Lexicon, LexiconSettings
 from lmrl.rewards.math_answer import MathAnswer, MathAnswerSettings
@@ -36,5 +37,6 @@ def builtin_specs() -> list[RewardSpec]:
         RewardSpec(
             "multiple_choice", MultipleChoice, MultipleChoiceSettings, "Whether the chosen letter is the answer."
         ),
+        RewardSpec("judge", JudgeReward, JudgeRewardSettings, "Grades of a language model by weighted criteria."),
         RewardSpec("learned", Learned, LearnedSettings, "The score of a reward model, or of an ensemble of them."),
     ]

@@ -142,7 +142,7 @@ class PendingScores:
             raise self._concurrent.died() from error
         except RewardError as error:
             where = f"row {rows[0]}" if len(rows) == 1 else f"rows {_listed(rows)}, here counted from 0"
-            raise RewardError(f"{where}: {error}") from error
+            raise type(error)(f"{where}: {error}") from error
 
 
 def _listed(names: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lmrl.errors import NonFiniteError, RewardError
+from lmrl.errors import JudgeError, NonFiniteError, RewardError
 from lmrl.rollout import Scored
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import any_rank
@@ -87,11 +87,13 @@ def _train(session: Session, progress: bool) -> RLResult:
     )
     with bar, stop_requests("update") as stop_requested:
         for update in range(first + 1, config.train.updates + 1):
-            metrics = _update(session, update)
+            with _saved_first(session, done):
+                metrics = _update(session, update)
             last = update == config.train.updates
             stop = any_rank(session.accelerator, stop_requested())
             if _due(update, config.evaluation.every) or last:
-                after = _evaluate(session, update)
+                with _saved_first(session, update, metrics):
+                    after = _evaluate(session, update)
                 if after:
                     metrics |= after.metrics()
             run.log(update, metrics)
@@ -211,6 +213,26 @@ def _postfix(metrics: dict[str, float]) -> str:
 
 def _due(update: int, every: int) -> bool:
     return every > 0 and update % every == 0
+
+
+@contextmanager
+def _saved_first(session: Session, update: int, metrics: Mapping[str, float] | None = None) -> Iterator[None]:
+    """Save the state after ``update`` when a judge cannot go on, so that a resumed run repeats nothing.
+
+    ``metrics`` are those of an update that is not logged yet.
+    """
+    try:
+        yield
+    except JudgeError as error:
+        if metrics is not None:
+            session.run.log(update, metrics)
+        if update > 0:
+            session.save(update)
+        where = f"{session.run.folder} holds the state after update {update}"
+        nothing = f"{session.run.folder} holds no update yet"
+        raise type(error)(
+            f"{error} {where if update > 0 else nothing}; continue with lmrl rl --resume {session.run.folder}"
+        ) from error
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def test_verdicts_are_those_that_the_model_finds_likeliest(story_model):
     ]
     answers = dict(asker.ask(questions, lambda: False))
     for place, question in enumerate(questions):
-        ids, verdicts = asker._ids(question), asker._verdicts
+        ids, verdicts = asker._ids(question), asker._values
         shared = next(t for t in range(9) if len({verdict[t] for verdict in verdicts}) > 1)
         first, whole = [], []
         for verdict in verdicts:
@@ -56,11 +56,9 @@ def test_verdicts_are_those_that_the_model_finds_likeliest(story_model):
 
 def test_verdicts_that_begin_alike_are_told_apart_by_their_ends(story_model):
     asker = make(story_model).asker
-    asker.__dict__["_verdicts"] = [[410, 447], [410, 368], [274, 442, 459]]
-    (answer,) = asker._likeliest([asker.card.codec.encode("Once upon a time")])
-    scores = response_logprobs(
-        asker._policy, [(asker.card.codec.encode("Once upon a time"), v) for v in asker._verdicts]
-    )
+    asker.__dict__["_values"] = [[410, 447], [410, 368], [274, 442, 459]]
+    (answer,) = asker._chosen([asker.card.codec.encode("Once upon a time")], asker.choices)
+    scores = response_logprobs(asker._policy, [(asker.card.codec.encode("Once upon a time"), v) for v in asker._values])
     assert answer == f"Verdict: {('A', 'B', 'TIE')[scores.index(max(scores))]}"
 
 
@@ -92,7 +90,7 @@ def test_a_budget_of_calls(story_model):
 
 
 def test_a_model_that_cannot_tell_the_verdicts_apart_is_refused():
-    with pytest.raises(ModelError, match="does not tell the verdicts A, B, TIE"):
+    with pytest.raises(ModelError, match="does not tell A, B, TIE"):
         make(MODEL_PATH).judge(PAIRS[:1])
 
 
