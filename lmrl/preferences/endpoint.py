@@ -104,8 +104,8 @@ class EndpointAsker:
                     yield place, answer
                 if self._failures >= self.settings.give_up_after:
                     raise AnnotatorError(
-                        f"the judge at {self.settings.base_url} left {self._failures} questions in a row without an answer; "
-                        f"the last one: {last_failure}. What it answered before is kept."
+                        f"the judge at {self.settings.base_url} left {self._failures} questions in a row without an "
+                        f"answer; the last one: {last_failure}. What it answered before is kept."
                     )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -19,6 +19,7 @@ from lmrl.seeds import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmrl.models.card import ModelCard
     from lmrl.models.loading import LanguageModel
     from lmrl.models.policy import PolicyModel
     from lmrl.rollout import TextInputs
@@ -50,7 +51,9 @@ class LocalAsker:
         self.settings, self.budget, self.choices, self._shared = settings, budget, choices, shared
         self._model: LanguageModel | None = None
         trusted = settings.trust_remote_code
-        self.card = shared.card if shared is not None else load_card(settings.model, trust_remote_code=trusted)
+        self.card: ModelCard = (
+            shared.card if shared is not None else load_card(settings.model, trust_remote_code=trusted)
+        )
         form = (
             {"temperature": settings.temperature, "tokens": settings.max_answer_tokens}
             if choices is None
@@ -101,11 +104,12 @@ class LocalAsker:
         line, values = self.choices.line, self.choices.values
         rows = [self.card.codec.encode_plain(f"{line} {value}") for value in values]
         if any(one is not other and other[: len(one)] == one for one in rows for other in rows):
-            rows = [self.card.codec.encode_plain(f"{line} {value}\n") for value in values]  # 1 begins as 10 does
+            # 10 begins as 1 does: what ends the value tells them apart.
+            rows = [self.card.codec.encode_plain(f"{line} {value}\n") for value in values]
         if len(set(map(tuple, rows))) < len(rows):
             raise ModelError(
-                f"{self.card.path} cannot judge: its vocabulary does not tell {', '.join(values)} apart; choose another "
-                "model"
+                f"{self.card.path} cannot judge: its vocabulary does not tell {', '.join(values)} apart; choose "
+                "another model"
             )
         return rows
 

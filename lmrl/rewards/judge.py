@@ -1,4 +1,4 @@
-"""``judge``: a language model grades each response by weighted criteria, here or behind an OpenAI-compatible endpoint."""
+"""``judge``: a language model, local or behind an endpoint, grades each response by weighted criteria."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class JudgeRewardSettings(AskingSettings):
     reference: str = ""
     """Column of the data with a reference answer, shown to the judge; empty shows none."""
     template: str = ""
-    """Text file with a question of your own: {response} and {question} are required; {prompt}, {mark}, {name}, {lowest},
-    {highest} and columns of the data, such as {answer}, are optional."""
+    """Text file with a question of your own: {response} and {question} are required; {prompt}, {mark}, {name},
+    {lowest}, {highest} and columns of the data, such as {answer}, are optional."""
     max_unreadable: float = 0.5
     """Largest fraction of replies without a grade, from 20 replies on; above it the run stops."""
 
@@ -224,9 +224,9 @@ class JudgeReward:
         if replies >= MINIMUM and count > limit * replies:
             named = "; ".join(f"{number} times {reason}" for reason, number in reasons.most_common(3))
             raise JudgeError(
-                f"reward 'judge': {count} of {replies} replies have no grade, which is above reward.judge.max_unreadable "
-                f'= {limit:g} ({named}). Expected replies that end with "{GRADE_LINE} N". Choose a model that keeps to '
-                "the form, raise reward.judge.max_answer_tokens, or correct the template."
+                f"reward 'judge': {count} of {replies} replies have no grade, which is above "
+                f'reward.judge.max_unreadable = {limit:g} ({named}). Expected replies that end with "{GRADE_LINE} N". '
+                "Choose a model that keeps to the form, raise reward.judge.max_answer_tokens, or correct the template."
             )
 
     def __reduce__(self) -> Any:

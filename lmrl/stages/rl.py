@@ -75,7 +75,8 @@ def _train(session: Session, progress: bool) -> RLResult:
     before: Evaluation | None = None
     after: Evaluation | None = None
     if first == 0:
-        before = _evaluate(session, 0)
+        with _saved_first(session, 0):
+            before = _evaluate(session, 0)
         run.log(0, before.metrics() if before else {})
     done = first
     bar = tqdm(
@@ -224,6 +225,8 @@ def _saved_first(session: Session, update: int, metrics: Mapping[str, float] | N
     try:
         yield
     except JudgeError as error:
+        if session.accelerator.num_processes > 1:  # saving waits for the other ranks, which have not failed
+            raise
         if metrics is not None:
             session.run.log(update, metrics)
         if update > 0:

@@ -77,18 +77,56 @@ class Endpoint:
         return self.completion(f"It is as it is.\nVerdict: {verdict}", len(question) if self.usage else None)
 
     @staticmethod
-    def completion(text, tokens=10):
+    def completion(text, tokens=10, finish="stop"):
         """Return the body of a chat completion."""
         content = {
             "id": "1",
             "object": "chat.completion",
             "created": 0,
             "model": "m",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
         }
         if tokens is not None:
             content["usage"] = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
         return json.dumps(content)
+
+
+class ModelEndpoint(Endpoint):
+    """The server with a real language model behind it; ``guided_choice`` in the request restricts it, as in vLLM."""
+
+    def __init__(self, folder):
+        from lmrl.models.loading import load
+        from lmrl.models.policy import PolicyModel
+
+        self.model = load(str(folder), device="cpu")
+        self.policy = PolicyModel(self.model.model)
+        self._one_at_a_time = threading.Lock()
+        super().__init__()
+
+    def reply(self, body):
+        from lmrl.preferences.local_judge import response_logprobs
+        from lmrl.sampling.settings import SamplingSettings
+        from lmrl.sampling.texts import sample_texts, sampling_spec
+
+        card, choices = self.model.card, body.get("guided_choice")
+        most = body.get("max_completion_tokens", body.get("max_tokens", 16))
+        ids = card.codec.encode(body["messages"][-1]["content"])[-(card.context_length - most) :]
+        with self._one_at_a_time:
+            if choices:
+                scores = response_logprobs(self.policy, [(ids, card.codec.encode_plain(one)) for one in choices])
+                return self.completion(choices[scores.index(max(scores))], len(ids))
+            settings = SamplingSettings(temperature=body.get("temperature", 1.0), max_new_tokens=most)
+            (found,) = sample_texts(self.model, [ids], sampling_spec(settings, card), 0)
+        return self.completion(found.text, len(ids), "stop" if found.ended else "length")
+
+
+@pytest.fixture(scope="session")
+def model_endpoint(shared):
+    """Return a running endpoint with the 260K story model behind it."""
+    running = ModelEndpoint(shared / "data" / "models" / "stories260K-llama")
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
 
 
 @pytest.fixture
