@@ -16,6 +16,7 @@ from lmrl.stages.rl_config import RLConfig
 if TYPE_CHECKING:
     from lmrl.data import PromptSet
     from lmrl.rewards.function import RewardResult
+    from lmrl.sampling.texts import Completion
 
 CHUNK = 512
 """Answers that are sampled at once."""
@@ -59,6 +60,7 @@ def _judged(
     config: RLConfig, model: Any, prompts: PromptSet, places: Sequence[int], purpose: str, plugins: PluginManager
 ) -> tuple[list[str], list[str], RewardResult]:
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
+    from lmrl.rewards.offered import sampled_columns
     from lmrl.sampling.texts import sample_texts, sampling_spec
     from lmrl.stages.rl_checks import encode_prompts, in_turns
     from lmrl.stages.rl_setup import configured_reward
@@ -67,14 +69,16 @@ def _judged(
     engine_spec, engine_settings = config.engine.resolve(plugins)
     engine = engine_spec.build(engine_settings)
     spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
-    texts: list[str] = []
+    drawn: list[Completion] = []
     for start in range(0, len(places), CHUNK):
         asked_ids = [ids[place] for place in places[start : start + CHUNK]]
         seed = derive_seed(config.run.seed, purpose, start)
-        drawn = sample_texts(model, asked_ids, spec, seed, engine)
-        texts += [completion.text for completion in drawn]
+        drawn += sample_texts(model, asked_ids, spec, seed, engine)
+    texts = [completion.text for completion in drawn]
     reward = configured_reward(config, plugins)
     columns = {name: [column[place] for place in places] for name, column in prompts.columns.items()}
+    sampled, reasons = [one.ids for one in drawn], [one.finish for one in drawn]
+    columns |= sampled_columns(reward, model.card.codec, [ids[place] for place in places], sampled, reasons)
     asked = [prompts.prompts[place] for place in places]
     return asked, texts, reward(asked, texts, columns)
 

@@ -18,6 +18,7 @@ from lmrl.env.task import Task
 from lmrl.errors import ResetNeeded, RewardError
 from lmrl.kl import shaping_term
 from lmrl.models.card import contains_stop, response_texts
+from lmrl.rewards.offered import sampled_columns
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
 
 Ids = NDArray[np.int64]
@@ -168,18 +169,23 @@ class Episodes:
             }
         scored = [row for row in texts if terminated[row]]
         if scored:
-            scores, parts = self._score(scored, [texts[row] for row in scored])
+            sampled = [[*self._response(row), int(actions[row])] for row in scored]
+            scores, parts = self._score(scored, [texts[row] for row in scored], sampled, codes)
             rewards[scored] += scores
             for place, row in enumerate(scored):
                 infos[row]["score"] = float(scores[place])
                 infos[row] |= {f"reward_{name}": float(values[place]) for name, values in parts.items()}
         return infos
 
-    def _score(self, rows: list[int], texts: list[str]) -> tuple[Numbers, dict[str, Numbers]]:
+    def _score(
+        self, rows: list[int], texts: list[str], sampled: list[list[int]], codes: Ids
+    ) -> tuple[Numbers, dict[str, Numbers]]:
         prompts = [self._prompt(row) for row in rows]
         # A prompt given at reset may have more columns than those of the list.
         names = set(prompts[0].columns).intersection(*(prompt.columns for prompt in prompts))
         columns = {name: [prompt.columns[name] for prompt in prompts] for name in sorted(names)}
+        ids = [prompt.ids for prompt in prompts]
+        columns |= sampled_columns(self.task.reward, self.task.card.codec, ids, sampled, codes[rows].tolist())
         try:
             result = self.task.reward([prompt.text for prompt in prompts], texts, columns)
         except RewardError as error:

@@ -53,6 +53,10 @@ class TextCodec(Protocol):
         """Return all tokens with their ids, added ones too."""
         ...
 
+    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row, special tokens included."""
+        ...
+
     @property
     def added_tokens(self) -> Mapping[str, int]:
         """The tokens that stand outside the vocabulary's rules, special or not, by their text."""
@@ -131,6 +135,10 @@ class FastCodec:
         """Return all tokens with their ids."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
+    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row, special tokens included."""
+        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=False))
+
     @cached_property
     def renderer(self) -> ChatRenderer:
         """The compiled chat template."""
@@ -198,6 +206,14 @@ class TransformersCodec:
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens with their ids."""
         return dict(self.tokenizer.get_vocab())
+
+    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row, special tokens included."""
+        return list(
+            self.tokenizer.batch_decode(
+                [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
 
     @property
     def renderer(self) -> ChatRenderer:

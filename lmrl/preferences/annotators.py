@@ -31,6 +31,8 @@ class Comparison:
     prompt_text: str
     completions: tuple[str, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
+    sampled: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Columns about the sampling that a reward names, such as ``response_ids``, with one value per completion."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,11 @@ class RewardAnnotator:
         """Return one judgement per comparison; the reward is called once, with every completion of all of them."""
         rows = [comparison for comparison in comparisons for _ in comparison.completions]
         responses = [text for comparison in comparisons for text in comparison.completions]
-        result = self.reward([row.prompt_text for row in rows], responses, reward_columns(rows))
+        columns = reward_columns(rows)
+        for name in getattr(self.reward, "asks", ()):
+            if all(name in comparison.sampled for comparison in comparisons):
+                columns[name] = [value for comparison in comparisons for value in comparison.sampled[name]]
+        result = self.reward([row.prompt_text for row in rows], responses, columns)
         scores = iter(float(score) for score in result.scores)
         judgements: list[Judgement | None] = []
         for comparison in comparisons:

@@ -24,6 +24,8 @@ class HappyEndSettings:
 class HappyEnd:
     """Scores how the response ends, by the story grammar's own words for feelings."""
 
+    reads_columns = ()
+
     def __init__(self, settings: HappyEndSettings) -> None:
         self.scores = {True: settings.happy, False: settings.sad, None: settings.none}
         self.bounds = (min(self.scores.values()), max(self.scores.values()))

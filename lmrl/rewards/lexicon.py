@@ -47,6 +47,8 @@ class Lexicon:
 
     bounds = (-1.0, 1.0)
 
+    reads_columns = ()
+
     def __init__(self, settings: LexiconSettings) -> None:
         if not settings.path:
             raise SettingsError(

@@ -39,6 +39,8 @@ class PatternSettings:
 class Pattern:
     """Scores 0 or 1, or the number of matches that do not overlap."""
 
+    reads_columns = ()
+
     def __init__(self, settings: PatternSettings) -> None:
         if not settings.pattern:
             raise SettingsError("the pattern reward needs a regular expression: set its pattern")

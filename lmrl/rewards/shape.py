@@ -46,6 +46,8 @@ class LengthSettings:
 class Length:
     """Scores lie in [0, 1] with a band, and are ``-cost * length`` without one."""
 
+    reads_columns = ()
+
     def __init__(self, settings: LengthSettings) -> None:
         if settings.mode == "band" and not (settings.minimum or settings.maximum):
             raise SettingsError("the length reward needs a band: set its minimum, its maximum, or mode = 'linear'")
@@ -85,6 +87,8 @@ class Repetition:
     """Scores lie in (-1, 0]: minus the share of n-grams that the response has already used, 0 for a short one."""
 
     bounds = (-1.0, 0.0)
+
+    reads_columns = ()
 
     def __init__(self, settings: RepetitionSettings) -> None:
         self.n = settings.n

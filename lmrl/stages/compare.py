@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import ModelCard, load_card
 from lmrl.models.loading import LanguageModel, load
+from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.sampling.settings import SamplingSettings
@@ -150,8 +151,10 @@ def compare(
             others = sequence_logprobs(scorer, sampled, sampling.temperature)
             kl[place] = [mine - other for mine, other in zip(own[place], others, strict=True)]
     rewards = [
-        None if judge is None else _rewards(judge, rows, questions, answers, system, any(c.chatted for c in columns))
-        for questions, answers in zip(asked, completions, strict=True)
+        None
+        if judge is None
+        else _rewards(judge, card, rows, questions, answers, system, any(c.chatted for c in columns))
+        for card, questions, answers in zip(cards, asked, completions, strict=True)
     ]
     answers = [
         [
@@ -258,6 +261,7 @@ def _notes(columns: Sequence[Column], system: str, sampling: SamplingSettings, w
 
 def _rewards(
     judge: Any,
+    card: ModelCard,
     rows: Sequence[Mapping[str, Any]],
     questions: Sequence[Asked],
     answers: Sequence[Completion],
@@ -267,6 +271,8 @@ def _rewards(
     columns = _reward_columns(rows)
     if as_chat:  # the same for every model, whatever it was asked through: a learned reward has a template of its own
         columns["prompt_messages"] = [list(as_messages(row["prompt"], system)) for row in rows]
+    ids, sampled = [question.ids for question in questions], [answer.ids for answer in answers]
+    columns |= sampled_columns(judge, card.codec, ids, sampled, [answer.finish for answer in answers])
     texts = [question.text for question in questions]
     return [float(score) for score in judge(texts, [answer.text for answer in answers], columns).scores]
 

@@ -8,6 +8,8 @@ from typing import Any
 from lmrl.models.card import TextCodec, contains_stop, response_texts
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardResult
+from lmrl.rewards.offered import sampled_columns
+from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.spec import SamplingSpec
 
 
@@ -27,9 +29,11 @@ class EarlyScores:
         columns: Mapping[str, Sequence[Any]],
     ) -> None:
         self._pending = concurrent.batch()
+        self._reward = concurrent.reward
         self._codec, self._spec = codec, spec
         self._ids, self._texts, self._columns = ids, texts, columns
         self._responses: dict[int, str] = {}
+        self._sampled: dict[int, list[int]] = {}
 
     def add(self, rows: list[int], response_ids: list[list[int]]) -> None:
         """Decode complete rows and have those scored that are not cut off."""
@@ -57,17 +61,25 @@ class EarlyScores:
         prompts, spec = [self._ids[row] for row in rows], self._spec
         texts = response_texts(self._codec, prompts, response_ids, spec.eos_ids, spec.stop_strings)
         self._responses.update(zip(rows, texts, strict=True))
+        self._sampled.update((row, list(ids)) for row, ids in zip(rows, response_ids, strict=True))
 
     def _submit(self, rows: Sequence[int]) -> None:
         if not rows:
             return
-        self._pending.submit(
-            rows,
-            [self._texts[row] for row in rows],
-            [self._responses[row] for row in rows],
-            {name: [column[row] for row in rows] for name, column in self._columns.items()},
-        )
+        columns = {name: [column[row] for row in rows] for name, column in self._columns.items()}
+        prompts, sampled = [self._ids[row] for row in rows], [self._sampled[row] for row in rows]
+        reasons = [self._reason(row, ids) for row, ids in zip(rows, sampled, strict=True)]
+        columns |= sampled_columns(self._reward, self._codec, prompts, sampled, reasons)
+        texts = [self._texts[row] for row in rows]
+        self._pending.submit(rows, texts, [self._responses[row] for row in rows], columns)
 
     def _ended(self, row: int, ids: list[int]) -> bool:
-        stops = self._spec.stop_strings
-        return ids[-1] in self._spec.eos_ids or bool(stops and contains_stop(self._codec, self._ids[row], ids, stops))
+        return self._reason(row, ids) in (FinishReason.EOS, FinishReason.STOP)
+
+    def _reason(self, row: int, ids: list[int]) -> FinishReason:
+        spec = self._spec
+        if ids[-1] in spec.eos_ids:
+            return FinishReason.EOS
+        if spec.stop_strings and contains_stop(self._codec, self._ids[row], ids, spec.stop_strings):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(ids) >= spec.max_new_tokens else FinishReason.CONTEXT

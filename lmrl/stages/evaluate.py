@@ -18,8 +18,10 @@ from tqdm import tqdm
 from lmrl.config import resolved, to_toml
 from lmrl.errors import SettingsError, unknown
 from lmrl.measures import best_of_kl, best_of_weights
+from lmrl.models.card import ModelCard
 from lmrl.models.loading import LanguageModel, load
 from lmrl.plugins import PluginManager
+from lmrl.rewards.offered import sampled_columns
 from lmrl.sampling.texts import sample_texts
 from lmrl.seeds import derive_seed
 from lmrl.stages.chat_prompts import answer_spec, in_chat
@@ -149,9 +151,9 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
             bar.set_postfix_str("reference")
             _add_kl(plan, columns)
             bar.update()
-        _add_rewards(plan, columns)
+        _add_rewards(plan, columns, plan.cards)
         if extra is not None and plan.best_of is not None:
-            _add_rewards(plan, [extra])
+            _add_rewards(plan, [extra], [plan.cards[plan.best_of]])
             columns.append(_best_of(plan, extra))
             texts.append({})
     return columns, texts
@@ -208,13 +210,16 @@ def _add_kl(plan: Plan, columns: Sequence[Answers]) -> None:
         plan.notes.append("KL of greedy answers is the log-ratio of that one answer at temperature 1, no expectation")
 
 
-def _add_rewards(plan: Plan, columns: Sequence[Answers]) -> None:
+def _add_rewards(plan: Plan, columns: Sequence[Answers], cards: Sequence[ModelCard]) -> None:
     by_prompt = plan.questions.columns()
-    for answers in columns:
+    for answers, card in zip(columns, cards, strict=True):
         prompts = [answers.asked[group].text for group in answers.groups]
         rows = {name: [values[group] for group in answers.groups] for name, values in by_prompt.items()}
+        ids = [asked for asked, _ in answers.sampled()]
+        sampled, reasons = [one.ids for one in answers.completions], [one.finish for one in answers.completions]
         for name, reward in plan.rewards.items():
-            answers.rewards[name] = [float(score) for score in reward(prompts, answers.texts, rows).scores]
+            found = rows | sampled_columns(reward, card.codec, ids, sampled, reasons)
+            answers.rewards[name] = [float(score) for score in reward(prompts, answers.texts, found).scores]
 
 
 def _best_of(plan: Plan, drawn: Answers) -> Answers:

@@ -133,7 +133,7 @@ def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: A
 
         engine, prompts = source
         with stop_requests("batch") as should_stop:
-            if not draw_samples(config, engine, prompts, folder, should_stop, progress):
+            if not draw_samples(config, engine, prompts, folder, should_stop, progress, _rewards(annotators)):
                 empty = make_report([], {}, {}, {}, config.run.seed)
                 return PreferResult(folder, None, None, empty, {}, interrupted=True)
     samples, skipped = load_samples(folder)

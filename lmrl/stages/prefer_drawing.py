@@ -17,6 +17,7 @@ from lmrl.errors import ResumeError
 from lmrl.models import LanguageModel, load, load_card
 from lmrl.plugins import PluginManager
 from lmrl.rewards.function import RewardFunction
+from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.texts import sample_texts, sampling_spec
@@ -53,8 +54,11 @@ def draw_samples(
     folder: Path,
     should_stop: Callable[[], bool],
     progress: bool,
+    rewards: Sequence[RewardFunction] = (),
 ) -> bool:
     """Sample what is not there yet into ``samples.jsonl`` of the run's folder, and return whether all of it is.
+
+    ``rewards`` decide which columns about the sampling are kept.
 
     Batch by batch, each with a seed of its own: a run that is continued draws what it would have drawn.
     """
@@ -86,7 +90,12 @@ def draw_samples(
             for place, index in enumerate(indices):
                 own = drawn[place * each : (place + 1) * each]
                 cut = sum(not completion.ended for completion in own)
-                sample = make_sample(*_prompt_of(prompts, index), [completion.text for completion in own], cut=cut)
+                texts, sampled = [one.text for one in own], [one.ids for one in own]
+                columns: dict[str, list[Any]] = {}
+                for reward in rewards:
+                    reasons = [one.finish for one in own]
+                    columns |= sampled_columns(reward, model.card.codec, [ids[index]] * each, sampled, reasons)
+                sample = make_sample(*_prompt_of(prompts, index), texts, cut=cut, sampled=columns)
                 file.write(json.dumps(sample.to_dict(), default=str).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -62,6 +62,7 @@ class Sample:
             "cut": self.cut,
             "gold_ranks": list(self.gold_ranks),
             "columns": dict(asked.columns),
+            **({"sampled": dict(asked.sampled)} if asked.sampled else {}),
         }
 
 
@@ -81,8 +82,12 @@ def make_sample(
     completions: Sequence[str],
     gold_ranks: Sequence[int] = (),
     cut: int = 0,
+    sampled: Mapping[str, Sequence[Any]] | None = None,
 ) -> Sample:
-    """Return a sample of the distinct completions; those that differ in the white space around them are one."""
+    """Return a sample of the distinct completions; those that differ in the white space around them are one.
+
+    ``sampled`` are columns about the sampling, with one value per completion.
+    """
     places: dict[str, int] = {}
     drawn: list[int] = []
     kept: list[int] = []
@@ -93,7 +98,8 @@ def make_sample(
             drawn.append(0)
         drawn[place] += 1
     gold = compact_ranks([gold_ranks[index] for index in kept]) if gold_ranks else ()
-    comparison = Comparison(prompt, prompt_text, tuple(completions[index] for index in kept), columns)
+    own = {name: [values[index] for index in kept] for name, values in (sampled or {}).items()}
+    comparison = Comparison(prompt, prompt_text, tuple(completions[index] for index in kept), columns, own)
     return Sample(comparison, tuple(drawn), cut, gold)
 
 
@@ -161,7 +167,9 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
         try:
             row = json.loads(line)
             prompt = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
-            comparison = Comparison(prompt, row["prompt_text"], tuple(row["completions"]), row["columns"])
+            comparison = Comparison(
+                prompt, row["prompt_text"], tuple(row["completions"]), row["columns"], row.get("sampled", {})
+            )
             samples.append(Sample(comparison, tuple(row["drawn"]), row["cut"], tuple(row["gold_ranks"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ResumeError(

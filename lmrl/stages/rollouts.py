@@ -15,6 +15,7 @@ from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
 from lmrl.rewards.concurrent import ConcurrentReward
+from lmrl.rewards.offered import sampled_columns
 from lmrl.rollout import Rollout, Samples, Scored
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.spec import SamplingSpec
@@ -108,6 +109,9 @@ class RolloutMaker:
         if scored:
             if early is None:
                 columns = {name: [column[i] for i in scored] for name, column in prompts.columns.items()}
+                ids, sampled = [prompts.ids[i] for i in scored], [rows[i] for i in scored]
+                reasons = samples.finish_reasons[scored].tolist()
+                columns |= sampled_columns(self.reward, self.card.codec, ids, sampled, reasons)
                 result = self.reward([prompts.texts[i] for i in scored], [responses[i] for i in scored], columns)
             else:
                 result = early.result(scored)

@@ -16,7 +16,7 @@ import torch
 from lmrl import PluginManager, Samples, SamplingSpec, hookimpl
 from lmrl.errors import SettingsError
 from lmrl.models import response_texts
-from lmrl.rewards import resolve
+from lmrl.rewards import resolve, sampled_columns
 from lmrl.specs import EngineSpec
 
 
@@ -53,6 +53,7 @@ class BestOfN:
         spec = plugins.get("engine", settings.engine)
         self.engine = spec.build(spec.settings())
         self.reward = resolve(settings.reward, settings.settings or None, plugins)
+        self.reward.check_columns(())  # an engine sees no columns of the data
 
     def generate(
         self, model: Any, prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int, codec: Any = None
@@ -68,7 +69,8 @@ class BestOfN:
         ids = [row[:length] for row, length in zip(inputs.response_ids.tolist(), lengths, strict=True)]
         responses = response_texts(codec, rows, ids, spec.eos_ids, spec.stop_strings)
         asked = [text for text in codec.decode_batch([list(prompt) for prompt in prompts]) for _ in range(n)]
-        scores = torch.as_tensor(self.reward(asked, responses, {}).scores).view(len(prompts), n)
+        columns = sampled_columns(self.reward, codec, rows, ids, samples.finish_reasons.tolist())
+        scores = torch.as_tensor(self.reward(asked, responses, columns).scores).view(len(prompts), n)
         best = scores.argmax(1) + n * torch.arange(len(prompts))
         return samples.select(best.to(samples.action_mask.device))
 

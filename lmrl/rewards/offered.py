@@ -1,0 +1,55 @@
+"""Columns about the sampling for rewards that name them: token ids, finish reasons, text with special tokens.
+
+One function for RL, the environment, evaluation, preferences and best-of-n. Nothing is computed that no reward names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lmrl.sampling.finish import FinishReason
+
+if TYPE_CHECKING:
+    from lmrl.models.card import TextCodec
+
+
+def sampled_columns(
+    reward: Any,
+    codec: TextCodec,
+    prompt_ids: Sequence[Sequence[int]],
+    response_ids: Sequence[Sequence[int]],
+    finish: Sequence[int],
+) -> dict[str, list[Any]]:
+    """Return the columns that ``reward`` names, one value per response.
+
+    ``response_ids`` and ``completion_ids`` are the sampled ids, the end token included; ``prompt_ids`` those of the
+    prompt. ``finish_reasons`` (given as ``FinishReason`` codes) are eos, stop, length or context. ``raw_responses`` are
+    the responses with special tokens and without a cut at a stop string.
+    """
+    asks: frozenset[str] = getattr(reward, "asks", frozenset())
+    found: dict[str, list[Any]] = {}
+    for name in ("response_ids", "completion_ids"):
+        if name in asks:
+            found[name] = [list(row) for row in response_ids]
+    if "prompt_ids" in asks:
+        found["prompt_ids"] = [list(row) for row in prompt_ids]
+    if "finish_reasons" in asks:
+        found["finish_reasons"] = [FinishReason(int(code)).label for code in finish]
+    if "raw_responses" in asks:
+        found["raw_responses"] = raw_texts(codec, prompt_ids, response_ids)
+    return found
+
+
+def raw_texts(
+    codec: TextCodec, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]]
+) -> list[str]:
+    """Return the text of each response as it continues its prompt, special tokens included."""
+    distinct = list({tuple(row): None for row in prompt_ids})
+    prompts = dict(zip(distinct, codec.decode_raw(distinct), strict=True))
+    pairs = list(zip(prompt_ids, response_ids, strict=True))
+    texts = []
+    for (prompt, row), whole in zip(pairs, codec.decode_raw([[*prompt, *row] for prompt, row in pairs]), strict=True):
+        prefix = prompts[tuple(prompt)]
+        texts.append(whole[len(prefix) :] if whole.startswith(prefix) else codec.decode_raw([row])[0])
+    return texts
