@@ -110,6 +110,7 @@ class Session:
             raise NonFiniteError(f"update {update}: a parameter is not finite; the last checkpoint is kept")
         state = {
             "update": update,
+            "updates": self.config.train.updates,
             "torch_optimizer": self.updater.torch_optimizer.state_dict(),
             "optimizer": self.updater.optimizer.state_dict(),
             "controller": self.controller.state_dict(),

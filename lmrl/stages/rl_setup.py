@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lmrl.config import resolved, to_toml
+from lmrl.config import read_toml, resolved, to_toml
 from lmrl.data import PromptOrder, PromptSet, load_prompts
 from lmrl.data.splitting import digest_of
 from lmrl.errors import ResumeError, SettingsError
@@ -47,10 +48,21 @@ from lmrl.stages.rl_config import RLConfig, TrainSettings
 from lmrl.stages.rl_offline import load_offline
 from lmrl.stages.rl_session import Session, prompt_batch
 from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.run import CONFIG_FILE, Run, create_folder, refuse_taken, truncate_metrics, write_versions
+from lmrl.stages.run import (
+    CONFIG_FILE,
+    Run,
+    create_folder,
+    refuse_taken,
+    truncate_metrics,
+    write_config,
+    write_versions,
+)
+from lmrl.stages.schedule import extension_note, finished_note
 from lmrl.stages.settings import note_unread
 from lmrl.stages.tracking import check_trackers, open_trackers
 from lmrl.stages.update import Updater
+
+logger = logging.getLogger(__name__)
 
 
 def open_session(
@@ -153,6 +165,7 @@ def open_session(
         prepared.load_state_dict(state["torch_optimizer"])
         optimizer.load_state_dict(state["optimizer"])
         controller.load_state_dict(state["controller"])
+        _note_length(config.train, int(state["update"]), int(state.get("updates", config.train.updates)))
     if not config.run.folder:
         config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
     run = _open_run(config, plugins, accelerator, (int(state["update"]) if state else -1) if resume else None)
@@ -261,6 +274,13 @@ def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[st
     return str(checkpoints[-1]), state
 
 
+def _note_length(settings: TrainSettings, done: int, planned: int) -> None:
+    """Log what another number of updates changes in a resumed run, or that nothing is left to do."""
+    for note in (extension_note(done, planned, settings.updates, settings), finished_note(done, settings.updates)):
+        if note:
+            logger.warning(note)
+
+
 def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
     is_main = bool(accelerator.is_main_process)
     check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
@@ -275,6 +295,10 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     if resumed_update is None:
         create_folder(folder, to_toml(resolved(config, plugins)), versions)
     else:
+        # Settings that may change in a resumed run hold from now on; the folder stays as it was recorded.
+        recorded = str(read_toml(folder / CONFIG_FILE)["run"]["folder"])
+        kept = replace(config, run=replace(config.run, folder=recorded))
+        write_config(folder, to_toml(resolved(kept, plugins)))
         write_versions(folder, versions)
         truncate_metrics(folder, resumed_update)
     first = None if resumed_update is None else resumed_update + 1

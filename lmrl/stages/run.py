@@ -125,7 +125,11 @@ def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, 
         write_versions(folder, plugin_versions, stage)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be made or written to ({error.strerror}); choose another one.") from error
-    # Last and in one piece: a folder with a configuration is a run, and a kill leaves no half of one.
+    write_config(folder, config_text)  # last: a folder with a configuration is a run
+
+
+def write_config(folder: Path, config_text: str) -> None:
+    """Write a run's resolved configuration in one piece: a kill leaves the old file or the new one."""
     partial = folder / f"{CONFIG_FILE}.partial"
     partial.write_text(config_text, encoding="utf-8")
     partial.replace(folder / CONFIG_FILE)

@@ -7,6 +7,7 @@ a function of the run's seed and of s, so a resumed run restores no generator. L
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,11 +36,12 @@ from lmrl.stages.run import (
     truncate_metrics,
     write_versions,
 )
-from lmrl.stages.schedule import schedule_factor
+from lmrl.stages.schedule import extension_note, finished_note, schedule_factor
 from lmrl.stages.settings import SupervisedSettings
 from lmrl.stages.stopping import stop_requests
 from lmrl.stages.tracking import check_trackers, open_trackers
 
+logger = logging.getLogger(__name__)
 UNIT = "step"
 PANELS = (
     Panel("loss (nats per {unit})", "train/loss", "evaluation/loss"),
@@ -166,6 +168,8 @@ class _Fit:
         if state is not None:
             self.prepared.load_state_dict(state["torch_optimizer"])
         start = int(state["step"]) if state is not None else None
+        if state is not None:
+            self._note_length(int(state["step"]), int(state.get("steps", self.settings.steps)))
         self.log = self._open_run(start, resume)
         error: BaseException | None = None
         try:
@@ -288,7 +292,12 @@ class _Fit:
             return
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.task.module.parameters()):
             raise NonFiniteError(f"step {step}: a parameter is not finite; the last checkpoint is kept")
-        state = {"step": step, "torch_optimizer": self.prepared.state_dict(), "data": self.fingerprint}
+        state = {
+            "step": step,
+            "steps": self.settings.steps,
+            "torch_optimizer": self.prepared.state_dict(),
+            "data": self.fingerprint,
+        }
         path = save_checkpoint(self.log.folder, step, self.task.save, state, self.config.checkpoint.keep)
         self.plugins.observe("lmrl_checkpoint_saved", run=self.log, path=path)
 
@@ -310,6 +319,14 @@ class _Fit:
                 f"bring back the old data, or start a new run from {checkpoints[-1]}"
             )
         return checkpoints[-1], state
+
+    def _note_length(self, done: int, planned: int) -> None:
+        """Log what another number of steps changes in a resumed run, or that nothing is left to do."""
+        settings = self.settings
+        extended = extension_note(done, planned, settings.steps, settings, UNIT, settings.final_share)
+        for note in (extended, finished_note(done, settings.steps, UNIT)):
+            if note:
+                logger.warning(note)
 
     def _open_run(self, start: int | None, resume: bool) -> Run:
         config = self.config

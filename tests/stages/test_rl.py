@@ -19,6 +19,7 @@ from lmrl.stages.checkpoint import list_checkpoints
 from lmrl.stages.rl import rl
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.run import read_metrics
+from lmrl.stages.schedule import schedule_factor
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 
@@ -317,6 +318,23 @@ def test_a_resumed_schedule_goes_on_from_its_peak(tiny_folder, tmp_path):
     shutil.rmtree(list_checkpoints(tmp_path / "run")[-1])
     run(config, resume=True)  # from update 3, whose checkpoint holds half the peak learning rate
     assert without_times(read_metrics(tmp_path / "run")) == whole
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_an_extended_run_reports_the_learning_rate_and_keeps_its_new_length(tiny_folder, tmp_path, caplog, schedule):
+    train = {"updates": 2, "prompts_per_update": 8, "learning_rate": 0.01, "schedule": schedule}
+    config = config_of(tiny_folder, tmp_path / "run", train=train)
+    run(config)
+    run(replace(config, train=replace(config.train, updates=4)), resume=True)
+    rates = [record["optimizer/learning_rate"] for record in read_metrics(tmp_path / "run")[1:]]
+    expected = [0.01 * schedule_factor(done, total, 0, schedule) for done, total in enumerate((2, 2, 4, 4))]
+    assert rates == pytest.approx(expected)
+    noted = f"was {rates[1]:.3g} in update 2 and is {rates[2]:.3g} in update 3"
+    assert (noted in caplog.text) == (schedule != "constant")
+    kept = build(RLConfig, read_toml(tmp_path / "run" / "config.toml"))
+    assert kept.train.updates == 4
+    run(kept, resume=True)
+    assert "nothing is left to do" in caplog.text and len(read_metrics(tmp_path / "run")) == 5
 
 
 def test_a_free_folder_is_chosen_anew_for_every_run(tiny_folder, tmp_path, monkeypatch):
