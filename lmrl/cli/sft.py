@@ -43,7 +43,7 @@ def loss_table(result: SFTResult) -> Table:
 
 def print_result(result: SFTResult, console: Console | None = None) -> None:
     """Print what became of the data, the table, sample answers and where the files are."""
-    from lmrl.stages.sft_rows import is_loss_of_data
+    from lmrl.data.notes import is_loss_of_data
 
     console = console or make_console()
     if result.interrupted:

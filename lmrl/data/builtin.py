@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from lmrl.config import PluginChoice, build
 from lmrl.data.prompts import PromptSettings, load_rows
 from lmrl.specs import DatasetSpec
+
+
+def prompt_settings(choice: PluginChoice) -> PromptSettings:
+    """Return the settings of ``[prompts.file]``, which also hold for prompts that are given in Python."""
+    return build(PromptSettings, choice.tables.get("file", {}), f"{choice.section or 'prompts'}.file")
 
 
 def builtin_datasets() -> list[DatasetSpec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lmrl.data.columns import RowPrompt
+from lmrl.data.reading import Skip
 from lmrl.errors import DataError
 from lmrl.models.chat_template import prompt_ids
 
@@ -20,7 +21,8 @@ ADVICE = (
 def render(prompt: RowPrompt, codec: TextCodec | None, where: str) -> tuple[str, list[int] | None]:
     """Return a prompt's text, and its token ids when the text alone does not determine them.
 
-    Raises ``DataError`` when messages or bare token ids come without a tokenizer that can handle them.
+    Raises ``Skip`` when the chat template refuses the messages, and ``DataError`` when messages or bare token ids come
+    without a tokenizer that can handle them.
     """
     if not isinstance(prompt.content, str):
         if codec is None:
@@ -28,6 +30,8 @@ def render(prompt: RowPrompt, codec: TextCodec | None, where: str) -> tuple[str,
         try:
             return prompt_ids(codec, prompt.content)
         except DataError as error:
+            if codec.chat_template is not None:
+                raise Skip("a conversation that the chat template cannot render", str(error)) from error
             raise DataError(f"{where}: the prompt is a list of messages. {error} If need be, {ADVICE}") from error
     if prompt.ids is None or prompt.content:
         return prompt.content, prompt.ids

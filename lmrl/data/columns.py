@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmrl.data.conversations import looks_like_messages, message
+from lmrl.data.parts import Parts
 from lmrl.data.readers import read_prompt
 from lmrl.data.reading import Skip
 from lmrl.data.records import Prompt
 from lmrl.data.rows import Chat, plain_prompt
 from lmrl.data.shapes import Shape, column_sets, find_shape, recognise, row_columns
+from lmrl.data.unmapped import refuse_unmapped, unused_text
 from lmrl.errors import DataError, unknown
 
 PROMPT_COLUMNS = ("prompt", "prompt_ids")
@@ -20,6 +22,8 @@ PROMPT_COLUMNS = ("prompt", "prompt_ids")
 REWARD_ARGUMENTS = ("prompts", "responses")
 """Names that a reward's own arguments have; a column may not take them."""
 
+SETTING = "prompts.file"
+"""The section of a recipe that maps the columns of prompts."""
 ADVICE = 'Or say where the prompt is: column = "name", or template = "Q: {name}\\nA:".'
 
 
@@ -48,13 +52,21 @@ class PromptReader:
     """
 
     def __init__(
-        self, rows: Sequence[Mapping[str, Any]], where: str, column: str = "", template: str = "", chat: Chat = "auto"
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        where: str,
+        column: str = "",
+        template: str = "",
+        chat: Chat = "auto",
+        mapped: Collection[str] = (),
     ) -> None:
         columns, found = all_columns(rows), column_sets(rows)
         self.where, self.column, self.template, self.chat = where, column, template, chat
         if column and column not in columns:
             raise DataError(f"{where}: {unknown('column', column, columns)}")
-        self.shape: Shape | None = find_shape(found) if column or template else recognise(found, where, advice=ADVICE)
+        self.shape: Shape | None = (
+            find_shape(found) if column or template else recognise(found, where, advice=ADVICE, setting=SETTING)
+        )
         self.has_answer = self.shape is not None and bool(self.shape.answer) and "answer" not in columns
         self.kept = [name for name in columns if name not in (*PROMPT_COLUMNS, *REWARD_ARGUMENTS)]
         self.notes = [
@@ -63,6 +75,17 @@ class PromptReader:
             if name in columns
         ]
         self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.has_answer else [])})
+        asked = not column and not template and self.shape is not None and self.shape.spoken
+        self.parts = Parts(rows, mapped, asked)
+        used = {*self.parts.names, *self.template_columns, *PROMPT_COLUMNS, "prompt_messages", column}
+        if self.shape is not None and not column:
+            used |= {*self.shape.columns, self.shape.answer if isinstance(self.shape.answer, str) else "answer"}
+            used |= {"input", "history"} if "instruction" in self.shape.columns else set()
+        if not template:
+            implicit = not column and self.shape is not None and self.shape.name == "implicit preference"
+            named = column or (self.shape.columns[0] if self.shape else "prompt")
+            refuse_unmapped(rows, used, where, SETTING, implicit, named)
+        self.notes += unused_text(rows, used, where, SETTING, "no part of the prompt; rewards get it by name")
 
     @property
     def name(self) -> str:
@@ -90,7 +113,7 @@ class PromptReader:
             return _token_ids(row["prompt_ids"], content, where)
         if content is None or content == [] or (isinstance(content, str) and not content.strip()):
             return None
-        if not isinstance(content, str) and not looks_like_messages(content):
+        if not isinstance(content, str) and not looks_like_messages(content):  # a number, say
             raise DataError(
                 f"{where}: the prompt is a {type(content).__name__}; expected text, or messages of role and content."
             )
@@ -99,7 +122,7 @@ class PromptReader:
     def columns(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[RowPrompt]) -> dict[str, list[Any]]:
         """Return the columns that go to the reward; a row without one of them has None there."""
         found = {name: [row.get(name) for row in rows] for name in self.kept}
-        if self.has_answer:
+        if self.has_answer or "choices" in self.parts.names:
             found["answer"] = [prompt.answer for prompt in prompts]
         return found
 
@@ -107,13 +130,15 @@ class PromptReader:
         """Return the prompt as messages or as text, as ``chat`` says, with its answer."""
         if prompt is None:
             return None
+        prompt = self.parts.prompt(row, prompt)
         if self.chat == "on" and isinstance(prompt, str):
             prompt = (message("user", prompt),)
-        return RowPrompt(plain_prompt(prompt) if self.chat == "off" else prompt, answer=self._answer(row))
+        answer = self.parts.answer(row, self._answer(row), alone=True)
+        return RowPrompt(plain_prompt(prompt) if self.chat == "off" else prompt, answer=answer)
 
     def _answer(self, row: Mapping[str, Any]) -> Any:
         if not self.has_answer or self.shape is None:
-            return None
+            return row.get("answer")
         answer = self.shape.answer
         if isinstance(answer, str):
             return row.get(answer)

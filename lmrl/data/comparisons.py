@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmrl.data import conversations as talk
-from lmrl.data.readers import instruction, read_answer, read_conversation, read_prompt
+from lmrl.data.readers import asked_columns, instruction, read_answer, read_asked, read_conversation, read_prompt
 from lmrl.data.reading import (
     Answered,
     Found,
@@ -37,7 +37,7 @@ def preference(row: Row) -> Found:
     """
     prompt, scores = cell(row, "prompt"), _pair_scores(row)
     used = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
-    if talk.looks_like_messages(row.get("chosen")) and isinstance(prompt, str):
+    if talk.looks_like_messages(row.get("chosen")) and talk.is_text(prompt):
         chosen = talk.read_messages(cell(row, "chosen"), "chosen")
         rejected = talk.read_messages(cell(row, "rejected"), "rejected")
         if chosen[0]["role"] == "assistant" and rejected[0]["role"] == "assistant":
@@ -55,7 +55,7 @@ def implicit_preference(row: Row) -> Found:
     """Read two answers that repeat their prompt: messages, HH transcripts, or texts with a common beginning."""
     chosen, rejected, scores = cell(row, "chosen"), cell(row, "rejected"), _pair_scores(row)
     used = ("chosen", "rejected", "score_chosen", "score_rejected")
-    if isinstance(chosen, str) and isinstance(rejected, str):
+    if talk.is_text(chosen) and talk.is_text(rejected):
         if talk.is_transcript(chosen) and talk.is_transcript(rejected):
             yield _divided(talk.read_transcript(chosen), talk.read_transcript(rejected), scores, used)
             return
@@ -91,9 +91,9 @@ def _pair_scores(row: Row) -> list[Any]:
     return [row.get("score_chosen"), row.get("score_rejected")]
 
 
-def n_way(row: Row) -> Found:
+def n_way(row: Row, asked: str = "prompt") -> Found:
     """Read N completions with ranks (0 is best) or scores (highest is best); ranks decide where both are there."""
-    prompt = read_prompt(cell(row, "prompt"))
+    prompt = read_asked(row, asked)
     completions = [read_answer(item, prompt, "completion") for item in list_of(cell(row, "completions"), "completions")]
     note = ""
     if row.get("ranks") is not None:
@@ -108,7 +108,7 @@ def n_way(row: Row) -> Found:
     else:
         scores = _numbers(cell(row, "scores"), completions, "scores")
         ranks = dense_ranks(scores, "highest")
-    used = ("prompt", "completions", "ranks", "scores")
+    used = (*asked_columns(asked), "completions", "ranks", "scores")
     yield Answered(prompt, tuple(completions), ranks, scores, used, note=note)
 
 
@@ -135,6 +135,13 @@ def alpaca_preference(row: Row) -> Found:
     better, worse = text_of(row.get("chosen"), "chosen"), text_of(row.get("rejected"), "rejected")
     used = ("instruction", "input", "chosen", "rejected", "system", "history", "score_chosen", "score_rejected")
     yield two(instruction(row), better, worse, _pair_scores(row), used)
+
+
+def question_preference(row: Row) -> Found:
+    """Read a question with a chosen and a rejected answer, each a text or messages."""
+    asked, used = read_asked(row, "question"), ("question", "chosen", "rejected", "score_chosen", "score_rejected")
+    better, worse = (read_answer(cell(row, name), asked, name) for name in ("chosen", "rejected"))
+    yield two(asked, better, worse, _pair_scores(row), used)
 
 
 def sharegpt_preference(row: Row) -> Found:

@@ -1,9 +1,14 @@
-"""Files as they are stored, gzip and zstandard undone: bytes and lines that never end early without an error."""
+"""Files as they are stored, decompressed (gzip, bzip2, xz, zstandard): bytes and lines.
+
+A file that ends early is an error, never a shorter file.
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +17,10 @@ from typing import IO, Any, cast
 
 from lmrl.errors import DataError
 
-COMPRESSED = (".gz", ".zst")
-"""Endings that say how a file is compressed."""
+COMPRESSED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstandard"}
+"""Endings that say how a file is compressed, with the name of the format."""
 CHUNK = 1 << 20
-_DAMAGE = (EOFError, zlib.error, OSError)  # gzip.BadGzipFile is an OSError
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)  # gzip.BadGzipFile is an OSError
 
 
 def kind_of(path: Path) -> str:
@@ -28,7 +33,7 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressed by its ending (.gz, .zst).
+    """Open a file for reading, decompressed by its ending (.gz, .bz2, .xz, .zst).
 
     What cannot be read, and compressed data that end early or are damaged, is a ``DataError`` while it is read.
     """
@@ -66,15 +71,19 @@ def _unpacked(path: Path) -> IO[bytes]:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
+    if suffix == ".bz2":
+        return cast("IO[bytes]", bz2.open(path, "rb"))
+    if suffix == ".xz":
+        return cast("IO[bytes]", lzma.open(path, "rb"))
     if suffix == ".zst":
         return io.BufferedReader(_ZstandardStream(path), CHUNK)
     return path.open("rb")
 
 
 def _unreadable(path: Path, error: Exception, place: str = "") -> DataError:
-    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+    if isinstance(error, OSError) and error.errno is not None:  # damaged gzip and bzip2 data have no number
         return DataError(f"{path} cannot be read{place} ({error.strerror or error}).")
-    kind = "zstandard" if path.suffix.lower() == ".zst" else "gzip"
+    kind = COMPRESSED.get(path.suffix.lower(), "compressed")
     return DataError(f"{path}: broken {kind} data{place} ({error}); the file is cut short or damaged, fetch it again.")
 
 

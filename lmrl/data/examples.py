@@ -9,9 +9,11 @@ from typing import TypeAlias
 from lmrl.data.conversations import opening
 from lmrl.data.reading import Answered, Skip
 from lmrl.data.records import ChatExample, CompletionExample
-from lmrl.data.rows import RowSettings, Source, Tally, as_asked, conversation, load
+from lmrl.data.rows import RowSettings, Tally, as_asked, conversation, load
 from lmrl.data.shapes import Row, Shape
+from lmrl.data.sources import Source
 from lmrl.data.splitting import digest_of, held_out_places, others
+from lmrl.models.conversation import variables_of
 
 Example: TypeAlias = ChatExample | CompletionExample
 
@@ -48,9 +50,7 @@ class ExampleSet:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the examples: a resumed run compares it to refuse changed data."""
         return digest_of(
-            [dict(item) for item in example.messages]
-            if isinstance(example, ChatExample)
-            else [example.prompt, example.completion]
+            _plain(example) if isinstance(example, ChatExample) else [example.prompt, example.completion]
             for example in self.examples
         )
 
@@ -77,6 +77,11 @@ def load_examples(source: Source | None = None, settings: RowSettings | None = N
 
     found = load(source, settings, "examples", make)
     return ExampleSet(found.records, found.shape, found.skipped, found.notes)
+
+
+def _plain(example: ChatExample) -> list[object]:
+    variables = variables_of(example.messages)
+    return [*(dict(item) for item in example.messages), *([{"variables": variables}] if variables else [])]
 
 
 def _opening(example: Example) -> str:

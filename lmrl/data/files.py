@@ -1,7 +1,8 @@
 """Rows from a file, a folder or the hub, as plain dicts. What the rows mean is ``lmrl.data.shapes``' business.
 
 Text, JSON and CSV are read with the standard library, so that a broken line can be named; CSV cells stay strings.
-Parquet and Arrow files are read with pyarrow; folders and hub ids go through ``datasets``, imported when needed.
+Parquet and Arrow files are read with pyarrow; saved folders and hub ids go through ``datasets``, imported when needed.
+Which files of a folder are read is ``lmrl.data.shards``' business.
 Leaves out streaming: a prompt set is held in memory.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.data.compressed import COMPRESSED, kind_of, lines
+from lmrl.data.shards import folder_shards, is_glob, is_saved, matching_shards
 from lmrl.errors import DataError, nearest
 
 Row = dict[str, Any]
@@ -24,15 +26,19 @@ LONGEST_CELL = 1 << 30
 
 
 def read_rows(source: str | Path, split: str = "train", subset: str = "", revision: str = "") -> list[Row]:
-    """Return the rows of a local file, of a folder saved by ``datasets``, or of a data set on the hub.
+    """Return the rows of a file, a glob, a folder of files or saved by ``datasets``, or a data set on the hub.
 
     ``split``, ``subset`` and ``revision`` belong to folders and the hub. Raises ``DataError``.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _saved_folder(path, split)
+        if is_saved(path):
+            return _saved_folder(path, split)
+        return [row for file in folder_shards(path, split, READERS) for row in _local(file)]
     if path.exists():
         return _local(path)
+    if is_glob(str(source)):
+        return [row for file in matching_shards(path, READERS) for row in _local(file)]
     refuse_missing_file(str(source), path, READERS, "Expected a file, or the id of a data set on the hub.")
     return _from_hub(str(source), split, subset, revision)
 
@@ -106,9 +112,13 @@ def _row(item: object, where: str) -> Row:
     raise DataError(f"{where}: found a {type(item).__name__}; expected an object or a string.")
 
 
-def _csv(path: Path) -> list[Row]:
+def _tsv(path: Path) -> list[Row]:
+    return _csv(path, "\t")
+
+
+def _csv(path: Path, delimiter: str = ",") -> list[Row]:
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.DictReader((line + "\n" for _, line in lines(path)), strict=True)
+    reader = csv.DictReader((line + "\n" for _, line in lines(path)), strict=True, delimiter=delimiter)
     try:
         rows = list(reader)
     except csv.Error as error:
@@ -143,13 +153,19 @@ def _arrow(path: Path) -> list[Row]:
 
 
 def _arrow_rows(path: Path, read: Callable[[], Any]) -> list[Row]:
-    import pyarrow
-
     try:
-        rows: list[Row] = read().to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from error
+        table = read()
+        table.validate(full=True)  # damaged offsets would be read as somebody else's memory
+        rows: list[Row] = table.to_pylist()
+    except Exception as error:  # pyarrow raises its own kinds, and Python's where a value is damaged
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {_first_line(error)}); the file is cut short or damaged."
+        ) from error
     return rows
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else "no reason given"
 
 
 def refuse_missing_file(name: str, path: Path, kinds: Collection[str], expected: str) -> None:
@@ -174,15 +190,19 @@ def _saved_folder(path: Path, split: str) -> list[Row]:
 
     try:
         found = load_from_disk(str(path))
-    except Exception as error:  # datasets raises many kinds; each means that the folder is not one of its own
+        if isinstance(found, DatasetDict):
+            if split not in found:
+                raise DataError(f"{path} has no split {split!r}; it has {', '.join(found)}.")
+            found = found[split]
+        found.data.table.validate(full=True)
+        rows: list[Row] = found.to_list()
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises many kinds; each means that the folder is damaged
         raise DataError(
-            f"{path} is a folder that datasets did not save ({type(error).__name__}); name a file in it instead."
+            f"{path} was saved by datasets and cannot be read ({type(error).__name__}: {_first_line(error)}); a file "
+            "is missing or damaged, save it again."
         ) from error
-    if isinstance(found, DatasetDict):
-        if split not in found:
-            raise DataError(f"{path} has no split {split!r}; it has {', '.join(found)}.")
-        found = found[split]
-    rows: list[Row] = found.to_list()
     return rows
 
 
@@ -192,10 +212,9 @@ def _from_hub(name: str, split: str, subset: str, revision: str) -> list[Row]:
     try:
         rows: list[Row] = load_dataset(name, subset or None, split=split, revision=revision or None).to_list()
     except Exception as error:  # datasets and the hub client raise many kinds; each means that there are no rows
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise DataError(
             f"{name} is neither a file here nor a data set on the hub that can be reached (split {split!r}; "
-            f"{type(error).__name__}: {reason})"
+            f"{type(error).__name__}: {_first_line(error)})"
         ) from error
     return rows
 
@@ -206,6 +225,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": _csv,
+    ".tsv": _tsv,
     ".parquet": _parquet,
     ".arrow": _arrow,
 }

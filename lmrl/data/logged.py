@@ -1,21 +1,22 @@
 """Answers that somebody logged, each with a number of its own: a label, or the reward that it got.
 
-Rows with ``prompt``, ``completion`` and ``label`` (good or bad) or ``reward``; rankings of any shape give one answer
-per completion, by its rank or its score.
+Rows of any shape with one answer and a ``label`` (good or bad) or ``reward`` beside it; rankings of any shape give one
+answer per completion, by its rank or its score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from lmrl.data.files import read_rows
 from lmrl.data.rankings import load_rankings
-from lmrl.data.readers import is_good, read_answer, read_prompt
-from lmrl.data.reading import Skip, cell, number, refuse_half_characters
-from lmrl.data.records import Answer, Message, Prompt
-from lmrl.data.rows import RowSettings, Source, Tally
+from lmrl.data.readers import is_good
+from lmrl.data.reading import Answered, Skip, cell, number, refuse_half_characters
+from lmrl.data.records import Answer, Prompt
+from lmrl.data.rows import Reading, RowSettings, Tally, as_asked
+from lmrl.data.shapes import Shape, column_sets, find_shape
+from lmrl.data.sources import Opened, Source, open_rows
 from lmrl.errors import DataError
 
 Number: TypeAlias = Literal["label", "reward"]
@@ -49,47 +50,59 @@ def load_logged(number_of: Number, source: Source | None = None, settings: RowSe
     ``DataError`` when the rows cannot be read, or none is left.
     """
     settings = settings or RowSettings()
-    source = settings.path if source is None else source
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        rows: Sequence[Mapping[str, Any]] = list(source)
-        where = "the list of answers"
-    else:
-        rows, where = read_rows(source, settings.split, settings.subset, settings.revision), str(source)
-    if not rows:
-        raise DataError(f"{where} holds no rows; expected at least one.")
-    if not {"prompt", "completion", number_of} <= set(rows[0]):
-        return _from_rankings(number_of, rows, where, settings)
-    tally, answers = Tally(where), []
-    for place, row in enumerate(rows, start=1):
+    opened = open_rows(source, settings, "answers")
+    shape = _shape(number_of, opened)
+    if shape is None:
+        return _from_rankings(number_of, opened, settings)
+    reading = Reading(opened, shape, "logged", number_of)
+    tally, answers = Tally(opened.where), []
+    for place, row in enumerate(opened.rows, start=1):
         try:
-            answers.append(_read(number_of, row, settings))
+            answers += [_read(number_of, row, found, settings, shape) for found in _answered(reading, row)]
         except Skip as skip:
             tally.skip(skip, place)
             continue
         if len(answers) == settings.limit:
             break
+    count = len(opened.rows)
     if not answers:
-        raise DataError(f"{where}: no answers with a {number_of} are left of {len(rows)} rows. {tally.reasons()}")
-    return LoggedSet(answers, tally.skipped, (f"{where}: {len(answers)} answers of {len(rows)} rows", *tally.notes()))
+        raise DataError(f"{opened.where}: no answers with a {number_of} are left of {count} rows. {tally.reasons()}")
+    taken = f"{opened.where}: {len(answers)} answers of {count} rows"
+    return LoggedSet(answers, tally.skipped, (taken, *opened.notes, *reading.notes(), *tally.notes()))
 
 
-def _read(number_of: Number, row: Mapping[str, Any], settings: RowSettings) -> LoggedAnswer:
-    prompt = read_prompt(cell(row, "prompt"))
-    completion = read_answer(cell(row, "completion"), prompt, "completion")
+def _shape(number_of: Number, opened: Opened) -> Shape | None:
+    """Return the shape of rows with one answer and a number; None where they are rankings."""
+    columns = column_sets(opened.rows)
+    if not any(number_of in found for found in columns):
+        return None
+    shape = find_shape(columns, "examples")
+    return shape if shape is not None and (shape.ranking is None or shape.name == "labelled") else None
+
+
+def _answered(reading: Reading, row: Mapping[str, Any]) -> Iterator[Answered]:
+    assert reading.shape.example is not None, "the shape was found for examples"
+    for found in reading.shape.example(row):
+        if isinstance(found, Skip):
+            raise found
+        yield reading.complete(found, row)
+
+
+def _read(
+    number_of: Number, row: Mapping[str, Any], found: Answered, settings: RowSettings, shape: Shape
+) -> LoggedAnswer:
+    prompt, (completion,) = as_asked(found, settings.chat, shape)
     refuse_half_characters(prompt, completion)
     value = float(is_good(row)) if number_of == "label" else number(cell(row, "reward"))
     if value is None:
         raise Skip("a reward that is no finite number", repr(row.get("reward"))[:40])
-    if settings.chat == "on" and isinstance(prompt, str):
-        prompt = (_user(prompt),)
     return LoggedAnswer(prompt, completion, value)
 
 
-def _from_rankings(
-    number_of: Number, rows: Sequence[Mapping[str, Any]], where: str, settings: RowSettings
-) -> LoggedSet:
+def _from_rankings(number_of: Number, opened: Opened, settings: RowSettings) -> LoggedSet:
+    where, rows = opened.where, opened.rows
     try:
-        found = load_rankings(rows, settings)
+        found = load_rankings(rows, replace(settings, columns={}))
     except DataError as error:
         raise DataError(
             f"{where}: expected rows with prompt, completion and {number_of}, or "
@@ -105,8 +118,4 @@ def _from_rankings(
             LoggedAnswer(ranking.prompt, completion, value)
             for completion, value in zip(ranking.completions, numbers, strict=True)
         ]
-    return LoggedSet(answers, found.skipped, found.notes)
-
-
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
+    return LoggedSet(answers, found.skipped, (*opened.notes, *found.notes))

@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.config.unread import only_if
 from lmrl.data.chat import render
-from lmrl.data.columns import PromptReader, RowPrompt
-from lmrl.data.files import read_rows
+from lmrl.data.columns import SETTING, PromptReader, RowPrompt
+from lmrl.data.notes import log_notes
 from lmrl.data.reading import Skip, refuse_half_characters
 from lmrl.data.rows import Chat, Tally, gathered, unread_of_file
 from lmrl.data.shapes import column_sets, find_shape
+from lmrl.data.sources import Opened, Source, open_rows
 from lmrl.data.splitting import digest_of, held_out_places, others
 from lmrl.errors import DataError, SettingsError
+from lmrl.models.chat_rendering import unread_keys
 
 if TYPE_CHECKING:
     from lmrl.models.card import TextCodec
 
 
 logger = logging.getLogger(__name__)
-Source = str | Path | Sequence[str] | Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -35,8 +35,8 @@ class PromptSettings:
     """Where prompts come from."""
 
     path: str = ""
-    """A file (.txt with a prompt per line, .json, .jsonl, .csv, .parquet, .arrow; text kinds also with .gz or
-    .zst), a folder saved by datasets, or the id of a data set on the hub."""
+    """A file (.txt with a prompt per line, .json, .jsonl, .csv, .tsv, .parquet, .arrow; text kinds also with .gz, .bz2,
+    .xz or .zst), a glob or folder of such files, a folder saved by datasets, or the id of a data set on the hub."""
     split: str = "train"
     """The split of a hub data set or saved folder."""
     subset: str = ""
@@ -44,9 +44,12 @@ class PromptSettings:
     revision: str = ""
     """The branch, tag or commit of a hub data set, such as refs/convert/parquet."""
     column: str = ""
-    """The column that holds the prompt; empty means that the shape of the rows is recognised by their columns."""
+    """The column that contains the prompt; empty means that the shape of the rows is recognised by their columns."""
     template: str = ""
     """The prompt made of columns by name, such as "Q: {question}\\nA:"; empty takes the prompt as it is."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Names of columns, ours = theirs: columns.prompt = "problem", columns.choices = "options"; docs/datasets.md lists
+    ours. Columns under "unused" are left out on purpose."""
     limit: int = 0
     """Use the first so many prompts at the most; 0 uses all."""
     chat: Chat = "auto"
@@ -127,33 +130,50 @@ def load_prompts(
     Raises ``DataError`` when the source is missing, broken, of an unknown shape, or has no prompt that is not empty.
     """
     found = _find(source, settings or PromptSettings())
-    rendered = [
-        render(prompt, codec, f"{found.where}, row {number}")
-        for prompt, number in zip(found.prompts, found.numbers, strict=True)
-    ]
+    tally = Tally(found.where)
+    rendered: list[tuple[str, list[int] | None]] = []
+    kept: list[int] = []
+    for index, (prompt, number) in enumerate(zip(found.prompts, found.numbers, strict=True)):
+        try:
+            rendered.append(render(prompt, codec, f"{found.where}, row {number}"))
+            kept.append(index)
+        except Skip as skip:
+            tally.skip(skip, number)
+    if not kept:
+        raise DataError(f"{found.where}: no prompts are left of {len(found.prompts)}. {tally.reasons()}")
     ids = [row for _, row in rendered if row is not None]
     if ids and len(ids) != len(rendered):
         raise DataError(
             f"{found.where}: {len(ids)} prompts are token ids or messages and {len(rendered) - len(ids)} are text; "
             'expected one kind (chat = "on" makes messages of texts, "off" texts of single questions).'
         )
-    columns = dict(found.columns)
-    messages = [list(prompt.content) for prompt in found.prompts if not isinstance(prompt.content, str)]
+    columns = {name: [values[index] for index in kept] for name, values in found.columns.items()}
+    messages = [found.prompts[index].content for index in kept if not isinstance(found.prompts[index].content, str)]
+    notes = [*found.notes, *tally.notes()]
     if messages:
-        columns["prompt_messages"] = messages
-    texts = [text for text, _ in rendered]
-    return PromptSet(texts, columns, ids or None, found.shape, found.notes, found.origins)
+        columns["prompt_messages"] = [list(item) for item in messages]
+        notes += dropped_keys(codec, messages, found.where)
+    texts, origins = [text for text, _ in rendered], tuple(found.origins[index] for index in kept)
+    return PromptSet(texts, columns, ids or None, found.shape, tuple(notes), origins)
 
 
-def load_rows(settings: PromptSettings) -> list[dict[str, Any]]:
+def dropped_keys(codec: TextCodec | None, conversations: Sequence[object], where: str) -> list[str]:
+    """Return a note for every message key or template variable that the model's chat template does not render."""
+    unread = unread_keys(codec, conversations) if codec is not None and codec.chat_template else {}
+    return [
+        f"{where}: the chat template does not render {name!r}, which {count} conversations contain"
+        for name, count in unread.items()
+    ]
+
+
+def load_rows(settings: PromptSettings, source: Source | None = None) -> list[dict[str, Any]]:
     """Return the same prompts as rows with a ``prompt`` (text or messages) and the columns, for data set plugins.
 
     It needs no model: chat templates are applied by whoever hands the rows to ``load_prompts`` with a codec. What
     ``PromptSet.notes`` would say goes to the log.
     """
-    found = _find(None, settings)
-    for note in found.notes:
-        logger.info(note)
+    found = _find(source, settings)
+    log_notes(logger, found.notes)
     rows: list[dict[str, Any]] = []
     for index, prompt in enumerate(found.prompts):
         row = OriginRow({name: values[index] for name, values in found.columns.items()})
@@ -187,12 +207,13 @@ class _Found:
 def _find(source: Source | None, settings: PromptSettings) -> _Found:
     if settings.limit < 0:
         raise SettingsError(f"limit is {settings.limit}; expected a number of prompts, or 0 for all.")
-    rows, where = _rows(settings.path if source is None else source, settings)
-    if not rows:
-        raise DataError(f"{where} holds no rows; expected at least one prompt.")
+    opened = open_rows(source, settings, "prompts", SETTING)
+    rows, where = opened.rows, opened.where
     tally = Tally(where)
-    numbered = _numbered(rows, settings, tally)
-    reader = PromptReader([row for _, row in numbered], where, settings.column, settings.template, settings.chat)
+    numbered = _numbered(opened, settings, tally)
+    reader = PromptReader(
+        [row for _, row in numbered], where, settings.column, settings.template, settings.chat, opened.mapped
+    )
     kept: list[tuple[int, Mapping[str, Any], RowPrompt]] = []
     for number, row in numbered:
         try:
@@ -213,15 +234,15 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
         )
     prompts = [prompt for _, _, prompt in kept]
     columns = reader.columns([row for _, row, _ in kept], prompts)
-    notes = (f"{where}: {len(kept)} prompts, taken for the shape {reader.described}", *reader.notes, *tally.notes())
+    taken = f"{where}: {len(kept)} prompts, taken for the shape {reader.described}"
+    notes = (taken, *opened.notes, *reader.notes, *reader.parts.notes(where), *tally.notes())
     origins = tuple(getattr(row, "origin", "") or f"{where}, row {number}" for number, row, _ in kept)
     return _Found(where, prompts, [number for number, _, _ in kept], columns, reader.name, notes, origins)
 
 
-def _numbered(
-    rows: Sequence[Mapping[str, Any]], settings: PromptSettings, tally: Tally
-) -> list[tuple[int, Mapping[str, Any]]]:
+def _numbered(opened: Opened, settings: PromptSettings, tally: Tally) -> list[tuple[int, Mapping[str, Any]]]:
     """Return the rows with their numbers from 1; rows that are messages of trees are put together."""
+    rows = opened.rows
     shape = None if settings.column or settings.template else find_shape(column_sets(rows))
     if shape is None or shape.gather is None or "prompts" not in shape.gather_for:
         return list(enumerate(rows, start=1))
@@ -232,23 +253,3 @@ def _numbered(
         else:
             found.append((number, row))
     return found
-
-
-def _rows(source: Source, settings: PromptSettings) -> tuple[Sequence[Mapping[str, Any]], str]:
-    if isinstance(source, str | Path):
-        if not str(source):
-            raise DataError(
-                "no prompts were named; expected a list of prompts, a file or the id of a data set. In a recipe that "
-                "is prompts.file.path."
-            )
-        return read_rows(source, settings.split, settings.subset, settings.revision), str(source)
-    where = "the list of prompts"
-    rows: list[Mapping[str, Any]] = []
-    for number, item in enumerate(source, start=1):
-        if isinstance(item, str):
-            rows.append({"prompt": item})
-        elif isinstance(item, Mapping):
-            rows.append(item)
-        else:
-            raise DataError(f"{where}, row {number}: found a {type(item).__name__}; expected a string or a dict.")
-    return rows, where

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from lmrl.data.conversations import opening
 from lmrl.data.reading import Answered, Skip
 from lmrl.data.records import Answer, Ranking
-from lmrl.data.rows import RowSettings, Source, Tally, as_asked, columns_of, load
+from lmrl.data.rows import RowSettings, Tally, as_asked, columns_of, load
 from lmrl.data.shapes import Row, Shape
+from lmrl.data.sources import Source
 from lmrl.data.splitting import digest_of, held_out_places, others
+from lmrl.models.conversation import variables_of
 
 
 @dataclass(frozen=True)
@@ -93,4 +95,7 @@ def _check(completions: Sequence[Answer], ranks: Sequence[int]) -> None:
 
 
 def _plain(content: Answer) -> object:
-    return content if isinstance(content, str) else [dict(item) for item in content]
+    if isinstance(content, str):
+        return content
+    variables = variables_of(content)
+    return [*(dict(item) for item in content), *([{"variables": variables}] if variables else [])]

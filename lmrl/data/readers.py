@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmrl.data import conversations as talk
-from lmrl.data.reading import Answered, Found, Reader, Skip, cell, filled, list_of, number, optional_text, text_of
+from lmrl.data.reading import (
+    Answered,
+    Found,
+    Reader,
+    Skip,
+    cell,
+    filled,
+    is_missing,
+    list_of,
+    number,
+    optional_text,
+    text_of,
+)
 from lmrl.data.records import Answer, Prompt
 
 Row = Mapping[str, Any]
@@ -25,17 +37,9 @@ def chat(column: str) -> Reader:
     return read
 
 
-def with_system(row: Row, messages: talk.Messages) -> talk.Messages:
-    """Return a conversation with the system message that the row keeps in a column of its own."""
-    system = row.get("system")
-    if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
-        return (talk.message("system", system), *messages)
-    return messages
-
-
 def read_conversation(row: Row, column: str) -> talk.Messages:
     """Return the conversation in a column, with the row's own system text before it."""
-    return with_system(row, talk.read_messages(cell(row, column), column))
+    return talk.with_system(row, talk.read_messages(cell(row, column), column))
 
 
 def conversation_prompt(column: str) -> Callable[[Row], talk.Messages]:
@@ -53,7 +57,7 @@ def conversation_answer(column: str) -> Callable[[Row], str | None]:
 
     def read(row: Row) -> str | None:
         messages = read_conversation(row, column)
-        return talk.before_answer(messages)[1] if _is_answered(messages) else None
+        return talk.text_of_answer(talk.before_answer(messages)[1]) if _is_answered(messages) else None
 
     return read
 
@@ -70,33 +74,69 @@ def first(found: Found) -> Answered:
     return item
 
 
-def completion(row: Row) -> Found:
+def read_asked(row: Row, asked: str) -> Prompt:
+    """Return what a row asks in this column: a prompt, a question, or an instruction with its input and history."""
+    if asked == "instruction":
+        return instruction(row)
+    return read_prompt(cell(row, asked)) if asked == "prompt" else filled(cell(row, asked), asked)
+
+
+def asked_columns(asked: str) -> tuple[str, ...]:
+    """Return the columns that ``read_asked`` uses."""
+    return (asked, "input", "system", "history") if asked == "instruction" else (asked,)
+
+
+def completion(row: Row, asked: str = "prompt") -> Found:
     """Read a prompt and its completion, each a text or messages."""
-    prompt = read_prompt(cell(row, "prompt"))
-    yield Answered(
-        prompt,
-        (_filled(read_answer(cell(row, "completion"), prompt, "completion")),),
-        (0,),
-        used=("prompt", "completion"),
-    )
-
-
-def labelled(row: Row) -> Found:
-    """Read a prompt, a completion and a label; only good ones are examples."""
-    if is_good(row) is False:
-        raise Skip("a completion that is labelled as bad")
-    yield from completion(row)
+    prompt = read_asked(row, asked)
+    answer = _filled(read_answer(cell(row, "completion"), prompt, "completion"))
+    yield Answered(prompt, (answer,), (0,), used=(*asked_columns(asked), "completion"))
 
 
 def is_good(row: Row) -> bool:
     """Return what the label of a row says. Raises ``Skip`` when it says neither."""
     label = cell(row, "label")
+    good = _good(label)
+    if good is None:
+        raise Skip("a label that is neither true nor false", repr(label)[:40])
+    return good
+
+
+def _good(label: object) -> bool | None:
     if isinstance(label, str) and label.strip().lower() in ("true", "false"):
         return label.strip().lower() == "true"
     value = number(label)
-    if value not in (1.0, 0.0, -1.0):
-        raise Skip("a label that is neither true nor false", repr(label)[:40])
-    return value == 1.0
+    return value == 1.0 if value in (1.0, 0.0, -1.0) else None
+
+
+def labels_of(rows: Sequence[Row]) -> bool:
+    """Return whether the rows' ``label`` says of every answer that it is good or bad, and not a class of its own."""
+    values = [row["label"] for row in rows if not is_missing(row.get("label"))]
+    return bool(values) and all(_good(value) is not None for value in values)
+
+
+def gather_texts(rows: Sequence[Row]) -> list[tuple[int, dict[str, Any] | Skip]]:
+    """Return pairs of a good and a bad text, each in the order of the rows; the shorter side is repeated."""
+    found: list[tuple[int, dict[str, Any] | Skip]] = []
+    sides: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
+    for place, row in enumerate(rows, start=1):
+        try:
+            sides[is_good(row)].append((place, filled(row.get("text"), "text")))
+        except Skip as skip:
+            found.append((place, skip))
+    good, bad = sides[True], sides[False]
+    if not (good and bad):
+        return [*found, *((place, Skip("a text without any of the other label")) for place, _ in good + bad)]
+    for place in range(max(len(good), len(bad))):
+        better, worse = good[place % len(good)], bad[place % len(bad)]
+        number_of_longer = (better if len(good) >= len(bad) else worse)[0]
+        found.append((number_of_longer, {"prompt": "", "completions": [better[1], worse[1]], "ranks": [0, 1]}))
+    return sorted(found, key=lambda item: item[0])
+
+
+def text_pair(row: Row) -> Found:
+    """Read a pair that ``gather_texts`` made: two texts without a prompt, the better first."""
+    yield Answered("", tuple(row["completions"]), (0, 1), used=("text", "label", "prompt", "completions", "ranks"))
 
 
 def gather_labelled(rows: Sequence[Row]) -> list[tuple[int, dict[str, Any] | Skip]]:
@@ -197,22 +237,19 @@ def instances_prompt(row: Row) -> tuple[Any, Any]:
 
 
 def read_prompt(value: object) -> Prompt:
-    """Return a prompt: a text, or messages that do not end with the answer. Raises ``Skip`` for anything else."""
-    if isinstance(value, str):
+    """Return a prompt: a text, or messages; the last may be the beginning of the answer. Raises ``Skip`` otherwise."""
+    if talk.is_text(value):
         return filled(value, "prompt")
-    messages = talk.read_messages(value, "prompt")
-    if messages[-1]["role"] == "assistant":
-        raise Skip("a prompt that ends with the assistant")
-    return messages
+    return talk.read_messages(value, "prompt")
 
 
 def read_answer(value: object, prompt: Prompt, what: str) -> Answer:
     """Return an answer to the prompt: a text, or messages, which may repeat the prompt."""
-    if value is None or isinstance(value, str):
+    if value is None or talk.is_text(value):
         return text_of(value, what)
     messages = talk.read_messages(value, what)
     asked = prompt if isinstance(prompt, tuple) else (talk.message("user", prompt),)
-    if messages[: len(asked)] == asked:
+    if talk.alike(messages[: len(asked)], asked):
         messages = messages[len(asked) :]
     if not messages or messages[-1]["role"] != "assistant":
         raise Skip(f"a {what} that does not end with the assistant")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,10 +59,30 @@ def native(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def structured(value: Any) -> Any:
+    """Return a list or object, also out of a text cell: JSON, or Python's notation, which pandas writes into CSV."""
+    value = native(value)
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list | dict) else value
+    return value
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a cell holds nothing: None, NaN (how pandas and some JSON files say so), or an empty text."""
+    value = native(value)
+    return value is None or value != value or (isinstance(value, str | list | dict) and not value)
+
+
 def cell(row: Mapping[str, Any], name: str) -> Any:
     """Return what the row has under this name. Raises ``Skip`` where it has nothing."""
     value = native(row.get(name))
-    if value is None:
+    if value is None or value != value:
         raise Skip(f"no {name!r}")
     return value
 
@@ -85,12 +107,12 @@ def filled(value: object, what: str) -> str:
 def optional_text(row: Mapping[str, Any], name: str) -> str:
     """Return the text of a column that may be absent, None or empty. Raises ``Skip`` for anything but text."""
     value = row.get(name)
-    return "" if value is None else text_of(value, name)
+    return "" if is_missing(value) else text_of(value, name)
 
 
 def list_of(value: object, what: str) -> Sequence[Any]:
     """Return a list. Raises ``Skip`` for anything else."""
-    value = native(value)
+    value = structured(value)
     if value is None:
         raise Skip(f"no {what}")
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):

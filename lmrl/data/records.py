@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from lmrl.errors import DataError
 
-Message: TypeAlias = Mapping[str, str]
-"""``{"role": "system" | "user" | "assistant" | "tool", "content": text}``."""
+Message: TypeAlias = Mapping[str, Any]
+"""``{"role": "system" | "user" | "assistant" | "tool", "content": text}``, and further keys for the chat template."""
 Prompt: TypeAlias = str | tuple[Message, ...]
 """Plain text to continue, or a conversation that ends before the answer."""
 Answer: TypeAlias = str | tuple[Message, ...]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from lmrl.config.unread import only_if
 from lmrl.data.conversations import longest, message
-from lmrl.data.files import read_rows
+from lmrl.data.parts import Parts, as_answer
+from lmrl.data.readers import is_good, labels_of
 from lmrl.data.reading import Answered, Skip, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
 from lmrl.data.shapes import Row, Shape, Use, column_sets, recognise, row_columns
+from lmrl.data.sources import Opened, Source, open_rows
+from lmrl.data.unmapped import refuse_unmapped, unused_text
 from lmrl.errors import DataError, SettingsError
+from lmrl.models.conversation import is_trained, variables_of, with_variables
 
 Chat = Literal["auto", "on", "off"]
-Source: TypeAlias = str | Path | Sequence[Row]
 Record = TypeVar("Record")
 
 
@@ -25,14 +28,17 @@ class RowSettings:
     """Where rows come from, and whether they become conversations."""
 
     path: str = ""
-    """A file (.jsonl, .json, .csv, .parquet, .arrow; text kinds also with .gz or .zst), a folder saved by datasets, or
-    the id of a data set on the hub."""
+    """A file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; text kinds also with .gz, .bz2, .xz or .zst), a glob or
+    folder of such files, a folder saved by datasets, or the id of a data set on the hub."""
     split: str = "train"
     """The split of a hub data set or saved folder."""
     subset: str = ""
     """The configuration of a hub data set, for those that have several."""
     revision: str = ""
     """The branch, tag or commit of a hub data set, such as refs/convert/parquet."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Names of columns, ours = theirs: columns.prompt = "instruction", columns.completions = ["response1",
+    "response2"]; docs/datasets.md lists ours. Columns under "unused" are left out on purpose."""
     limit: int = 0
     """Use the first so many examples or rankings at the most; 0 uses all."""
     chat: Chat = "auto"
@@ -103,11 +109,13 @@ def load(
     """
     if settings.limit < 0:
         raise SettingsError(f"limit is {settings.limit}; expected a number of {use}, or 0 for all.")
-    rows, where = _rows(settings.path if source is None else source, settings, use)
+    opened = open_rows(source, settings, use)
+    rows, where = opened.rows, opened.where
     shape = recognise(column_sets(rows), where, use)
     tally = Tally(where)
+    reading = Reading(opened, shape, use)
     records: list[Record] = []
-    for number, row, answered in _answered(rows, shape, use, tally):
+    for number, row, answered in _answered(reading, tally):
         try:
             refuse_half_characters(answered.prompt, *answered.completions)
             records.append(make(answered, row, shape, tally))
@@ -121,31 +129,55 @@ def load(
     taken = f"taken for the shape {shape.name} ({', '.join(shape.columns)})"
     if not records:
         raise DataError(f"{where}: no {use} are left of {len(rows)} rows, {taken}. {tally.reasons()}")
-    notes = (f"{where}: {len(records)} {use} of {len(rows)} rows, {taken}", *tally.notes())
-    return Loaded(records, shape.name, tally.skipped, notes)
+    notes = (f"{where}: {len(records)} {use} of {len(rows)} rows, {taken}", *opened.notes, *reading.notes())
+    return Loaded(records, shape.name, tally.skipped, (*notes, *tally.notes()))
 
 
-def _rows(source: Source, settings: RowSettings, use: Use) -> tuple[Sequence[Row], str]:
-    if isinstance(source, str | Path):
-        if not str(source):
-            raise DataError(f"no {use} were named; expected a list of rows, a file, or the id of a data set.")
-        rows: Sequence[Row] = read_rows(source, settings.split, settings.subset, settings.revision)
-        where = str(source)
-    else:
-        rows, where = list(source), f"the list of {use}"
-        for number, row in enumerate(rows, start=1):
-            if not isinstance(row, Mapping):
-                raise DataError(f"{where}, row {number}: found a {type(row).__name__}; expected a dict.")
-    if not rows:
-        raise DataError(f"{where} holds no rows; expected at least one.")
-    return rows, where
+class Reading:
+    """How the rows of one source are read: by their shape, with what accompanies prompts and labels of answers.
+
+    Raises ``DataError`` where a column that nothing reads decides what the rows mean.
+    """
+
+    def __init__(self, opened: Opened, shape: Shape, use: Use | Literal["logged"], number: str = "") -> None:
+        self.opened, self.shape, self.use = opened, shape, use
+        self.parts = Parts(opened.rows, opened.mapped, asked=shape.spoken)
+        self.labelled = use == "examples" and self._has_labels()
+        self.used: set[str] = {*shape.columns, *self.parts.names, *({"label"} if self.labelled else ()), number}
+        implicit = shape.name == "implicit preference"
+        refuse_unmapped(opened.rows, self.used, opened.where, "data", implicit, shape.columns[0])
+
+    def complete(self, answered: Answered, row: Row) -> Answered:
+        """Return what was read of a row together with its parts. Raises ``Skip`` for an answer labelled as bad."""
+        if self.labelled and not is_good(row):
+            raise Skip("a completion that is labelled as bad")
+        self.used.update(answered.used)
+        if not self.parts.names:
+            return answered
+        prompt = self.parts.prompt(row, answered.prompt, answered.used)
+        completions = tuple(as_answer(self.parts, row, answer) for answer in answered.completions)
+        # Tools and variables stay among the columns as well: a prompt that is written down loses them.
+        read = [name for name in self.parts.names if name not in ("tools", "chat_template_kwargs")]
+        return replace(answered, prompt=prompt, completions=completions, used=(*answered.used, *read))
+
+    def notes(self) -> list[str]:
+        """Return how choices were counted, and which columns hold text and were not read."""
+        what = "kept with the rankings and not read" if self.use == "rankings" else "not used"
+        where = self.opened.where
+        return [*self.parts.notes(where), *unused_text(self.opened.rows, self.used, where, "data", what)]
+
+    def _has_labels(self) -> bool:
+        if "label" in self.shape.columns:
+            return self.shape.name == "labelled"
+        return labels_of(self.opened.rows)
 
 
-def _answered(rows: Sequence[Row], shape: Shape, use: Use, tally: Tally) -> Iterator[tuple[int, Row, Answered]]:
+def _answered(reading: Reading, tally: Tally) -> Iterator[tuple[int, Row, Answered]]:
     """Yield what the shape's reader finds, with the row's number and the row."""
+    shape, use = reading.shape, reading.use
     reader = shape.example if use == "examples" else shape.ranking
-    assert reader is not None, "the shape was recognised for this use"
-    for number, row in gathered(rows, shape, use):
+    assert reader is not None and use != "logged", "the shape was recognised for this use"
+    for number, row in gathered(reading.opened.rows, shape, use):
         if isinstance(row, Skip):
             tally.skip(row, number)
             continue
@@ -154,7 +186,7 @@ def _answered(rows: Sequence[Row], shape: Shape, use: Use, tally: Tally) -> Iter
                 if isinstance(found, Skip):
                     tally.skip(found, number)
                 else:
-                    yield number, row, found
+                    yield number, row, reading.complete(found, row)
         except Skip as skip:
             tally.skip(skip, number)
 
@@ -195,8 +227,8 @@ def plain_prompt(prompt: Prompt) -> str:
     """Return the text of a prompt that is a text or a single user message. Raises ``Skip`` for longer conversations."""
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) == 1 and prompt[0]["role"] == "user":
-        return prompt[0]["content"]
+    if len(prompt) == 1 and prompt[0]["role"] == "user" and not variables_of(prompt):
+        return str(prompt[0]["content"])
     raise Skip("a conversation that is more than one question and one answer, with chat = off")
 
 
@@ -207,8 +239,13 @@ def _plain_answer(answer: Answer) -> str:
 
 
 def conversation(prompt: tuple[Message, ...], answer: Answer) -> tuple[Message, ...]:
-    """Return a prompt and its answer as one conversation."""
-    return (*prompt, *longest(answer))
+    """Return a prompt and its answer as one conversation. Raises ``Skip`` where none of it is trained."""
+    if prompt[-1]["role"] == "assistant":
+        raise Skip("a prompt that ends with the assistant")
+    messages = (*prompt, *longest(answer))
+    if not any(item["role"] == "assistant" and is_trained(item) for item in messages):
+        raise Skip("no assistant message of a weight above 0")
+    return with_variables(messages, variables_of(prompt))
 
 
 def columns_of(row: Mapping[str, Any], answered: Answered) -> dict[str, Any]:

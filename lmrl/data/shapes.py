@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal, TypeAlias
 
-from lmrl.data import comparisons, readers, trees
-from lmrl.data.reading import Reader, Skip
+from lmrl.data import comparisons, readers, trees, votes
+from lmrl.data.conversations import text_of_answer, with_system
+from lmrl.data.reading import Found, Reader, Skip
+from lmrl.data.suggestions import suggest
 from lmrl.errors import DataError
 
 Use = Literal["prompts", "examples", "rankings"]
@@ -73,6 +75,32 @@ def _question(name: str, asked: str, answer: str) -> Shape:
     return Shape(name, (asked, answer), _column(asked), kept, example=reader, spoken=True)
 
 
+def _asked(name: str) -> Callable[[Row], object]:
+    return _instruction() if name == "instruction" else _column(name)
+
+
+def _answered(asked: str) -> tuple[Shape, ...]:
+    """Return the shapes of answers to a question or an instruction; a prompt has shapes of the same columns."""
+
+    def shape(name: str, columns: tuple[str, ...], **rest: Any) -> Shape:
+        return Shape(f"{asked} and {name}", (asked, *columns), _asked(asked), spoken=True, **rest)
+
+    def ranked(row: Row) -> Found:
+        return comparisons.n_way(row, asked)
+
+    return (
+        shape("ranked completions", ("completions", "ranks"), example=ranked, ranking=ranked),
+        shape("scored completions", ("completions", "scores"), example=ranked, ranking=ranked),
+        shape(
+            "compared completions",
+            ("completions", "preferences"),
+            example=votes.voted(asked),
+            ranking=votes.voted(asked),
+        ),
+        shape("completion", ("completion",), answer="completion", example=lambda row: readers.completion(row, asked)),
+    )
+
+
 def _summarised(row: Row) -> object:
     return readers.first(comparisons.summaries(row)).completions[0]
 
@@ -81,7 +109,7 @@ SHAPES = (
     Shape(
         "sharegpt preference",
         ("conversations", "chosen", "rejected"),
-        lambda row: readers.with_system(row, readers.read_conversation(row, "conversations")),
+        lambda row: with_system(row, readers.read_conversation(row, "conversations")),
         example=comparisons.sharegpt_preference,
         ranking=comparisons.sharegpt_preference,
     ),
@@ -90,7 +118,7 @@ SHAPES = (
         "labelled",
         ("prompt", "completion", "label"),
         _column("prompt"),
-        example=readers.labelled,
+        example=readers.completion,
         ranking=comparisons.n_way,
         gather=readers.gather_labelled,
         gather_for=("rankings",),
@@ -98,6 +126,12 @@ SHAPES = (
     Shape("prompt and completion", ("prompt", "completion"), _column("prompt"), example=readers.completion),
     _preference("N-way ranked", ("prompt", "completions", "ranks"), comparisons.n_way, prompt=_column("prompt")),
     _preference("N-way scored", ("prompt", "completions", "scores"), comparisons.n_way, prompt=_column("prompt")),
+    _preference(
+        "compared completions",
+        ("prompt", "completions", "preferences"),
+        votes.voted("prompt"),
+        prompt=_column("prompt"),
+    ),
     Shape("stepwise", ("prompt", "completions", "labels"), _column("prompt"), example=readers.stepwise),
     Shape(
         "conversation trees",
@@ -107,6 +141,8 @@ SHAPES = (
         example=trees.tree_example,
         ranking=trees.tree_rankings,
     ),
+    *_answered("question"),
+    *_answered("instruction"),
     Shape("prompt", ("prompt",), _column("prompt")),
     Shape("prompt ids", ("prompt_ids",), lambda row: row.get("prompt", "")),
     Shape(
@@ -123,6 +159,14 @@ SHAPES = (
         ("instruction", "chosen", "rejected"),
         comparisons.alpaca_preference,
         prompt=_instruction(),
+        answer="chosen",
+        spoken=True,
+    ),
+    _preference(
+        "question preference",
+        ("question", "chosen", "rejected"),
+        comparisons.question_preference,
+        prompt=_column("question"),
         answer="chosen",
         spoken=True,
     ),
@@ -196,10 +240,18 @@ SHAPES = (
         ("chosen", "rejected"),
         comparisons.implicit_preference,
         prompt=lambda row: readers.first(comparisons.implicit_preference(row)).prompt,
-        answer=lambda row: readers.first(comparisons.implicit_preference(row)).completions[0],
+        answer=lambda row: text_of_answer(readers.first(comparisons.implicit_preference(row)).completions[0]),
     ),
     Shape("prompt and answer", ("prompt", "answer"), example=readers.question_and_answer("prompt", "answer")),
     Shape("prompt and solution", ("prompt", "solution"), example=readers.question_and_answer("prompt", "solution")),
+    Shape(
+        "labelled texts",
+        ("text", "label"),
+        ranking=readers.text_pair,
+        gather=readers.gather_texts,
+        gather_for=("rankings",),
+        advice="lmrl reward reads texts with a label, and lmrl pretrain texts without a prompt",
+    ),
     Shape("text", ("text",), advice="lmrl pretrain reads texts without a prompt"),
 )
 """The shapes, the more particular ones first."""
@@ -236,8 +288,14 @@ def row_columns(row: Row) -> tuple[str, ...]:
     return (*row, "prompt.replies") if isinstance(prompt, Mapping) and "replies" in prompt else tuple(row)
 
 
-def recognise(column_sets: Collection[Collection[str]], where: str, use: Use = "prompts", advice: str = "") -> Shape:
-    """Return the shape of rows with these columns.
+def recognise(
+    column_sets: Collection[Collection[str]],
+    where: str,
+    use: Use = "prompts",
+    advice: str = "",
+    setting: str = "data",
+) -> Shape:
+    """Return the shape of rows with these columns. ``setting`` is the section whose ``columns`` map other names.
 
     Raises ``DataError`` with the columns found, the shapes known and the nearest of them when none fits.
     """
@@ -254,7 +312,8 @@ def recognise(column_sets: Collection[Collection[str]], where: str, use: Use = "
         _other_use(columns, use),
         f"Found the columns: {', '.join(sorted(columns)) or '(none)'}.",
         f"Known shapes: {known}.",
-        f"Nearest: {closest.name}, which also needs {missing}.",
+        f"Nearest: {closest.name}, which also needs {missing}. Other names are mapped by {setting}.columns.",
+        suggest(columns, use, setting),
         advice,
     ]
     raise DataError(" ".join(sentence for sentence in sentences if sentence))

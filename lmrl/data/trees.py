@@ -11,7 +11,7 @@ from typing import Any
 
 from lmrl.data.conversations import ROLES, Messages, before_answer, message
 from lmrl.data.reading import Answered, Found, Skip, native, number
-from lmrl.data.records import dense_ranks
+from lmrl.data.records import Answer, dense_ranks
 
 Node = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def tree_example(row: Mapping[str, Any]) -> Found:
     yield Answered(prompt, (answer,), (0,), used=tuple(row))
 
 
-def path_before_answer(row: Mapping[str, Any]) -> tuple[Messages, str | None]:
+def path_before_answer(row: Mapping[str, Any]) -> tuple[Messages, Answer | None]:
     """Return the best path up to its last assistant message, and that message's text; a path without one is whole."""
     path = best_path(row)
     if not any(item["role"] == "assistant" for item in path):

@@ -1,23 +1,30 @@
 """Prompts as an environment needs them: text, token ids, and the columns that its reward reads.
 
-Leaves out files and hub data sets (``lmrl.data`` reads those into rows that are accepted here).
+Texts, token ids and rows with a ``prompt`` are read here; files, tables, messages and rows of other shapes by
+``lmrl.data``, as the RL stage reads them.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmrl.errors import DataError, PromptError, nearest
 from lmrl.models.card import ModelCard
-from lmrl.models.chat_template import prompt_ids
 from lmrl.models.encoding import text_ids
 from lmrl.models.turns import holds_turns
 
+logger = logging.getLogger(__name__)
 PROMPT_COLUMN = "prompt"
+MESSAGES = "prompt_messages"
+"""Column that keeps a conversation for the reward."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -30,18 +37,23 @@ class Prompt:
     in_turns: bool = False
 
 
-def read_prompts(rows: Iterable[Any], card: ModelCard) -> tuple[Prompt, ...]:
-    """Return the prompts of ``rows``: strings, chat messages, token ids, or mappings with a ``prompt`` and columns.
+def read_prompts(rows: Any, card: ModelCard, columns: Mapping[str, Any] | None = None) -> tuple[Prompt, ...]:
+    """Return the prompts of ``rows``: strings, chat messages, token ids, mappings, a path, or a table.
 
-    Raises ``PromptError`` for no prompts, an empty one, one that fills the context, ids outside the vocabulary, and
-    rows whose columns differ.
+    ``columns`` maps names, ours = theirs. Raises ``PromptError`` for no prompts, an empty one, one that fills the
+    context, ids outside the vocabulary, and rows whose columns differ; ``DataError`` for data that cannot be read.
     """
+    if _names_data(rows):
+        return _loaded(rows, card, columns)
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise PromptError(
             f"prompts is one {type(rows).__name__}; expected a list of strings, of token id rows, or of mappings with "
-            f"a {PROMPT_COLUMN!r}. Put it in a list."
+            f"a {PROMPT_COLUMN!r}; a path or a table. Put one prompt in a list."
         )
-    prompts = tuple(read_prompt(row, card, f"prompt {number}") for number, row in enumerate(rows))
+    items = list(rows)
+    if columns or any(map(_needs_reading, items)):
+        return _loaded(items, card, columns)
+    prompts = tuple(read_prompt(row, card, f"prompt {number}") for number, row in enumerate(items))
     if not prompts:
         raise PromptError("the list of prompts is empty; expected at least one prompt")
     names = set(prompts[0].columns)
@@ -56,26 +68,69 @@ def read_prompts(rows: Iterable[Any], card: ModelCard) -> tuple[Prompt, ...]:
 
 def read_prompt(row: Any, card: ModelCard, where: str) -> Prompt:
     """Return one prompt; ``where`` names it in errors."""
+    if _needs_reading(row):
+        return _loaded([row], card, None)[0]
     columns: dict[str, Any] = {}
     if isinstance(row, Mapping):
         columns = {str(name): value for name, value in row.items() if name != PROMPT_COLUMN}
-        if PROMPT_COLUMN not in row:
-            guess = nearest(PROMPT_COLUMN, columns)
-            raise PromptError(
-                f"{where} has no {PROMPT_COLUMN!r} column; found {sorted(columns)}"
-                + (f". Did you mean {guess!r}?" if guess else "")
-            )
         row = row[PROMPT_COLUMN]
-    messages = is_conversation(row)
-    if messages:
-        text, found = _rendered(row, card, where)
-        ids = tuple(found)
-        columns["prompt_messages"] = [dict(message) for message in row]
-    elif isinstance(row, str):
-        text, ids = row, tuple(text_ids(card.codec, row))
-    else:
-        ids = _checked_ids(row, card, where)
-        text = card.codec.decode_batch([ids])[0]
+    if isinstance(row, str):
+        return _checked(row, text_ids(card.codec, row), columns, card, where)
+    ids = _checked_ids(row, card, where)
+    return _checked(card.codec.decode_batch([ids])[0], ids, columns, card, where)
+
+
+def _names_data(rows: Any) -> bool:
+    """Return whether ``rows`` is a table, or a text that names data rather than being a prompt."""
+    from lmrl.data.compressed import kind_of
+    from lmrl.data.files import READERS
+    from lmrl.data.shards import is_glob
+    from lmrl.data.sources import is_table
+
+    if not isinstance(rows, str):
+        return is_table(rows)
+    path = Path(rows).expanduser()
+    return bool(path.exists() or kind_of(path) in READERS or is_glob(rows) or HUB_ID.fullmatch(rows))
+
+
+def _needs_reading(row: Any) -> bool:
+    """Return whether a row is a conversation, or of another shape than a prompt with columns."""
+    from lmrl.data.conversations import looks_like_messages
+    from lmrl.data.mapping import ALIASES
+
+    if not isinstance(row, Mapping):
+        return isinstance(row, list | tuple) and bool(row) and isinstance(row[0], Mapping)
+    spoken = {"chat_template_kwargs", *ALIASES, *(name for names in ALIASES.values() for name in names)}
+    prompt = row.get(PROMPT_COLUMN)
+    if any(row.get(name) for name in spoken):
+        return True
+    return PROMPT_COLUMN not in row or (not isinstance(prompt, str) and bool(prompt) and looks_like_messages(prompt))
+
+
+def _loaded(source: Any, card: ModelCard, columns: Mapping[str, Any] | None) -> tuple[Prompt, ...]:
+    from lmrl.data import PromptSettings, load_prompts
+    from lmrl.data.notes import log_notes
+
+    try:
+        found = load_prompts(source, PromptSettings(columns=dict(columns or {})), card.codec)
+    except DataError as error:
+        first = source[0] if isinstance(source, list) else {}
+        if isinstance(first, Mapping) and PROMPT_COLUMN not in first and not columns:
+            guess = nearest(PROMPT_COLUMN, map(str, first))
+            hint = f"prompt 0 has no {PROMPT_COLUMN!r} column. Did you mean {guess!r}? " if guess else ""
+            raise PromptError(f"{hint}{error}") from error
+        if isinstance(source, list):
+            raise PromptError(str(error)) from error
+        raise
+    log_notes(logger, found.notes)
+    rows = found.prompt_ids or [text_ids(card.codec, text) for text in found.prompts]
+    return tuple(
+        _checked(text, ids, {name: values[place] for name, values in found.columns.items()}, card, f"prompt {place}")
+        for place, (text, ids) in enumerate(zip(found.prompts, rows, strict=True))
+    )
+
+
+def _checked(text: str, ids: Sequence[int], columns: Mapping[str, Any], card: ModelCard, where: str) -> Prompt:
     if not ids:
         raise PromptError(f"{where} has no tokens; expected at least one (a BOS token counts)")
     if max(ids) >= card.vocab_size:
@@ -84,19 +139,7 @@ def read_prompt(row: Any, card: ModelCard, where: str) -> Prompt:
         raise PromptError(
             f"{where} has {len(ids)} tokens and leaves no room in the context of {card.context_length}; shorten it"
         )
-    return Prompt(text, ids, columns, messages or holds_turns(card, [ids]))
-
-
-def is_conversation(row: Any) -> bool:
-    """Return whether a prompt is a list of chat messages."""
-    return isinstance(row, Sequence) and not isinstance(row, str) and bool(row) and isinstance(row[0], Mapping)
-
-
-def _rendered(messages: Sequence[Mapping[str, Any]], card: ModelCard, where: str) -> tuple[str, list[int]]:
-    try:
-        return prompt_ids(card.codec, messages)
-    except DataError as error:
-        raise PromptError(f"{where}: {error}") from error
+    return Prompt(text, tuple(ids), columns, MESSAGES in columns or holds_turns(card, [ids]))
 
 
 def _checked_ids(row: Any, card: ModelCard, where: str) -> tuple[int, ...]:

@@ -42,7 +42,8 @@ class TaskKeywords(TypedDict, total=False):
     """The keywords of both environments; ``make_task`` says what they mean."""
 
     model: str | os.PathLike[str] | LanguageModel | None
-    prompts: Iterable[Any] | None
+    prompts: Any
+    columns: Mapping[str, Any] | None
     reward: str | Callable[..., Any] | Mapping[str, float] | None
     reward_settings: Mapping[str, Any] | None
     beta: float
@@ -160,7 +161,8 @@ def longest_episode(prompts: Iterable[Prompt], spec: SamplingSpec) -> int:
 def make_task(
     *,
     model: str | os.PathLike[str] | LanguageModel | None = None,
-    prompts: Iterable[Any] | None = None,
+    prompts: Any = None,
+    columns: Mapping[str, Any] | None = None,
     reward: str | Callable[..., Any] | Mapping[str, float] | None = None,
     reward_settings: Mapping[str, Any] | None = None,
     beta: float = 0.0,
@@ -178,9 +180,10 @@ def make_task(
     """Check an environment's keywords and return its task.
 
     ``model`` is a folder, a hub id or a live ``LanguageModel``; None is the embedded one, whose prompts and reward
-    have defaults too. ``prompts`` are strings, lists of chat messages, rows of token ids, or mappings with a ``prompt``
-    and columns that go to the reward by name; with messages, the chat template's end-of-turn token ends an episode.
-    ``beta`` and ``temperature`` are those of the KL shaping; ``observation_length`` is L.
+    have defaults too. ``prompts`` are strings, lists of chat messages, rows of token ids, rows of any shape that the RL
+    stage reads, a path, or a table of pandas or ``datasets``; their columns go to the reward by name, and ``columns``
+    maps the names (ours = theirs). With messages, the chat template's end-of-turn token ends an episode. ``beta`` and
+    ``temperature`` are those of the KL shaping; ``observation_length`` is L.
     ``reference`` True is the model itself, frozen; False reports no ``ref_logprob`` and excludes ``beta > 0``.
     ``trust_remote_code`` runs Python code that model or reference come with.
 
@@ -198,7 +201,7 @@ def make_task(
     refuse_story_defaults(card, missing, error=PromptError if prompts is None else SettingsError)
     _check_numbers(beta, temperature, max_new_tokens, observation_length)
     score = _reward_or_default(reward, reward_settings)
-    read = _scorable(read_prompts(_prompts_or_default(prompts), card), score, on_unreadable)
+    read = _scorable(read_prompts(_prompts_or_default(prompts), card, columns), score, on_unreadable)
     if any(prompt.in_turns for prompt in read):
         card = with_turn_end(card)
     spec = SamplingSpec(
@@ -287,7 +290,7 @@ def _token_ids(forbidden: Sequence[int], card: ModelCard) -> tuple[int, ...]:
     return ids
 
 
-def _prompts_or_default(prompts: Iterable[Any] | None) -> Iterable[Any]:
+def _prompts_or_default(prompts: Any) -> Any:
     if prompts is not None:
         return prompts
     from lmrl.stories import openings

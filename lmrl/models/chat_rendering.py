@@ -1,26 +1,35 @@
 """Rendering of chat templates, as transformers does it, with jinja2 alone.
 
 The same sandbox, filters, globals and whitespace rules as ``transformers.utils.chat_template_utils``; a test compares
-the two. Leaves out tools, documents and ``continue_final_message``.
+the two. Tools and further variables come with a ``Conversation``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import DataError
+from lmrl.models.conversation import TRAIN_KEYS, Conversation, variables_of
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from lmrl.models.codec import TextCodec
+
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """The keyword with which a template marks what the assistant said."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which messages keep the reasoning before an answer; templates read the first or the second."""
+CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Stands behind the message that is continued while it is rendered, as in transformers."""
+PROBED = 8
+"""Conversations that are rendered with and without a key, to see whether the template reads it."""
 
 
 class ChatRenderer:
@@ -39,7 +48,25 @@ class ChatRenderer:
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         """Return the conversation's text; raises ``DataError`` with the template's own reason when it cannot."""
         with template_errors(messages):
-            return self._compiled.render(**self._variables(messages, add_generation_prompt))
+            return self._compiled.render(**self._variables(messages, add_generation_prompt, variables_of(messages)))
+
+    def render_continued(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation up to the end of its last message's content, for the model to continue.
+
+        This is ``continue_final_message`` of transformers. Raises ``DataError`` when the template rewrites the message.
+        """
+        with template_errors(messages):
+            content = messages[-1].get("content")
+            if not isinstance(content, str):
+                raise ValueError("the last message has no text to continue")
+            tagged = [*messages[:-1], {**messages[-1], "content": content + CONTINUED}]
+            text = self._compiled.render(**self._variables(tagged, False, variables_of(messages)))
+            tag = CONTINUED.strip()
+            if content.strip() not in text or tag not in text:
+                raise ValueError("it rewrites the last message, which therefore cannot be continued")
+            end = text.rindex(tag)
+            # Without the tag's own space the template trims its messages, so the beginning is trimmed too.
+            return text[:end] if text[end : end + len(CONTINUED)] == CONTINUED else text[:end].rstrip()
 
     def generation_spans(self, messages: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
         """Return the (start, end) characters of each ``{% generation %}`` block in the rendered conversation."""
@@ -47,20 +74,56 @@ class ChatRenderer:
         spans: list[tuple[int, int]] = []
         environment: Any = self._compiled.environment
         with template_errors(messages), environment.track_generation(blocks, spans):
-            for block in self._compiled.generate(**self._variables(messages, False)):
+            for block in self._compiled.generate(**self._variables(messages, False, variables_of(messages))):
                 blocks.append(block)
         return spans
 
-    def _variables(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> dict[str, Any]:
-        # transformers leaves out keys whose value is None, which many templates would print.
-        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    def _variables(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {
-            "messages": plain,
             "tools": None,
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
+            **variables,
+            "messages": [_plain_message(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
         }
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message without keys whose value is None, which many templates would print, and with its reasoning
+    under both names that templates read; transformers does the same."""
+    plain = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((plain[name] for name in REASONING if name in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def unread_keys(codec: TextCodec, conversations: Iterable[object]) -> dict[str, int]:
+    """Return the message keys and variables that the chat template drops, with how many conversations have them.
+
+    A key is dropped when no conversation (of the first few that have it) is rendered differently without it.
+    """
+    having: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+    for messages in conversations:
+        if isinstance(messages, Sequence) and not isinstance(messages, str):
+            keys = {str(key) for message in messages for key, value in message.items() if value is not None}
+            for name in (keys | set(variables_of(messages))) - {"role", "content", *TRAIN_KEYS}:
+                having.setdefault(name, []).append(messages)
+    return {
+        name: len(found)
+        for name, found in having.items()
+        if all(_rendered(codec, item) == _rendered(codec, item, name) for item in found[:PROBED])
+    }
+
+
+def _rendered(codec: TextCodec, messages: Sequence[Mapping[str, Any]], without: str = "") -> str:
+    variables = {name: value for name, value in variables_of(messages).items() if name != without}
+    plain = [{name: value for name, value in message.items() if name != without} for message in messages]
+    try:
+        return codec.render_chat(Conversation(plain, variables), True)
+    except DataError as error:
+        return f"refused: {error}"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lmrl.errors import DataError
+from lmrl.models.conversation import TRAIN_KEYS, is_prefilled, is_trained, variables_of, with_variables
 from lmrl.models.encoding import text_ids
 
 if TYPE_CHECKING:
@@ -64,13 +65,22 @@ def prompt_ids(codec: TextCodec, prompt: str | Messages) -> tuple[str, list[int]
     """Return the text and the token ids of a prompt, as a model is asked at inference.
 
     Plain text is encoded by ``text_ids``. Messages are rendered by the chat template with its generation
-    prompt; the template writes BOS itself, so the tokenizer adds none. The ids are a prefix of what ``chat_row`` and
-    ``response_row`` make of the same conversation. Raises ``DataError`` when the template cannot render it.
+    prompt; a conversation that ends with an assistant message (prefill) is rendered up to the end of that message,
+    which the model continues. The template writes BOS itself, so the tokenizer adds none. The ids are a prefix of what
+    ``chat_row`` and ``response_row`` make of the same conversation. Raises ``DataError`` when the template cannot
+    render it.
     """
     if isinstance(prompt, str):
         return prompt, text_ids(codec, prompt)
-    text = codec.render_chat(prompt, True)
-    return text, _encode_pieces(codec, text, _locate(codec, prompt, text))[0]
+    _refuse_unrendered_calls(codec, prompt)
+    if not is_prefilled(prompt):
+        text = codec.render_chat(prompt, True)
+        return text, _encode_pieces(codec, text, _locate(codec, prompt, text))[0]
+    text, asked = codec.render_continued(prompt), codec.render_chat(prompt[:-1], True)
+    turns = _locate(codec, prompt[:-1], text)
+    if text.startswith(asked):
+        turns[len(prompt) - 1] = _Turn(len(asked), ())
+    return text, _encode_pieces(codec, text, turns)[0]
 
 
 def response_row(
@@ -79,8 +89,9 @@ def response_row(
     """Return the ids of a prompt and of its completion, closed by the template's end of a turn or by EOS.
 
     ``prompt`` and ``completion`` are plain texts, or the prompt is messages and the completion the answer's text (or
-    messages, where the continuation has several turns). Together they are the row that fine-tuning trains on. Raises
-    ``DataError`` when the answer cannot be located in the rendered conversation.
+    messages, where the continuation has several turns). A prompt that ends with an assistant message is continued by
+    the completion. Together they are the row that fine-tuning trains on. Raises ``DataError`` when the answer cannot be
+    located in the rendered conversation.
     """
     if isinstance(prompt, str):
         if not isinstance(completion, str):
@@ -89,9 +100,15 @@ def response_row(
         joint = text_ids(codec, prompt + completion)
         answer = joint[len(before) :] if joint[: len(before)] == before else _encode_after(codec, completion)
         return before, answer if answer and answer[-1] in eos_ids else [*answer, _closing_id(codec, eos_ids)]
-    said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    asked = prompt_ids(codec, prompt)[1]
-    row, _ = chat_row(codec, eos_ids, [*prompt, *said], first=len(prompt))
+    said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else list(completion)
+    said = [{key: value for key, value in message.items() if key not in TRAIN_KEYS} for message in said]
+    text, asked = prompt_ids(codec, prompt)
+    first, after = len(prompt), 0
+    if is_prefilled(prompt):
+        begun = f"{prompt[-1].get('content') or ''}{said[0].get('content') or ''}"
+        said, first, after = [{**prompt[-1], **said[0], "content": begun}, *said[1:]], first - 1, len(text)
+    whole = with_variables([*prompt[:first], *said], variables_of(prompt))
+    row, _ = chat_row(codec, eos_ids, whole, first=first, after=after)
     if row[: len(asked)] != asked:
         raise DataError(
             "the chat template renders the prompt differently once an answer follows, so the answer cannot be located; "
@@ -106,24 +123,27 @@ def chat_row(
     messages: Messages,
     turns: Literal["all", "last"] = "all",
     first: int = 0,
+    after: int = 0,
 ) -> tuple[list[int], list[bool]]:
     """Return a conversation's ids and, for each, whether it is trained: the assistant's tokens, their end included.
 
-    ``turns`` "last" trains the last answer alone; messages before index ``first`` are never trained. What follows the
-    last trained token is left out. An answer is what a rendering with it adds to one without it, or the
-    ``{% generation %}`` blocks in that. Raises ``DataError`` when there is no answer, or when the template rewrites
-    one once more turns follow, so that it cannot be located.
+    ``turns`` "last" trains the last answer alone; messages before index ``first``, those whose weight is 0 and the
+    first ``after`` characters are never trained. What follows the last trained token is left out. An answer is what a
+    rendering with it adds to one without it, or the ``{% generation %}`` blocks in that. Raises ``DataError`` when
+    there is no answer, or when the template rewrites one once more turns follow, so that it cannot be located.
     """
     answers = [at for at, message in enumerate(messages) if message.get("role") == "assistant" and at >= first]
+    answers = [at for at in (answers[-1:] if turns == "last" else answers) if is_trained(messages[at])]
     if not answers:
         raise DataError("the conversation holds no assistant message to learn from.")
     messages = messages[: answers[-1] + 1]
+    _refuse_unrendered_calls(codec, messages)
     text = codec.render_chat(messages, False)
-    located = _locate(codec, messages, text)
+    located = _locate(codec, messages, text, after)
     row, lengths = _encode_pieces(codec, text, located)
     ends = frozenset(eos_ids) | {template_end_id(codec)}
     mask = [False] * len(row)
-    for at in answers[-1:] if turns == "last" else answers:
+    for at in answers:
         if at not in located:
             raise DataError(
                 f"the chat template rewrites the conversation around its message {at + 1}, so that answer cannot be "
@@ -145,6 +165,27 @@ def chat_row(
     if row[-1] not in ends:
         return [*row, _closing_id(codec, eos_ids)], [*mask, True]
     return row, mask
+
+
+def _refuse_unrendered_calls(codec: TextCodec, messages: Messages) -> None:
+    if any(message.get("tool_calls") for message in messages) and not _renders_calls(codec):
+        raise DataError(
+            "the chat template renders no tool_calls, so the calls of tools in the conversation would be lost; choose "
+            "a template that reads them."
+        )
+
+
+@lru_cache(maxsize=32)
+def _renders_calls(codec: TextCodec) -> bool:
+    """Return whether the chat template renders calls of tools; one that refuses this conversation knows of them."""
+    asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    try:
+        return codec.render_chat([asked, said], False) != codec.render_chat(
+            [asked, {**said, "tool_calls": [call]}], False
+        )
+    except DataError:
+        return True
 
 
 @lru_cache(maxsize=32)
@@ -170,8 +211,11 @@ def template_end_id(codec: TextCodec) -> int | None:
     return named[min(named, key=lambda text: (after.index(text), -len(text)))]
 
 
-def _locate(codec: TextCodec, messages: Messages, text: str) -> dict[int, _Turn]:
-    """Return, by index, the answers whose rendering up to them and with them is a prefix of ``text``."""
+def _locate(codec: TextCodec, messages: Messages, text: str, after: int = 0) -> dict[int, _Turn]:
+    """Return, by index, the answers whose rendering up to them and with them is a prefix of ``text``.
+
+    What an answer says begins behind the first ``after`` characters.
+    """
     turns = {}
     for at, message in enumerate(messages):
         if message.get("role") != "assistant":
@@ -187,7 +231,7 @@ def _locate(codec: TextCodec, messages: Messages, text: str) -> dict[int, _Turn]
         if codec.renderer.marks_generation:
             spans = codec.renderer.generation_spans(messages[: at + 1])
             said = [(max(start, len(asked)), end) for start, end in spans if end >= len(asked)]
-        turns[at] = _Turn(len(asked), tuple(said))
+        turns[at] = _Turn(len(asked), tuple((max(start, after), end) for start, end in said if end > after))
     return turns
 
 

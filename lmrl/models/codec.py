@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from lmrl.errors import DataError, ModelError
 from lmrl.models.chat_rendering import ChatRenderer, default_template, template_errors
+from lmrl.models.conversation import variables_of
 from lmrl.models.files import read_json
 
 TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -80,8 +81,13 @@ class TextCodec(Protocol):
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         """Return the text of a conversation, by the chat template.
 
-        Raises ``DataError`` when there is no template, or when it cannot render a role.
+        The variables of a ``Conversation`` (tools and others) reach the template. Raises ``DataError`` when there is no
+        template, or when it cannot render a role.
         """
+        ...
+
+    def render_continued(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation whose last message the model continues, by the chat template."""
         ...
 
 
@@ -147,6 +153,10 @@ class FastCodec:
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         """Return the text of a conversation."""
         return self.renderer.render(messages, add_generation_prompt)
+
+    def render_continued(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation whose last message is continued."""
+        return self.renderer.render_continued(messages)
 
     def __reduce__(self) -> tuple[type[FastCodec], tuple[Path]]:
         return (FastCodec, (self.path,))
@@ -222,14 +232,19 @@ class TransformersCodec:
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         """Return the text of a conversation, by the tokenizer's own method, which a class may have changed."""
+        return self._applied(messages, add_generation_prompt=add_generation_prompt)
+
+    def render_continued(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation whose last message is continued."""
+        return self._applied(messages, continue_final_message=True)
+
+    def _applied(self, messages: Sequence[Mapping[str, Any]], **how: bool) -> str:
         template = self.renderer.template
         with template_errors(messages):
             return str(
                 self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
-                    chat_template=template,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
+                    **{**variables_of(messages), "chat_template": template, "tokenize": False, **how},
                 )
             )
 

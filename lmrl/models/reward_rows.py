@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmrl.models.card import FastCodec, ModelCard, TransformersCodec
 from lmrl.models.chat_template import PLAIN_TEMPLATE, response_row
+from lmrl.models.conversation import is_prefilled
 
 if TYPE_CHECKING:
     from lmrl.data.records import Answer, Prompt
@@ -22,7 +23,8 @@ def reward_row(card: ModelCard, prompt: Prompt, completion: Answer) -> tuple[lis
     if card.eos_ids:
         return response_row(card.codec, card.eos_ids, prompt, completion)
     if not isinstance(prompt, str):
-        prompt = card.codec.render_chat(prompt, True)
+        codec = card.codec
+        prompt = codec.render_continued(prompt) if is_prefilled(prompt) else codec.render_chat(prompt, True)
     if not isinstance(completion, str):
         completion = "\n".join(message["content"] for message in completion)
     asked = card.codec.encode(prompt)

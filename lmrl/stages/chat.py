@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ class ChatSession:
     def _last_exchange(self) -> str | None:
         return self.messages[-2]["content"] if len(self.messages) >= 2 else None
 
-    def _with_system(self, messages: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
+    def _with_system(self, messages: Sequence[dict[str, str]]) -> tuple[Mapping[str, Any], ...]:
         return as_messages(messages, self.system)
 
     def _whole(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models.chat_template import prompt_ids
+from lmrl.models.conversation import is_prefilled, variables_of, with_variables
 from lmrl.models.folders import MASK_FILE, model_folder
 from lmrl.models.turns import holds_turns
 from lmrl.sampling.settings import SamplingSettings
@@ -85,15 +86,17 @@ def chats(card: ModelCard) -> bool:
     return bool(card.codec.chat_template)
 
 
-def as_messages(prompt: Any, system: str = "") -> tuple[dict[str, str], ...]:
+def as_messages(prompt: Any, system: str = "") -> tuple[Mapping[str, Any], ...]:
     """Return a prompt as messages: a text is what the user says, and ``system`` stands in front.
 
     A conversation that brings a system message of its own keeps it.
     """
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    turns: list[Mapping[str, Any]] = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, str):
+        turns = [dict(turn) for turn in prompt]
     if system and not (turns and turns[0]["role"] == "system"):
         turns.insert(0, {"role": "system", "content": system})
-    return tuple(turns)
+    return with_variables(turns, variables_of(prompt))
 
 
 def ask(card: ModelCard, prompt: Any, system: str = "", complete: bool = False) -> Asked:
@@ -141,7 +144,8 @@ def transcript(messages: Sequence[Any]) -> str:
     spoken = [turn for turn in messages if turn["role"] != "system"]
     if len(spoken) == 1 and spoken[0]["role"] == "user":
         return str(spoken[0]["content"])
-    return "\n".join([f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages] + ["Assistant:"])
+    lines = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages]
+    return "\n".join(lines if is_prefilled(messages) else [*lines, "Assistant:"])
 
 
 def refuse_broken(text: str) -> None:

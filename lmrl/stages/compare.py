@@ -17,8 +17,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lmrl.data import PromptSettings, load_rows
+from lmrl.data.parts import template_variables
+from lmrl.data.sources import is_table
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import ModelCard, load_card
+from lmrl.models.conversation import with_variables
 from lmrl.models.loading import LanguageModel, load
 from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.resolve import resolve as resolve_reward
@@ -91,7 +95,7 @@ class SideBySide:
 
 def compare(
     models: Sequence[str | Path],
-    prompts: Sequence[Any],
+    prompts: Any,
     *,
     names: Sequence[str] = (),
     system: str = "",
@@ -108,10 +112,11 @@ def compare(
 ) -> SideBySide:
     """Answer every prompt with every model.
 
-    ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with.
-    A prompt is a text, a conversation of messages, or a row with a
-    ``prompt`` and columns for the reward. A model with a chat template is asked through it (unless ``complete``), any
-    other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to the reference.
+    ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with. A
+    prompt is a text, a conversation of messages, or a row with a ``prompt`` and columns for the reward; ``prompts`` may
+    also be a path or a table of pandas or ``datasets``. A model with a chat template is asked through it (unless
+    ``complete``), any other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to
+    the reference.
 
     Raises ``SettingsError``, ``ModelError`` or ``PromptError`` before any weights are loaded.
     """
@@ -220,13 +225,17 @@ def shown(prompt: Any) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
-def _rows(prompts: Sequence[Any]) -> list[dict[str, Any]]:
-    rows = [dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
+def _rows(prompts: Any) -> list[dict[str, Any]]:
+    rows = load_rows(PromptSettings(), prompts) if is_table(prompts) else []
+    rows = rows or [dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
     if not rows:
         raise PromptError("there is no prompt to answer; give at least one")
     for number, row in enumerate(rows, start=1):
         if not row.get("prompt") or not shown(row["prompt"]).strip():
             raise PromptError(f"prompt {number} is empty; expected a text or messages")
+        variables = template_variables(row)
+        if variables:
+            row["prompt"] = with_variables(as_messages(row["prompt"]), variables)
     return rows
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.data import PromptSet, load_prompts
+from lmrl.data import PromptSet, load_prompts, load_rows
+from lmrl.data.builtin import prompt_settings
+from lmrl.data.parts import template_variables
 from lmrl.data.records import Prompt
-from lmrl.errors import DataError, PromptError, SettingsError
+from lmrl.errors import DataError, LmrlError, PromptError, SettingsError
 from lmrl.models.card import ModelCard
+from lmrl.models.conversation import with_variables
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.stages.chat_prompts import Asked, as_messages, ask, chats, transcript
@@ -59,7 +63,7 @@ def held_out_questions(
     with a chat template: the same as in an RL run of that model. As there, prompts whose answer a reward cannot read
     and prompts that leave some model no room to respond are skipped before the split and counted.
     """
-    rows = [copy(row) if isinstance(row, dict) else _row(row) for row in _rows(config, plugins, prompts)]
+    rows = [copy(row) for row in _rows(config, plugins, prompts)]
     templated = next((card for card in cards if chats(card)), None)
     for row in rows:
         if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str) and row["prompt"]:
@@ -69,9 +73,9 @@ def held_out_questions(
     loaded = load_prompts(rows, codec=(templated or cards[0]).codec)
     loaded = loaded.select(scorable_rows(rewards, loaded.columns, loaded.origins, config.on_unreadable))
     notes = list(loaded.notes[1:])  # the first says what shape these rows are of
-    kept = _with_room(config, cards, _questions(config, loaded))
+    kept, reasons = _answerable(config, cards, _questions(config, loaded))
+    notes += [f"{count} of {len(loaded)} prompts {reason} and were left out" for reason, count in reasons.items()]
     if len(kept) < len(loaded):
-        notes.append(f"{len(loaded) - len(kept)} of {len(loaded)} prompts leave no room to answer and were left out")
         loaded = loaded.select(kept)
     if config.held_out.prompts:
         try:
@@ -91,7 +95,8 @@ def _questions(config: EvaluateConfig, loaded: PromptSet) -> list[Question]:
         messages = conversations[index]
         columns = {name: values[index] for name, values in loaded.columns.items() if name != MESSAGES}
         if messages:
-            items.append(Question(as_messages(messages, config.system), columns))
+            asked = with_variables(as_messages(messages, config.system), template_variables(columns))
+            items.append(Question(asked, columns))
         elif config.chat == "on":
             items.append(Question(as_messages(text, config.system), columns))
         else:
@@ -99,18 +104,29 @@ def _questions(config: EvaluateConfig, loaded: PromptSet) -> list[Question]:
     return items
 
 
-def _with_room(config: EvaluateConfig, cards: Sequence[ModelCard], questions: Sequence[Question]) -> list[int]:
-    """Return the places of the prompts that every model can answer; raises ``PromptError`` where there is none."""
-    refused: dict[int, PromptError] = {}
+def _answerable(
+    config: EvaluateConfig, cards: Sequence[ModelCard], questions: Sequence[Question]
+) -> tuple[list[int], Counter[str]]:
+    """Return the places of the prompts that every model can answer, and why others are left out.
+
+    Raises the first error where no prompt is left.
+    """
+    refused: dict[int, LmrlError] = {}
     for card in cards:
         for place, question in enumerate(questions):
             try:
                 ask_one(config, card, question)
             except PromptError as error:
                 refused.setdefault(place, error)
+            except DataError as error:
+                if isinstance(question.prompt, str):
+                    raise
+                refused.setdefault(place, error)
     if len(refused) == len(questions):
         raise next(iter(refused.values()))
-    return [place for place in range(len(questions)) if place not in refused]
+    why = "leave no room to answer", "are refused by a model's chat template"
+    reasons = Counter(why[isinstance(error, DataError)] for error in refused.values())
+    return [place for place in range(len(questions)) if place not in refused], reasons
 
 
 def ask_one(config: EvaluateConfig, card: ModelCard, question: Question) -> Asked:
@@ -134,8 +150,8 @@ def _row(row: Any) -> dict[str, Any]:
     return dict(row) if isinstance(row, Mapping) else {"prompt": row}
 
 
-def _rows(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | None) -> list[Any]:
+def _rows(config: EvaluateConfig, plugins: Any, prompts: Any) -> list[Any]:
     if prompts is not None:
-        return list(prompts)
+        return load_rows(prompt_settings(config.prompts), prompts)
     spec, settings = config.prompts.resolve(plugins)
-    return list(spec.build(settings))
+    return [row if isinstance(row, dict) else _row(row) for row in spec.build(settings)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmrl.data import ChatExample, CompletionExample, load_examples
-from lmrl.data.files import read_rows
+from lmrl.data.sources import open_rows
 from lmrl.errors import DataError, LmrlError
 from lmrl.models.card import ModelCard
 from lmrl.models.chat_template import chat_row, response_row
@@ -56,7 +56,7 @@ def read_texts(settings: TextSettings) -> ReferenceTexts:
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it") from error
         return _plain([text], str(path), settings.characters)
-    rows = read_rows(settings.rows.path, settings.rows.split, settings.rows.subset, settings.rows.revision)
+    rows = open_rows(None, settings.rows, "reference texts", "texts.rows").rows
     if settings.kind == "plain" and rows and "text" not in rows[0]:
         raise DataError(f"{path} has no column 'text', but {', '.join(rows[0])}; expected one for texts.kind = plain")
     if rows and "text" in rows[0]:

@@ -80,9 +80,10 @@ def prefer(
 ) -> PreferResult:
     """Sample responses, have them ranked, and write rankings and pairs into a run folder.
 
-    ``annotators`` (by name) and ``prompts`` (texts, or rows with a ``prompt`` and further columns) take the place of
-    the configuration's. With ``resume`` the run in ``config.run.folder`` continues: nothing is sampled or asked twice.
-    Raises ``AnnotatorError`` when an annotator cannot be asked any more, after what it answered has been written.
+    ``annotators`` (by name) and ``prompts`` (texts, rows, a path, a table of pandas or ``datasets``; read with the
+    settings of ``[prompts.file]``) take the place of the configuration's. With ``resume`` the run in
+    ``config.run.folder`` continues: nothing is sampled or asked twice. Raises ``AnnotatorError`` when an annotator
+    cannot be asked any more, after what it answered has been written.
     """
     refuse_ranks()
     plugins = plugins or PluginManager()

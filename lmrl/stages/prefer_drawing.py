@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ import torch
 from tqdm import tqdm
 
 from lmrl.data import PromptSet, PromptSettings, load_prompts
+from lmrl.data.builtin import prompt_settings
+from lmrl.data.notes import is_loss_of_data, log_notes
+from lmrl.data.parts import template_variables
 from lmrl.data.records import Prompt
 from lmrl.errors import ResumeError
 from lmrl.models import LanguageModel, load, load_card
+from lmrl.models.conversation import with_variables
 from lmrl.plugins import PluginManager
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.offered import sampled_columns
@@ -28,6 +34,7 @@ from lmrl.stages.prefer_config import PreferConfig
 from lmrl.stages.prefer_samples import PROMPTS_FILE, SAMPLES_FILE, make_sample, write_whole
 from lmrl.stages.rl_checks import encode_prompts, in_turns, usable_prompts
 
+logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 256
 """Responses that are sampled, and then kept, together."""
 
@@ -42,7 +49,9 @@ def prepare_prompts(
     card = load_card(model_path(config.model), trust_remote_code=config.trust_remote_code)
     spec, settings = config.prompts.resolve(plugins)
     rows = list(spec.build(settings)) if prompts is None else prompts
-    found = load_prompts(rows, PromptSettings(chat=config.chat, limit=config.samples.prompts), card.codec)
+    reading = PromptSettings() if prompts is None else prompt_settings(config.prompts)
+    found = load_prompts(rows, replace(reading, chat=config.chat, limit=config.samples.prompts), card.codec)
+    log_notes(logger, [note for note in found.notes if prompts is not None or is_loss_of_data(note)])
     found = found.select(scorable_rows(rewards, found.columns, found.origins, config.on_unreadable))
     return usable_prompts(LanguageModel(None, card), found, sampling_spec(config.sampling, card))
 
@@ -126,4 +135,5 @@ def _kept(partial: Path, batch: int) -> int:
 def _prompt_of(prompts: PromptSet, index: int) -> tuple[Prompt, str, dict[str, Any]]:
     columns = {name: values[index] for name, values in prompts.columns.items()}
     messages = columns.pop("prompt_messages", None)
-    return tuple(messages) if messages else prompts.prompts[index], prompts.prompts[index], columns
+    prompt = with_variables(messages, template_variables(columns)) if messages else prompts.prompts[index]
+    return prompt, prompts.prompts[index], columns

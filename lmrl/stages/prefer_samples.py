@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrl.data import RowSettings, load_rankings
-from lmrl.data.files import read_rows
+from lmrl.data.notes import log_notes
+from lmrl.data.parts import template_variables
 from lmrl.data.readers import read_answer, read_prompt
 from lmrl.data.reading import Answered, Skip, list_of, numbers, refuse_half_characters
 from lmrl.data.records import Answer, Prompt
-from lmrl.data.rows import Tally, as_asked
+from lmrl.data.rows import Reading, Tally, as_asked
 from lmrl.data.shapes import Shape, column_sets, find_shape
+from lmrl.data.sources import Opened, open_rows
 from lmrl.errors import DataError, ResumeError
+from lmrl.models.conversation import with_variables
 from lmrl.preferences import Comparison
 from lmrl.preferences.questions import as_text
 from lmrl.preferences.ranks import compact_ranks, dense_ranks
@@ -108,10 +111,10 @@ def read_completions(settings: RowSettings) -> Samples:
 
     Ranks or scores in the rows, or columns ``gold_ranks`` or ``gold_scores``, become gold ranks. Raises ``DataError``.
     """
-    rows = read_rows(settings.path, settings.split, settings.subset, settings.revision)
-    shape = find_shape(column_sets(rows), "rankings")
-    if shape is None and any(set(UNRANKED) <= row.keys() for row in rows):
-        return _unranked(rows, settings)
+    opened = open_rows(None, settings, "completions", "completions_from")
+    shape = find_shape(column_sets(opened.rows), "rankings")
+    if shape is None and any(set(UNRANKED) <= row.keys() for row in opened.rows):
+        return _unranked(opened, settings)
     found = load_rankings(None, settings)
     skipped = dict(found.skipped)
     samples = []
@@ -141,8 +144,7 @@ def scorable_samples(samples: Samples, rewards: Sequence[RewardFunction], config
 
 def write_samples(folder: Path, samples: Samples) -> None:
     """Write ``samples.jsonl`` in one piece, and beside it what was left out."""
-    for note in samples.notes:
-        logger.info(note)
+    log_notes(logger, samples.notes)
     write_whole(folder / PROMPTS_FILE, [{"skipped": samples.skipped}])
     write_whole(folder / SAMPLES_FILE, [sample.to_dict() for sample in samples.samples])
 
@@ -166,7 +168,9 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
     for number, line in enumerate((folder / SAMPLES_FILE).read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            prompt = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
+            prompt = row["prompt"]
+            if not isinstance(prompt, str):
+                prompt = with_variables(prompt, template_variables(row["columns"]))
             comparison = Comparison(
                 prompt, row["prompt_text"], tuple(row["completions"]), row["columns"], row.get("sampled", {})
             )
@@ -180,15 +184,17 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
     return samples, skipped
 
 
-def _unranked(rows: Sequence[Mapping[str, Any]], settings: RowSettings) -> Samples:
+def _unranked(opened: Opened, settings: RowSettings) -> Samples:
     samples: list[Sample] = []
     tally = Tally(settings.path)
-    for number, row in enumerate(rows[: settings.limit or None], start=1):
+    reading = Reading(opened, _TO_BE_RANKED, "logged")
+    for number, row in enumerate(opened.rows[: settings.limit or None], start=1):
         try:
             asked = read_prompt(row.get("prompt"))
             given = list_of(row.get("completions"), "completions")
             answers = tuple(read_answer(item, asked, "completion") for item in given)
-            prompt, answers = as_asked(Answered(asked, answers, ()), settings.chat, _TO_BE_RANKED)
+            found = reading.complete(Answered(asked, answers, ()), row)
+            prompt, answers = as_asked(found, settings.chat, _TO_BE_RANKED)
             texts = _texts(answers)
             if texts is None:
                 raise Skip("answers of several turns")
@@ -200,7 +206,8 @@ def _unranked(rows: Sequence[Mapping[str, Any]], settings: RowSettings) -> Sampl
         columns = {name: value for name, value in row.items() if name not in UNRANKED}
         samples.append(make_sample(prompt, as_text(prompt), columns, texts, gold))
     note = f"{settings.path}: {len(samples)} prompts with completions to be ranked"
-    return _checked(Samples(samples, tally.skipped, (note, *tally.notes())), settings.path)
+    notes = (note, *opened.notes, *reading.notes(), *tally.notes())
+    return _checked(Samples(samples, tally.skipped, notes), settings.path)
 
 
 def _checked(samples: Samples, where: str) -> Samples:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmrl.config import resolved, to_toml
 from lmrl.data import RankingSet, load_rankings
+from lmrl.data.prompts import dropped_keys
 from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError, SettingsError
 from lmrl.models.reward_card import MEMBER, write_normalisation
@@ -55,16 +56,17 @@ class RewardTrainingResult:
 def reward(
     config: RewardConfig,
     *,
-    rankings: RankingSet | None = None,
+    rankings: Any = None,
     plugins: PluginManager | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> RewardTrainingResult:
     """Train a reward model, or an ensemble, on preferences and write a run folder.
 
-    ``rankings`` take the place of the configuration's data. With ``resume`` the run in ``config.run.folder`` continues
-    from its newest checkpoint, bit for bit on a CPU. Everything is checked before the folder is made. The checkpoint
-    loads with ``AutoModelForSequenceClassification``; the run's folder is what ``reward.learned.path`` takes.
+    ``rankings`` (a ``RankingSet``, rows, a path, a table of pandas or ``datasets``) take the place of ``data.path``.
+    With ``resume`` the run in ``config.run.folder`` continues from its newest checkpoint, bit for bit on a CPU.
+    Everything is checked before the folder is made. The checkpoint loads with ``AutoModelForSequenceClassification``;
+    the run's folder is what ``reward.learned.path`` takes.
     """
     plugins = plugins or PluginManager()
     note_unread(config, plugins)
@@ -76,7 +78,7 @@ def reward(
         )
     if rankings is None and not config.data.path:
         raise DataError("no rankings were named; set data.path: lmrl reward data.path=preferences.jsonl")
-    found = rankings if rankings is not None else load_rankings(None, config.data)
+    found = rankings if isinstance(rankings, RankingSet) else load_rankings(rankings, config.data)
     _check_scores(found, config)
     model = _started(config, config.run.seed, accelerator.device)
     training, held_out = _split(found, config)
@@ -120,7 +122,7 @@ def reward(
     report = None
     if sides[1].items and not interrupted:
         report = _report(sides[1], scores, folder, accelerator.is_main_process)
-    notes = [*found.notes, *_left_out(sides[0], "training"), *_left_out(sides[1], "held-out")]
+    notes = [*found.notes, *_dropped(found, model), *_left_out(sides[0], "training"), *_left_out(sides[1], "held-out")]
     return RewardTrainingResult(folder, [part.checkpoint for part in fits], fits[-1].steps, report, notes, interrupted)
 
 
@@ -197,6 +199,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _dropped(found: RankingSet, model: RewardModel) -> list[str]:
+    conversations = [item for ranking in found.rankings for item in (ranking.prompt, *ranking.completions)]
+    return dropped_keys(model.card.codec, conversations, "the rankings")
 
 
 def _left_out(encoded: EncodedRankings, side: str) -> list[str]:

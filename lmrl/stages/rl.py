@@ -48,11 +48,11 @@ def rl(
 ) -> RLResult:
     """Train a policy with reinforcement learning and write a run folder.
 
-    ``reward`` (a callable) and ``prompts`` (texts, or rows with a ``prompt`` and further columns) take the place of
-    the configuration's, ``data`` (a path or rows) that of ``config.data.path`` for optimizers that learn from data
-    instead of prompts; ``plugins`` is a ``PluginManager``. With ``resume`` the run in ``config.run.folder``
-    continues from its newest checkpoint, bit for bit on a CPU. Ctrl-C finishes the update, saves and returns;
-    a second one stops at once.
+    ``reward`` (a callable) and ``prompts`` (texts, rows, a path, a table of pandas or ``datasets``; read with the
+    settings of ``[prompts.file]``) take the place of the configuration's, ``data`` (the same kinds) that of
+    ``config.data.path`` for optimizers that learn from data instead of prompts; ``plugins`` is a ``PluginManager``.
+    With ``resume`` the run in ``config.run.folder`` continues from its newest checkpoint, bit for bit on a CPU. Ctrl-C
+    finishes the update, saves and returns; a second one stops at once.
     """
     session = open_session(config, reward=reward, prompts=prompts, data=data, plugins=plugins, resume=resume)
     error: BaseException | None = None

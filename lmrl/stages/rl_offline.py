@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from lmrl.data.logged import load_logged
+from lmrl.data.notes import log_notes
+from lmrl.data.prompts import dropped_keys
 from lmrl.data.rankings import load_rankings
 from lmrl.data.records import Answer, Prompt
 from lmrl.data.splitting import digest_of
@@ -156,6 +158,8 @@ def load_offline(
             skipped["too long for the context"] += 1
             continue
         items.append(Item(rows, reward))
+    conversations = [item for prompt, answers, _ in records for item in (prompt, *answers)]
+    log_notes(logger, dropped_keys(card.codec, conversations, "the data"))
     if not items:
         reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise DataError(
@@ -179,8 +183,7 @@ def _pairs(settings: LearningData, source: Any) -> list[Record]:
             f"{error} This optimizer learns from pairs or rankings of answers. Answers that are labelled one by one "
             "make pairs only where a prompt has a good and a bad one; other optimizers learn from such labels."
         ) from error
-    for note in found.notes:
-        logger.info(note)
+    log_notes(logger, found.notes)
     records: list[Record] = []
     for ranking in found.rankings:
         pairs = ranking.pairs()
@@ -192,8 +195,7 @@ def _pairs(settings: LearningData, source: Any) -> list[Record]:
 
 def _labelled(settings: LearningData, source: Any) -> list[Record]:
     found = load_logged("label", source, settings)
-    for note in found.notes:
-        logger.info(note)
+    log_notes(logger, found.notes)
     good = sum(answer.reward > 0 for answer in found.answers)
     if good in (0, len(found)):
         raise DataError(
@@ -211,8 +213,7 @@ def _rewarded(settings: LearningData, source: Any) -> list[Record]:
             f"{error} This optimizer learns from answers with the reward that each got: give rows with prompt, "
             "completion and reward, or rankings with scores, as `lmrl prefer` writes them when a reward ranks."
         ) from error
-    for note in found.notes:
-        logger.info(note)
+    log_notes(logger, found.notes)
     rewards = {answer.reward for answer in found.answers}
     if len(rewards) == 1:
         raise DataError(

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from lmrl.config import read_toml, resolved, to_toml
-from lmrl.data import PromptOrder, PromptSet, load_prompts
+from lmrl.data import PromptOrder, PromptSet, PromptSettings, load_prompts
+from lmrl.data.builtin import prompt_settings
+from lmrl.data.notes import is_loss_of_data, log_notes
 from lmrl.data.splitting import digest_of
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.kl import KLController
@@ -92,7 +94,10 @@ def open_session(
     if config.reference:
         require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)
         reference_model = load(config.reference, device=device, trust_remote_code=trust).model
-    rows = load_prompts(prompts if prompts is not None else _dataset_rows(config, plugins), codec=start.card.codec)
+    given_rows = _dataset_rows(config, plugins) if prompts is None else prompts
+    reading = PromptSettings() if prompts is None else prompt_settings(config.prompts)
+    rows = load_prompts(given_rows, reading, codec=start.card.codec)
+    log_notes(logger, [note for note in rows.notes if prompts is not None or is_loss_of_data(note)])
     rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
     needs: Needs = optimizer_spec.needs

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lmrl.data.examples import ExampleSet, load_examples
+from lmrl.data.notes import log_notes
 from lmrl.data.order import PromptOrder
 from lmrl.data.records import ChatExample
 from lmrl.errors import SettingsError
@@ -31,7 +32,7 @@ from lmrl.stages.devices import make_accelerator
 from lmrl.stages.settings import note_unread
 from lmrl.stages.sft_batches import can_pack
 from lmrl.stages.sft_config import SFTConfig
-from lmrl.stages.sft_rows import EncodedSet, Question, encode_examples, is_loss_of_data, question_of
+from lmrl.stages.sft_rows import EncodedSet, Question, encode_examples, question_of
 from lmrl.stages.sft_task import Sample, SFTTask
 from lmrl.stages.supervised import FitResult, fit
 
@@ -92,8 +93,7 @@ def sft(
         )
     training, held_out = _examples(config, examples)
     prepared = prepare(config, training, held_out, accelerator, progress)
-    for note in prepared.notes if accelerator.is_main_process else ():
-        logger.log(logging.WARNING if is_loss_of_data(note) else logging.INFO, note)
+    log_notes(logger, prepared.notes if accelerator.is_main_process else ())
     if config.train.epochs:
         steps = math.ceil(config.train.epochs * prepared.order.count / prepared.order.batch)
         config = replace(config, train=replace(config.train, steps=steps))

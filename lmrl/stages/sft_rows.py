@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lmrl.data.examples import Example, ExampleSet
+from lmrl.data.prompts import dropped_keys
 from lmrl.data.records import ChatExample
 from lmrl.errors import DataError, ModelError
 from lmrl.models.chat_template import chat_row, prompt_ids, response_row
@@ -77,6 +78,7 @@ def encode_examples(
         rows.append(row)
         kept.append(example)
     notes = [f"{where}: left out {count}: {reason} (first: {first[reason]})" for reason, count in skipped.items()]
+    notes += dropped_keys(codec, [item.messages for item in kept if isinstance(item, ChatExample)], where)
     if not rows:
         raise DataError(f"no {where} example of {len(examples)} can be used. " + "; ".join(notes))
     if truncated:
@@ -109,11 +111,6 @@ def question_of(example: Example, codec: TextCodec) -> Question:
     last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
     shown = "\n".join(f"{message['role']}: {message['content']}" for message in messages[:last])
     return Question(shown, prompt_ids(codec, messages[:last])[1], messages[last]["content"])
-
-
-def is_loss_of_data(note: str) -> bool:
-    """Say whether a note tells of rows that were left out or cut off."""
-    return ": left out " in note or ": cut off " in note
 
 
 def _refuse_foreign_ids(row: Row, vocabulary: int, where: str) -> None:

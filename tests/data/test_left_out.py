@@ -24,6 +24,7 @@ EXAMPLES = [
     (COMPLETION, {"prompt": "", "completion": "c"}, "an empty prompt"),
     (COMPLETION, {"prompt": "p", "completion": 3}, "completion: not messages of role and content"),
     (COMPLETION, {"messages": [USER, ASSISTANT]}, "no 'prompt'"),
+    (COMPLETION, {"prompt": [USER, ASSISTANT], "completion": "c"}, "a prompt that ends with the assistant"),
     (CHAT, {"messages": []}, "no messages"),
     (CHAT, {"messages": None}, "no 'messages'"),
     (CHAT, {"messages": [USER]}, "no assistant message"),
@@ -32,7 +33,7 @@ EXAMPLES = [
     (CHAT, {"messages": [USER, {"role": "narrator", "content": "x"}]}, "an unknown role"),
     (CHAT, {"messages": [USER, {"role": "assistant", "content": {"a": 1}}]}, "a message that is not text"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]}, "a message that is not text"),
-    (CHAT, {"messages": [USER, {**ASSISTANT, "tool_calls": [{"id": 1}]}]}, "a call of a tool"),
+    (CHAT, {"messages": [USER, {**ASSISTANT, "tool_calls": [{"id": 1}]}]}, "a call of a tool without a name"),
     (CHAT, {"messages": [{"role": "system", "content": ""}]}, "messages: nothing said"),
     (CHAT, {"messages": "q"}, "messages: not messages of role and content"),
     ({"instruction": "i", "output": "o"}, {"instruction": "i", "output": ""}, "an empty output"),
@@ -56,7 +57,6 @@ RANKINGS = [
     (PAIR, {"prompt": "p", "chosen": "c", "rejected": " c\n"}, "chosen equal to rejected"),
     (PAIR, {"prompt": "p", "chosen": "c", "rejected": None}, "no 'rejected'"),
     (PAIR, {"prompt": "p", "chosen": "", "rejected": "r"}, "a best answer that is empty"),
-    (PAIR, {"prompt": [USER, ASSISTANT], "chosen": "c", "rejected": "r"}, "a prompt that ends with the assistant"),
     (PAIR, {"chosen": "c", "rejected": "r"}, "no 'prompt'"),
     (N_WAY, {**N_WAY, "scores": [1, 1]}, "answers that all tie"),
     (N_WAY, {**N_WAY, "scores": [1, math.nan]}, "scores: not finite numbers"),
@@ -112,7 +112,7 @@ def test_nothing_left_says_why():
 
 def test_an_unknown_role_is_named():
     rows = [CHAT, {"messages": [USER, {"role": "narrator", "content": "x"}]}]
-    assert any("'narrator'; known are answer, assistant," in note for note in load_examples(rows).notes)
+    assert any("'narrator'; known are ai, answer, assistant," in note for note in load_examples(rows).notes)
 
 
 def test_a_worse_answer_may_be_empty():
@@ -162,8 +162,9 @@ def test_broken_conversations_are_counted_among_prompts_too(chat_codec):
         [{"prompt": [USER]}, {"prompt": [USER, {"role": "narrator", "content": "x"}]}, {"prompt": [USER, ASSISTANT]}],
         codec=chat_codec,
     )
-    assert len(found) == 1 and found.columns == {"prompt_messages": [[USER]]}
-    assert sum("left out 1:" in note for note in found.notes) == 2
+    assert found.prompts == ["^[user]q[assistant]", "^[user]q[assistant]a"], "the last message is continued"
+    assert found.columns == {"prompt_messages": [[USER], [USER, ASSISTANT]]}
+    assert sum("left out 1:" in note for note in found.notes) == 1
 
 
 def test_half_characters_are_counted(tmp_path):
