@@ -14,7 +14,7 @@ from lmrl.data.reading import Skip
 from lmrl.data.records import Prompt
 from lmrl.data.rows import Chat, plain_prompt
 from lmrl.data.shapes import Shape, column_sets, find_shape, recognise, row_columns
-from lmrl.data.unmapped import refuse_unmapped, unused_text
+from lmrl.data.unmapped import ANSWERS, refuse_unmapped, unused_text
 from lmrl.errors import DataError, unknown
 
 PROMPT_COLUMNS = ("prompt", "prompt_ids")
@@ -77,7 +77,7 @@ class PromptReader:
         self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.has_answer else [])})
         asked = not column and not template and self.shape is not None and self.shape.spoken
         self.parts = Parts(rows, mapped, asked)
-        used = {*self.parts.names, *self.template_columns, *PROMPT_COLUMNS, "prompt_messages", column}
+        used = {*self.parts.names, *self.template_columns, *PROMPT_COLUMNS, "prompt_messages", *ANSWERS, column}
         if self.shape is not None and not column:
             used |= {*self.shape.columns, self.shape.answer if isinstance(self.shape.answer, str) else "answer"}
             used |= {"input", "history"} if "instruction" in self.shape.columns else set()

@@ -11,7 +11,7 @@ from lmrl.config.unread import only_if
 from lmrl.data.conversations import longest, message
 from lmrl.data.parts import Parts, as_answer
 from lmrl.data.readers import is_good, labels_of
-from lmrl.data.reading import Answered, Skip, refuse_half_characters
+from lmrl.data.reading import Answered, Skip, is_missing, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
 from lmrl.data.shapes import Row, Shape, Use, column_sets, recognise, row_columns
 from lmrl.data.sources import Opened, Source, open_rows
@@ -149,7 +149,8 @@ class Reading:
 
     def complete(self, answered: Answered, row: Row) -> Answered:
         """Return what was read of a row together with its parts. Raises ``Skip`` for an answer labelled as bad."""
-        if self.labelled and not is_good(row):
+        required = "label" in self.shape.columns
+        if self.labelled and (required or not is_missing(row.get("label"))) and not is_good(row):
             raise Skip("a completion that is labelled as bad")
         self.used.update(answered.used)
         if not self.parts.names:

@@ -15,7 +15,7 @@ from lmrl.errors import DataError
 
 Row = Mapping[str, Any]
 ANSWERS = ("answer", "completion", "output", "target", "solution", "response", "label", "answerKey")
-"""Columns that may hold the letter or number of a choice."""
+"""Columns that may contain the letter or number of a choice; of prompts, rewards read them."""
 SERIES = re.compile(r"(.*?)[ _-]?([A-Ha-h]|\d)")
 """Columns that hold one choice each: ``A``, ``option_b``, ``ending3``."""
 

@@ -174,6 +174,11 @@ def test_answers_that_are_labelled_as_bad_are_not_imitated_and_kto_takes_them(ro
     assert [answer.reward for answer in load_logged("label", rows).answers] == [1.0, 0.0, 1.0]
 
 
+def test_an_answer_without_a_label_is_imitated():
+    found = load_examples([{**CHAT, "label": label} for label in (True, None, False)])
+    assert len(found) == 2 and found.skipped == {"a completion that is labelled as bad": 1}
+
+
 def test_a_label_that_is_a_class_is_only_named():
     found = load_examples([{**CHAT, "label": kind} for kind in ("sports", "news")])
     assert len(found) == 2 and any("'label' (2 rows)" in note for note in found.notes)
