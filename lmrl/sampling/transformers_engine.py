@@ -18,11 +18,12 @@ from torch import Tensor
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models.card import TextCodec, contains_stop
 from lmrl.rollout import Samples, TextInputs, lengths_to_mask, select_record
-from lmrl.sampling.decoder import Decoder, TransformersDecoder, pad_prompts
+from lmrl.sampling.decoder import Decoder, pad_prompts
 from lmrl.sampling.distribution import draw_from_logits
 from lmrl.sampling.engine import OnFinished
 from lmrl.sampling.finish import finish_codes, finish_flags
 from lmrl.sampling.llama_decoder import LlamaDecoder, supports
+from lmrl.sampling.plain_decoder import general_decoder
 from lmrl.sampling.settings import TransformersEngineSettings
 from lmrl.sampling.spec import SamplingSpec
 
@@ -133,7 +134,7 @@ class TransformersEngine:
         turnover = len(queue) > places
         if self.settings.fast_path and supports(model):
             return LlamaDecoder(model, queue.prompts, most_steps, turnover)
-        return TransformersDecoder(model, queue.prompts, most_steps, turnover)
+        return general_decoder(model, queue.prompts, most_steps, turnover)
 
     def _steps_between_looks(self, device: torch.device) -> int:
         """Return after how many steps the host asks who has ended: on a GPU each time would make it wait."""

@@ -14,9 +14,9 @@ import torch
 from lmrl.errors import NonFiniteError
 from lmrl.models.card import TextCodec, response_texts
 from lmrl.models.loading import LanguageModel
-from lmrl.sampling.cache import make_cache, refuse_unfilled
 from lmrl.sampling.distribution import draw
 from lmrl.sampling.finish import FinishReason
+from lmrl.sampling.plain_decoder import general_decoder
 from lmrl.sampling.spec import SamplingSpec
 
 CONTEXT_TOKENS = 16
@@ -58,18 +58,12 @@ class Stream:
         context = spec.context_length or self.model.card.context_length
         generator = torch.Generator().manual_seed(self.seed)
         uniforms = torch.rand(1, spec.max_new_tokens, generator=generator, dtype=torch.float64).to(model.device)
-        cache = make_cache(model, len(self.prompt) + spec.max_new_tokens)
-        newest = torch.tensor([list(self.prompt)], device=model.device)
+        decoder = general_decoder(model, [self.prompt], spec.max_new_tokens)
+        place = torch.zeros(1, dtype=torch.long, device=model.device)
+        newest = place
         for step in range(spec.max_new_tokens):
             with torch.no_grad():
-                first = len(self.prompt) + step - newest.shape[1] if step else 0
-                positions = torch.arange(first, first + newest.shape[1], device=model.device)[None, :]
-                output = model(
-                    input_ids=newest, past_key_values=cache, use_cache=True, position_ids=positions, logits_to_keep=1
-                )
-                if step == 0:
-                    refuse_unfilled(cache, model)
-                logits = output.logits[:, -1]
+                logits = decoder.step(newest, place.bool()) if step else decoder.admit(place, [0])
                 if not bool(torch.isfinite(logits).any()) or bool(torch.isnan(logits).any()):
                     raise NonFiniteError("a NaN or an infinity in the model's logits; the checkpoint is broken")
                 logprobs = spec.log_distribution(logits)
@@ -79,7 +73,7 @@ class Stream:
             yield token
             if self.finish != FinishReason.NONE:
                 return
-            newest = torch.tensor([[token]], device=model.device)
+            newest = torch.tensor([token], device=model.device)
 
     def _finished(self, token: int, context: int) -> FinishReason:
         if token in self.spec.eos_ids:

@@ -16,6 +16,7 @@ from lmrl.rollout import Scored
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import any_rank
 from lmrl.stages.evaluation import Evaluation, evaluate_policy
+from lmrl.stages.first_update import check_data, check_samples
 from lmrl.stages.resampling import resample
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.rl_session import Session
@@ -123,6 +124,11 @@ def _update(session: Session, update: int) -> dict[str, float]:
             greedy_scores = maker.greedy_scores(prompts) if maker.needs.greedy_scores else None
         sampled = time.perf_counter()
         reference_logprobs = maker.reference_logprobs(scored.samples)
+        if update == 1 and session.starts_as_reference:
+            samples = scored.samples
+            check_samples(
+                samples.behavior_logprobs, reference_logprobs, samples.action_mask, accelerator, maker.policy.model
+            )
         beta = session.controller.beta
         rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
@@ -178,6 +184,8 @@ def _update_offline(session: Session, update: int) -> dict[str, float]:
     start = time.perf_counter()
     with session.accelerator.autocast():
         batch = session.offline_batch(update)
+    if update == 1 and session.starts_as_reference:
+        check_data(batch, session.updater.policy, session.accelerator, session.maker.policy.model)
     loaded = time.perf_counter()
     seed = derive_seed(session.config.run.seed, "minibatches", update)
     means = session.updater.learn(batch, 0.0, update, seed)

@@ -48,6 +48,11 @@ class Session:
     dtype: torch.dtype = torch.float32
     """Precision of the model in checkpoints."""
 
+    @property
+    def starts_as_reference(self) -> bool:
+        """True if the initial policy is the reference model and is sampled as it is, without a mask policy."""
+        return not self.config.reference and self.maker.mask is None
+
     def offline_batch(self, update: int) -> Experience:
         """Return this rank's share of the data of an update (counted from 1)."""
         assert self.offline is not None

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from lmrl.errors import ModelError, NonFiniteError, PromptError, SettingsError
+from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
 from lmrl.sampling import FinishReason, SamplingSpec
@@ -194,12 +194,3 @@ def test_convolutions_leave_the_batch_with_their_rows():
     samples = TransformersEngine().generate(model, PROMPTS * 3, spec, seed=0)
     rescored = score_logprobs(PolicyModel(model), samples.inputs, spec, 64)
     assert torch.allclose(samples.behavior_logprobs, rescored, atol=1e-5)
-
-
-def test_a_model_that_would_drop_the_cache_is_refused():
-    from transformers import MambaConfig, MambaForCausalLM
-
-    ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
-    model = MambaForCausalLM(MambaConfig(vocab_size=15, hidden_size=16, num_hidden_layers=1, state_size=4, **ids))
-    with pytest.raises(ModelError, match="past_key_values"):
-        TransformersEngine().generate(model.eval(), PROMPTS, SamplingSpec(), seed=0)
