@@ -17,6 +17,7 @@ from typing import Any
 from lmrl.errors import ModelError
 from lmrl.models.card import ModelCard, read_card
 from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, find_files, read_json
+from lmrl.models.labels import ONLY_SCORE, Choice, Output, choose_label
 from lmrl.models.weight_files import read_header
 
 ARCHITECTURE = "ForSequenceClassification"
@@ -24,8 +25,16 @@ HEAD = "score"
 """Name of the head in most families."""
 SECTION = "lmrl"
 """Key of config.json under which lmrl keeps what transformers does not know; transformers hands it through."""
-DEFAULT_LABELS = 2
-"""What transformers assumes where config.json names no labels."""
+ENCODERS = (
+    "albert", "bert", "big_bird", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert",
+    "longformer", "mobilebert", "modernbert", "mpnet", "nystromformer", "roberta", "roberta-prelayernorm", "roformer",
+    "squeezebert", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
+"""Families that read a text in both directions, in their tokenizer's own form, even where they name an EOS."""
+RESERVE_POSITIONS = (
+    "camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"
+)  # fmt: skip
+"""Families whose positions begin behind the padding id."""
 MEMBER = "member-"
 """Folders of an ensemble's members are called this and a number from 1."""
 
@@ -42,18 +51,25 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class RewardCard:
-    """A reward model's ``card`` (``eos_ids`` is empty for encoders that know none) and its normalisation."""
+    """A reward model's ``card`` (``eos_ids`` is empty for encoders), its normalisation and the number that counts."""
 
     card: ModelCard
     normalisation: Normalisation
+    choice: Choice = ONLY_SCORE
 
 
 def load_reward_card(
-    name_or_path: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+    name_or_path: str | Path,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    label: str = "",
+    output: Output = "log_probability",
 ) -> RewardCard:
     """Read the card of a reward model from a checkpoint's folder, a run's folder, an adapter's folder or the hub.
 
-    Raises ``ModelError`` for a missing folder, a model without a reward head, and one with several labels.
+    ``label`` is the label of a classifier with several that is the reward, and ``output`` its form. Raises
+    ``ModelError`` for a missing folder, a model without a reward head, and a missing or unknown label.
     """
     path = Path(name_or_path).expanduser()
     if member_folders(path) and not (path / "config.json").exists():
@@ -64,11 +80,25 @@ def load_reward_card(
     files = find_files(name_or_path, revision)
     config = reward_config(files)
     _require_reward_head(files.name, config)
+    choice = choose_label(files.name, config, label, output)
     card = read_card(files, config, trust_remote_code, needs_end=False)
     longest = read_json(files.tokenizer / "tokenizer_config.json", required=False).get("model_max_length")
-    if isinstance(longest, int | float) and 0 < longest < card.context_length:  # RoBERTa: two positions are reserved
-        card = dataclasses.replace(card, context_length=int(longest))
-    return RewardCard(card, read_normalisation(config))
+    return RewardCard(scorer_card(card, config, longest), read_normalisation(config), choice)
+
+
+def scorer_card(card: ModelCard, config: dict[str, Any], longest: Any = None) -> ModelCard:
+    """Return the card of a model that scores texts: encoders close no row by EOS, and some reserve positions.
+
+    ``longest`` is the tokenizer's ``model_max_length``.
+    """
+    kind = str(config.get("model_type"))
+    limits = [card.context_length]
+    if isinstance(longest, int | float) and longest > 0:
+        limits.append(int(min(longest, card.context_length)))
+    if kind in RESERVE_POSITIONS:  # positions are counted from behind the padding id
+        limits.append(card.context_length - 1 - (1 if card.pad_id is None else card.pad_id))
+    eos_ids = () if kind in ENCODERS else card.eos_ids
+    return dataclasses.replace(card, context_length=min(limits), eos_ids=eos_ids)
 
 
 def reward_config(files: CheckpointFiles) -> dict[str, Any]:
@@ -89,23 +119,12 @@ def has_reward_head(config: dict[str, Any]) -> bool:
     return any(str(name).endswith(ARCHITECTURE) for name in config.get("architectures") or [])
 
 
-def label_count(config: dict[str, Any]) -> int:
-    """Return how many numbers the head of a sequence classification checkpoint gives."""
-    labels = config.get("id2label")
-    return int(config.get("num_labels") or (len(labels) if labels else DEFAULT_LABELS))
-
-
 def _require_reward_head(name: str, config: dict[str, Any]) -> None:
     if not has_reward_head(config):
         found = ", ".join(map(str, config.get("architectures") or ["no architecture"]))
         raise ModelError(
             f"{name} is no reward model: its config.json names {found}; expected a checkpoint of "
-            f"AutoModelForSequenceClassification with one label. Train one with `lmrl reward model={name}`."
-        )
-    labels = label_count(config)
-    if labels != 1:
-        raise ModelError(
-            f"{name} has {labels} labels; a reward model has one, its score. A classifier with several is no reward."
+            f"AutoModelForSequenceClassification. Train one with `lmrl reward model={name}`."
         )
 
 

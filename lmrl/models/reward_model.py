@@ -20,6 +20,7 @@ from lmrl.models.card import ModelCard, load_card, load_codec
 from lmrl.models.codec import TEMPLATE_FILE
 from lmrl.models.files import CheckpointFiles, find_files
 from lmrl.models.folders import copy_tokenizer
+from lmrl.models.labels import ONLY_SCORE, Choice, Output
 from lmrl.models.loading import require_trainable
 from lmrl.models.pretrained import load_weights
 from lmrl.models.reward_card import (
@@ -44,12 +45,19 @@ class RewardModel(nn.Module):
 
     ``card`` tells how rows are made; ``normalisation`` is applied by ``score_rows`` only, training sees raw scores.
     ``stored_dtype`` is the precision of the checkpoint that it came from.
+    ``choice`` is the number of a classifier with several labels that is the score.
     """
 
     def __init__(
-        self, model: Any, card: ModelCard, normalisation: Normalisation | None = None, stored_dtype: str = ""
+        self,
+        model: Any,
+        card: ModelCard,
+        normalisation: Normalisation | None = None,
+        stored_dtype: str = "",
+        choice: Choice = ONLY_SCORE,
     ) -> None:
         super().__init__()
+        self.choice = choice
         self.stored_dtype = stored_dtype
         self.model = model
         self.card = card
@@ -69,9 +77,18 @@ class RewardModel(nn.Module):
         if self._way == "equal lengths":
             pieces = [torch.nonzero(lengths == length).squeeze(1) for length in lengths.unique()]
         if pieces is None:
-            return _read(self.model, self._way, ids, lengths)
-        scores = torch.cat([_read(self.model, self._way, ids[rows], lengths[rows]) for rows in pieces])
+            return self._chosen(_read(self.model, self._way, ids, lengths))
+        scores = torch.cat([self._chosen(_read(self.model, self._way, ids[rows], lengths[rows])) for rows in pieces])
         return scores[torch.cat(list(pieces)).argsort()]
+
+    def _chosen(self, logits: Tensor) -> Tensor:
+        """Return the score of each row, (B,), of all labels' logits (B, K)."""
+        choice = self.choice
+        if choice.output in (None, "logit"):
+            return logits[:, choice.place]
+        log_shares = nn.functional.logsigmoid(logits) if choice.independent else logits.log_softmax(dim=1)
+        chosen = log_shares[:, choice.place]
+        return chosen.exp() if choice.output == "probability" else chosen
 
     @torch.no_grad()
     def score_rows(self, rows: Sequence[Sequence[int]], token_budget: int = 16384, normalised: bool = True) -> Tensor:
@@ -137,18 +154,21 @@ def load_reward_model(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    label: str = "",
+    output: Output = "log_probability",
 ) -> RewardModel:
-    """Load a trained reward model: a run's folder, a checkpoint, or any sequence classification model with one label.
+    """Load a trained reward model: a run's folder, a checkpoint, or any sequence classification model.
 
-    ``dtype`` None keeps float32 on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError``.
+    ``label`` names the label of a classifier with several whose ``output`` is the score. ``dtype`` None keeps float32
+    on a CPU and the checkpoint's own precision elsewhere. Raises ``ModelError``.
     """
-    found = load_reward_card(name_or_path, revision, trust_remote_code=trust_remote_code)
+    found = load_reward_card(name_or_path, revision, trust_remote_code=trust_remote_code, label=label, output=output)
     chosen: Any = dtype
     if dtype is None:
         chosen = torch.float32 if torch.device(device or "cpu").type == "cpu" else "auto"
     files = find_files(name_or_path, revision)
     model = _load_scorer(files, chosen, trust_remote_code)
-    return RewardModel(model.to(device or "cpu"), found.card, found.normalisation)
+    return RewardModel(model.to(device or "cpu"), found.card, found.normalisation, choice=found.choice)
 
 
 def start_reward_model(
@@ -234,18 +254,18 @@ def _start_head(model: Any, path: str, seed: int) -> None:
 
 
 def _read(model: Any, way: str, ids: Tensor, lengths: Tensor) -> Tensor:
-    """Return raw scores, float32 (B,); ``_way_of_reading`` says what the ways are."""
+    """Return the logits of all labels, float32 (B, K), in one of the ways that ``_way_of_reading`` describes."""
     width = int(lengths.max())
     ids = ids[:, :width]
     if way != "last state":
         mask = lengths_to_mask(lengths, width).long()
-        scores: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, 0].float()
-        return scores
+        logits: Tensor = model(input_ids=ids, attention_mask=mask).logits.float()
+        return logits
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
     with torch.autocast(last.device.type, enabled=False):  # half precision would round scores to three digits
         bias = None if model.score.bias is None else model.score.bias.float()
-        return nn.functional.linear(last.float(), model.score.weight.float(), bias).squeeze(-1)
+        return nn.functional.linear(last.float(), model.score.weight.float(), bias)
 
 
 @torch.no_grad()
@@ -262,9 +282,7 @@ def _way_of_reading(model: Any) -> str:
         return "equal lengths"
     device = next(model.parameters()).device
     short, long = [tokens[0], tokens[1]], (tokens * 3)[:5]
-    alone = torch.cat(
-        [model(input_ids=torch.tensor([row], device=device)).logits[:, 0].float() for row in (short, long)]
-    )
+    alone = torch.cat([model(input_ids=torch.tensor([row], device=device)).logits.float() for row in (short, long)])
     ids, lengths = pad_rows([short, long])
     ids[0, 2:] = tokens[-1]  # what follows a row must not matter
     half = next(model.parameters()).dtype != torch.float32

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lmrl.models.card import FastCodec, ModelCard, TransformersCodec
 from lmrl.models.chat_template import PLAIN_TEMPLATE, response_row
 from lmrl.models.conversation import is_prefilled
+from lmrl.models.encoding import opening_ids
 
 if TYPE_CHECKING:
     from lmrl.data.records import Answer, Prompt
@@ -32,6 +33,11 @@ def reward_row(card: ModelCard, prompt: Prompt, completion: Answer) -> tuple[lis
     return pair[: len(asked)], pair[len(asked) :]
 
 
+def text_row(card: ModelCard, text: str) -> list[int]:
+    """Return the ids of a text in the tokenizer's own form, as transformers' pipelines read it."""
+    return list(card.codec.encode(text))
+
+
 def fitted_row(card: ModelCard, prompt: list[int], completion: list[int]) -> tuple[list[int], int]:
     """Return one row that fits the model's context, and how many tokens were left out to that end.
 
@@ -41,7 +47,9 @@ def fitted_row(card: ModelCard, prompt: list[int], completion: list[int]) -> tup
     excess = len(row) - card.context_length
     if excess <= 0:
         return row, 0
-    keep_first = int(card.bos_id is not None and row[0] == card.bos_id)
+    before = opening_ids(card.codec)  # [CLS] of an encoder
+    bos = int(card.bos_id is not None and row[0] == card.bos_id)
+    keep_first = len(before) if before and row[: len(before)] == before else bos
     return row[:keep_first] + row[keep_first + excess :], excess
 
 

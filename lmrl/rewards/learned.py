@@ -15,8 +15,9 @@ import numpy as np
 
 from lmrl.config import only_if
 from lmrl.errors import RewardError, SettingsError
-from lmrl.models.reward_card import load_reward_card, member_folders
-from lmrl.models.reward_rows import fitted_row, reward_row
+from lmrl.models.labels import Output
+from lmrl.models.reward_card import RewardCard, load_reward_card, member_folders
+from lmrl.models.reward_rows import fitted_row, reward_row, text_row
 from lmrl.rewards.ensemble import Aggregation, aggregate
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class LearnedSettings:
     normalise: bool = True
     """Subtract the mean and divide by the standard deviation of the reference samples that the model was normalised on.
     A model without these numbers gives its raw scores."""
+    label: str = ""
+    """Label of a classifier with several labels that is the reward: its name or number. A reward model has none."""
+    output: Output = "log_probability"
+    """Form of the label's score: log_probability, probability (from 0 to 1) or logit (before the softmax)."""
+    reads: Literal["auto", "conversation", "text", "response"] = "auto"
+    """Input of the model. conversation: prompt and response in the model's own form (chat template, EOS, or an
+    encoder's pair); text: the prompt followed by the response, as one text; response: the response alone. auto: text
+    for a classifier with a label, conversation otherwise."""
     token_budget: int = 0
     """Positions per forward pass, padding included. 0: 4096 on a CPU, 32768 elsewhere."""
     device: Literal["auto", "cpu"] = "auto"
@@ -54,7 +63,8 @@ class LearnedSettings:
 
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
-        return only_if(self.aggregation == "uncertainty", "aggregation=uncertainty", "coefficient")
+        unread = only_if(self.aggregation == "uncertainty", "aggregation=uncertainty", "coefficient")
+        return unread | only_if(bool(self.label), "label=...", "output")
 
 
 class Learned:
@@ -76,7 +86,10 @@ class Learned:
         for name in named:
             self.folders += [str(folder) for folder in member_folders(name)] or [name]
         trust = settings.trust_remote_code
-        self.cards = [load_reward_card(folder, trust_remote_code=trust) for folder in self.folders]
+        self.cards = [
+            load_reward_card(folder, trust_remote_code=trust, label=settings.label, output=settings.output)
+            for folder in self.folders
+        ]
         bare = [card.card.path for card in self.cards if not card.normalisation.count]
         if len(self.folders) > 1 and settings.normalise and settings.aggregation != "mean" and bare:
             raise SettingsError(
@@ -84,6 +97,25 @@ class Learned:
                 "its scores have no common scale with the others'; use aggregation = 'mean', or normalise it"
             )
         self._models: list[RewardModel] | None = None
+        self._live = False
+
+    @classmethod
+    def of(cls, model: RewardModel, settings: LearnedSettings) -> Learned:
+        """Return the reward of a model that is loaded already; it pickles with its weights."""
+        made = cls.__new__(cls)
+        made.settings, made.folders = settings, [model.card.path]
+        made.cards, made._models, made._live = (
+            [RewardCard(model.card, model.normalisation, model.choice)],
+            [model],
+            True,
+        )
+        return made
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Least and greatest score, where they are known."""
+        probability = self.settings.label and self.settings.output == "probability"
+        return (0.0, 1.0) if probability else None
 
     @property
     def models(self) -> list[RewardModel]:
@@ -97,7 +129,14 @@ class Learned:
             device = torch.device("cuda" if on_gpu else "cpu")
             trust = self.settings.trust_remote_code
             self._models = [
-                load_reward_model(folder, device=device, trust_remote_code=trust) for folder in self.folders
+                load_reward_model(
+                    folder,
+                    device=device,
+                    trust_remote_code=trust,
+                    label=self.settings.label,
+                    output=self.settings.output,
+                )
+                for folder in self.folders
             ]
         return self._models
 
@@ -116,7 +155,7 @@ class Learned:
         for model in self.models:
             rows = []
             for place, (prompt, response) in enumerate(zip(asked, responses, strict=True)):
-                row, excess = fitted_row(model.card, *reward_row(model.card, prompt, response))
+                row, excess = fitted_row(model.card, *self._row(model, prompt, response))
                 if not row:
                     raise RewardError(f"row {place} has no tokens: prompt and response are empty")
                 rows.append(row)
@@ -134,8 +173,20 @@ class Learned:
         score = aggregate(members, self.settings.aggregation, self.settings.coefficient)
         return {"score": score, **parts, "std": members.std(axis=0), "cut": cut}
 
+    def _row(self, model: RewardModel, prompt: Any, response: str) -> tuple[list[int], list[int]]:
+        reads = self.settings.reads
+        if reads == "auto":
+            reads = "conversation" if model.choice.output is None else "text"
+        if reads == "conversation":
+            return reward_row(model.card, prompt, response)
+        if reads == "response":
+            return text_row(model.card, response), []
+        if not isinstance(prompt, str):
+            prompt = "\n".join([*(str(message["content"]) for message in prompt), ""])
+        return text_row(model.card, prompt + response), []
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_models": None}
+        return self.__dict__ if self._live else {**self.__dict__, "_models": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Learned:
         return self  # weights are shared by copies of an environment, not copied

@@ -20,6 +20,7 @@ from lmrl.errors import SettingsError, nearest, unknown
 from lmrl.rewards.binding import bind
 from lmrl.rewards.function import Member, RewardFunction
 from lmrl.rewards.learned import Learned, LearnedSettings, is_path
+from lmrl.rewards.live import live_kind, live_reward
 from lmrl.rewards.signatures import signature_of
 from lmrl.specs import Concurrency, RewardSpec
 
@@ -36,7 +37,8 @@ def resolve(
     """Return the reward that ``reward`` stands for.
 
     ``reward`` is a registered name ("happy_end"), ``"module:function"``, the folder or hub id of a reward model
-    ("runs/reward-1"), a callable, a ``RewardSpec``, or a mapping of such names to weights. ``settings`` is the reward's
+    ("runs/reward-1"), a callable, a ``RewardSpec``, a live classifier, pipeline or reward model, or a mapping of such
+    names to weights. ``settings`` is the reward's
     settings table; of several rewards, a table per name. A function named by ``module:function`` gets its settings as
     keyword arguments, a class is built from them; a path takes those of the reward ``learned``.
 
@@ -87,6 +89,11 @@ def _member(reward: Any, table: dict[str, Any], plugins: PluginManager | None) -
             target = _imported(reward) if ":" in reward else _registered(reward, plugins)
             name, table_of = reward, table
         return _built(name, target, table_of, settings=table)
+    if live_kind(reward):
+        name = type(reward[0] if isinstance(reward, tuple) else reward).__name__
+        function = live_reward(reward, table)
+        bind(name, function)
+        return Member(name, function)
     if isinstance(reward, RewardSpec):
         return _built(reward.name, reward, table, settings=table)
     return _built(getattr(reward, "__qualname__", type(reward).__name__), reward, table, settings=None)

@@ -220,7 +220,7 @@ class TestRefusals:
 
     def test_several_labels(self, saved):
         change(saved, id2label={"0": "bad", "1": "good"})
-        with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
+        with pytest.raises(ModelError, match="a classifier with 2 labels: bad, good; expected the label"):
             load_reward_model(saved)
 
     def test_a_folder_that_is_not_there(self, saved):
