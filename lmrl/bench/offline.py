@@ -49,7 +49,7 @@ def _opened(config: RLConfig, rows: Sequence[Any] | None, plugins: PluginManager
     from lmrl.models import load
     from lmrl.stages.rl_setup import embedded_model
 
-    model = load(config.model or embedded_model(), device="cpu")
+    model = load(config.model or embedded_model(), device="cpu", trust_remote_code=config.trust_remote_code)
     if rows is None:
         spec, settings = config.prompts.resolve(plugins)
         rows = list(spec.build(settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import VocabularyError
@@ -10,6 +10,8 @@ from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, 
 from lmrl.models.weight_files import listing, read_header
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lmrl.models.card import ModelCard
 
 MEDIA_TOKENS = ("image_token", "audio_token", "video_token")
@@ -57,8 +59,24 @@ def vocabulary_difference(reference: ModelCard, card: ModelCard) -> str:
     other = f"id {theirs[token]}" if token in theirs else "no id"
     return (
         f"{len(different)} of the model's {len(ours)} tokens have another id or none, such as {token!r}, which "
-        f"has id {number} in the model and {other} in the {reference.path}"
+        f"has id {number} in the model and {other} in {reference.path}"
     )
+
+
+def same_tokens(reference: ModelCard, card: ModelCard, ids: Iterable[int]) -> bool:
+    """Return True if these token ids mean the same to both models, and the reference has rows for all of them."""
+    ours, theirs = ({i: token for token, i in one.codec.vocabulary().items()} for one in (card, reference))
+    return all(i < reference.vocab_size and ours.get(i) == theirs.get(i) for i in ids)
+
+
+def require_sampled_ids(ids: Tensor, card: ModelCard) -> None:
+    """Raise ``VocabularyError`` if an inference engine returns a token id that the model does not have."""
+    highest = int(ids.max()) if ids.numel() else 0
+    if highest >= card.vocab_size:
+        raise VocabularyError(
+            f"the inference engine returned the token id {highest}, and {card.path} has {card.vocab_size} ids; the "
+            "engine serves a model with another vocabulary. Let it serve this model."
+        )
 
 
 def grown_rows(files: CheckpointFiles) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lmrl.errors import SettingsError
 from lmrl.models.card import ModelCard, response_texts
 from lmrl.models.turns import with_turn_end
+from lmrl.models.vocabulary import require_sampled_ids
 from lmrl.sampling.engine import Engine
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.settings import SamplingSettings
@@ -80,6 +81,7 @@ def sample_texts(
         engine = TransformersEngine()
     codec = model.card.codec
     samples = engine.generate(model.model, prompts, spec, seed, codec)
+    require_sampled_ids(samples.inputs.response_ids, model.card)
     lengths = samples.inputs.response_lengths.tolist()
     rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
     logprobs = [row[:length] for row, length in zip(samples.behavior_logprobs.tolist(), lengths, strict=True)]

@@ -9,6 +9,7 @@ import torch
 
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import score_logprobs
+from lmrl.models.vocabulary import same_tokens
 from lmrl.rollout import TextInputs
 from lmrl.sampling.spec import SamplingSpec
 
@@ -37,8 +38,7 @@ def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0
 def why_no_kl(card: ModelCard, reference: ModelCard, rows: Rows) -> str:
     """Return why a reference cannot score what a model sampled, in words behind the model's name; empty if it can."""
     ids = [[*prompt, *response] for prompt, response in rows]
-    known = all(max(row) < reference.vocab_size for row in ids)
-    if not known or card.codec.decode_batch(ids) != reference.codec.decode_batch(ids):
+    if not same_tokens(reference, card, {token for row in ids for token in row}):
         return "has another tokenizer than the reference, so it has no KL to it"
     longest = max(map(len, ids))
     if longest > reference.context_length:

@@ -78,7 +78,9 @@ def refuse_defaults(config: PreferConfig, with_prompts: bool, with_annotators: b
         from lmrl.models.card import load_card  # not before it is needed: a run that only asks loads no torch
         from lmrl.stages.chat_prompts import model_path
 
-        refuse_story_defaults(completions or load_card(model_path(config.model)), missing)
+        trust = config.trust_remote_code
+        card = completions or load_card(model_path(config.model), trust_remote_code=trust)
+        refuse_story_defaults(card, missing)
 
 
 def refuse_ranks() -> None:

@@ -115,7 +115,7 @@ def new_model(settings: PretrainModelSettings, vocabulary_size: int, ids: Specia
     config = make_config(settings, vocabulary_size, ids)
     torch.manual_seed(derive_seed(seed, "model"))
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # sizes that do not fit together show here, in each family's own words
         raise SettingsError(
             f"no {settings.architecture} can be made of [model] ({type(error).__name__}: {error}); hidden_size is "

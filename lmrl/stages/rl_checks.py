@@ -97,7 +97,7 @@ def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: b
     if not reward_given and config.reward.is_default and not config.reward_weights:
         missing["reward.name"] = "reward.name=NAME (see `lmrl plugins`, or module:function, or a reward model)"
     besides = "" if samples else ", or evaluation.prompts=0 to train without evaluation"
-    refuse_story_defaults(load_card(config.model), missing, besides)
+    refuse_story_defaults(load_card(config.model, trust_remote_code=config.trust_remote_code), missing, besides)
 
 
 def check_ranks(config: RLConfig, needs: Needs, ranks: int) -> None:

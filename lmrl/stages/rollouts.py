@@ -14,6 +14,7 @@ from lmrl.models.card import ModelCard, response_texts
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.models.vocabulary import require_sampled_ids
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.offered import sampled_columns
 from lmrl.rollout import Rollout, Samples, Scored
@@ -71,6 +72,7 @@ class RolloutMaker:
                 drawn_from = model if self.mask is None else self.mask.restrict(model)
                 further = {"on_finished": early.add} if early is not None and self.streams else {}
                 samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec, **further)
+            require_sampled_ids(samples.inputs.response_ids, self.card)
             # One prompt drawn twice from the data stays two groups, as the group size says.
             # An engine may return half precision; ratios and KL are differences of log-probabilities, so float32.
             samples = replace(

@@ -102,7 +102,7 @@ class PlainBatch:
         model: Any = load(stage.folder, device=stage.device, dtype=torch.float32).model
         self.learner = PaddedLearner(model, stage.settings.microbatch_rows)
         self.reference = copy.deepcopy(self.learner.model).requires_grad_(False)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(stage.folder))
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(stage.folder), trust_remote_code=False)
         self.reward = ShareOfWords(stage.shape.vocabulary // 4)
         self.ids = torch.tensor(stage.prompts(cell), device=stage.device)
         groups = torch.arange(cell.rows // cell.group_size, device=stage.device)

@@ -119,8 +119,12 @@ def _make_trainer(
         **own,
     )
     with quiet_transformers():
-        model = transformers.AutoModelForCausalLM.from_pretrained(str(stage.folder), dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(stage.folder), padding_side="left")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(stage.folder), dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(stage.folder), padding_side="left", trust_remote_code=False
+        )
         trainer_class = trl.GRPOTrainer if algorithm == "grpo" else trl.RLOOTrainer
         trainer = trainer_class(
             model=model,
