@@ -128,7 +128,7 @@ def text_settings(files: CheckpointFiles, config: dict[str, Any], trust_remote_c
     except Exception as error:  # transformers raises many kinds; each means that there is no usable configuration
         raise ModelError(
             remote_code_message(files.name, config, trust_remote_code)
-            or f"{files.name}: config.json could not be loaded ({first_line(error)})"
+            or f"{files.name}: config.json could not be loaded ({short_text(error)})"
         ) from error
 
 
@@ -148,7 +148,7 @@ def load_codec(path: Path, trust_remote_code: bool = False) -> TextCodec:
     except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
         raise ModelError(
             remote_code_message(str(path), settings, trust_remote_code)
-            or f"{path}: no tokenizer could be loaded ({first_line(error)})"
+            or f"{path}: no tokenizer could be loaded ({short_text(error)})"
         ) from error
 
 
@@ -163,10 +163,10 @@ def remote_code_message(name: str, settings: Mapping[str, Any], trust_remote_cod
     )
 
 
-def first_line(error: Exception) -> str:
-    """Return an error's kind and the first line of its text: transformers appends lists of all that it knows."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}"
+def short_text(error: Exception, limit: int = 300) -> str:
+    """Return an error's kind and the beginning of its text: transformers appends lists of all that it knows."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}" + (" ..." if len(text) > limit else "")
 
 
 def _named_tokens(settings: Mapping[str, Any]) -> set[str]:

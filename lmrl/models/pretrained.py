@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.models.card import first_line, remote_code_message
+from lmrl.models.card import remote_code_message, short_text
 from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.models.kinds import text_model_type
 from lmrl.models.vocabulary import grown_rows
@@ -63,7 +63,7 @@ def load_weights(
     except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
         raise ModelError(
             remote_code_message(files.name, config, trust_remote_code)
-            or f"{files.name} could not be loaded as {purpose} ({first_line(error)}){_quantised(config)}"
+            or f"{files.name} could not be loaded as {purpose} ({short_text(error)}){_quantised(config)}"
         ) from error
     missing = set(report["missing_keys"])
     trained = _adapter_head(files) if files.adapter is not None else set()
@@ -166,7 +166,7 @@ def _merged(model: Any, files: CheckpointFiles) -> Any:
         raise
     except Exception as error:  # PEFT raises many kinds; all mean that this adapter cannot be used
         raise ModelError(
-            f"the adapter {folder} could not be put on {files.folder} ({first_line(error)}). Use it with "
+            f"the adapter {folder} could not be put on {files.folder} ({short_text(error)}). Use it with "
             "the base model that it was trained from."
         ) from error
 
