@@ -14,7 +14,7 @@ from lmrl.data.reading import Skip
 from lmrl.data.records import Prompt
 from lmrl.data.rows import Chat, plain_prompt
 from lmrl.data.shapes import Shape, column_sets, find_shape, recognise, row_columns
-from lmrl.data.unmapped import ANSWERS, refuse_unmapped, unused_text
+from lmrl.data.unmapped import ANSWERS, refuse_unmapped, unused_columns
 from lmrl.errors import DataError, unknown
 
 PROMPT_COLUMNS = ("prompt", "prompt_ids")
@@ -85,7 +85,7 @@ class PromptReader:
             implicit = not column and self.shape is not None and self.shape.name == "implicit preference"
             named = column or (self.shape.columns[0] if self.shape else "prompt")
             refuse_unmapped(rows, used, where, SETTING, implicit, named)
-        self.notes += unused_text(rows, used, where, SETTING, "no part of the prompt; rewards get it by name")
+        self.notes += unused_columns(rows, used, where, SETTING, "part of the prompt (rewards get them by name)")
 
     @property
     def name(self) -> str:

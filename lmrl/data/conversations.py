@@ -176,7 +176,10 @@ def before_answer(messages: Messages) -> tuple[Messages, Answer]:
         raise Skip("no assistant message")
     if all(item["role"] == "system" for item in messages[:last]):
         raise Skip("an assistant message before any other")
-    return messages[:last], shortest(messages[last : last + 1])
+    first = last
+    while messages[first - 1]["role"] == "assistant":  # several in a row are one answer
+        first -= 1
+    return messages[:first], shortest(messages[first : last + 1])
 
 
 def divide(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:

@@ -15,7 +15,7 @@ from lmrl.data.reading import Answered, Skip, is_missing, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
 from lmrl.data.shapes import Row, Shape, Use, column_sets, recognise, row_columns
 from lmrl.data.sources import Opened, Source, open_rows
-from lmrl.data.unmapped import refuse_unmapped, unused_text
+from lmrl.data.unmapped import refuse_unmapped, unused_columns
 from lmrl.errors import DataError, SettingsError
 from lmrl.models.conversation import is_trained, variables_of, with_variables
 
@@ -163,9 +163,9 @@ class Reading:
 
     def notes(self) -> list[str]:
         """Return how choices were counted, and which columns hold text and were not read."""
-        what = "kept with the rankings and not read" if self.use == "rankings" else "not used"
+        what = "read, only kept with the rankings" if self.use == "rankings" else "used"
         where = self.opened.where
-        return [*self.parts.notes(where), *unused_text(self.opened.rows, self.used, where, "data", what)]
+        return [*self.parts.notes(where), *unused_columns(self.opened.rows, self.used, where, "data", what)]
 
     def _has_labels(self) -> bool:
         if "label" in self.shape.columns:

@@ -16,21 +16,23 @@ from lmrl.errors import DataError
 Row = Mapping[str, Any]
 ANSWERS = ("answer", "completion", "output", "target", "solution", "response", "label", "answerKey")
 """Columns that may contain the letter or number of a choice; of prompts, rewards read them."""
+JUDGEMENT = re.compile(r"score|rating|reward|label|weight|quality|grade|vote|rank", re.IGNORECASE)
+"""Columns that say how good an answer is, also as a number."""
 SERIES = re.compile(r"(.*?)[ _-]?([A-Ha-h]|\d)")
 """Columns that hold one choice each: ``A``, ``option_b``, ``ending3``."""
 
 
-def unused_text(rows: Sequence[Row], used: Collection[str], where: str, setting: str, what: str) -> list[str]:
-    """Return a note that names the columns which hold text and are not ``used``, with the number of rows each."""
+def unused_columns(rows: Sequence[Row], used: Collection[str], where: str, setting: str, what: str) -> list[str]:
+    """Return a note on the columns that contain text or a judgement and are not ``used``, with the rows of each."""
     counts: Counter[str] = Counter()
     for row in rows:
-        counts.update(name for name, value in row.items() if name not in used and _holds_text(value))
+        counts.update(name for name, value in row.items() if name not in used and _matters(name, value))
     if not counts:
         return []
     names = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.items())
     return [
-        f"{where}: text in the columns {names} is {what}; {setting}.columns maps a column that matters, and "
-        f"{setting}.columns.unused names those that do not"
+        f"{where}: not {what}: {names}; {setting}.columns maps a column that matters, and {setting}.columns.unused "
+        "names those that do not"
     ]
 
 
@@ -121,6 +123,10 @@ def _series(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         if found and _mostly(rows, name, lambda value: isinstance(value, str | int | float)):
             groups.setdefault(found[1], []).append(name)
     return max((group for group in groups.values() if len(group) > 1), key=len, default=[])
+
+
+def _matters(name: str, value: object) -> bool:
+    return _holds_text(value) or (JUDGEMENT.search(name) is not None and not is_missing(value))
 
 
 def _holds_text(value: object) -> bool:

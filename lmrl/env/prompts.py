@@ -114,14 +114,12 @@ def _loaded(source: Any, card: ModelCard, columns: Mapping[str, Any] | None) -> 
     try:
         found = load_prompts(source, PromptSettings(columns=dict(columns or {})), card.codec)
     except DataError as error:
-        first = source[0] if isinstance(source, list) else {}
-        if isinstance(first, Mapping) and PROMPT_COLUMN not in first and not columns:
-            guess = nearest(PROMPT_COLUMN, map(str, first))
-            hint = f"prompt 0 has no {PROMPT_COLUMN!r} column. Did you mean {guess!r}? " if guess else ""
-            raise PromptError(f"{hint}{error}") from error
-        if isinstance(source, list):
-            raise PromptError(str(error)) from error
-        raise
+        if not isinstance(source, list):
+            raise
+        first = source[0] if source and isinstance(source[0], Mapping) else {PROMPT_COLUMN: ""}
+        guess = "" if columns or PROMPT_COLUMN in first else nearest(PROMPT_COLUMN, map(str, first))
+        hint = f"prompt 0 has no {PROMPT_COLUMN!r} column. Did you mean {guess!r}? " if guess else ""
+        raise PromptError(f"{hint}{error}") from error
     log_notes(logger, found.notes)
     rows = found.prompt_ids or [text_ids(card.codec, text) for text in found.prompts]
     return tuple(

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmrl.data import PromptSet, load_prompts, load_rows
 from lmrl.data.builtin import prompt_settings
+from lmrl.data.notes import is_loss_of_data
 from lmrl.data.parts import template_variables
 from lmrl.data.records import Prompt
 from lmrl.errors import DataError, LmrlError, PromptError, SettingsError
@@ -72,7 +73,7 @@ def held_out_questions(
                 row["prompt"] = transcript(row["prompt"])
     loaded = load_prompts(rows, codec=(templated or cards[0]).codec)
     loaded = loaded.select(scorable_rows(rewards, loaded.columns, loaded.origins, config.on_unreadable))
-    notes = list(loaded.notes[1:])  # the first says what shape these rows are of
+    notes = [note for note in loaded.notes if is_loss_of_data(note)]  # the others were logged when the rows were read
     kept, reasons = _answerable(config, cards, _questions(config, loaded))
     notes += [f"{count} of {len(loaded)} prompts {reason} and were left out" for reason, count in reasons.items()]
     if len(kept) < len(loaded):

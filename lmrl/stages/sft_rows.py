@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tqdm import tqdm
 
+from lmrl.data.conversations import before_answer, text_of_answer
 from lmrl.data.examples import Example, ExampleSet
 from lmrl.data.prompts import dropped_keys
 from lmrl.data.records import ChatExample
@@ -107,10 +107,9 @@ def question_of(example: Example, codec: TextCodec) -> Question:
     """Return the prompt before an example's last answer."""
     if not isinstance(example, ChatExample):
         return Question(example.prompt, prompt_ids(codec, example.prompt)[1], example.completion)
-    messages: Sequence[Any] = example.messages
-    last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
-    shown = "\n".join(f"{message['role']}: {message['content']}" for message in messages[:last])
-    return Question(shown, prompt_ids(codec, messages[:last])[1], messages[last]["content"])
+    asked, answer = before_answer(example.messages)
+    shown = "\n".join(f"{message['role']}: {message['content']}" for message in asked)
+    return Question(shown, prompt_ids(codec, asked)[1], text_of_answer(answer))
 
 
 def _refuse_foreign_ids(row: Row, vocabulary: int, where: str) -> None:

@@ -94,6 +94,12 @@ def test_text_that_is_not_used_is_named_with_its_count(name):
     assert not any(name in note for note in load_examples(rows, RowSettings(columns={"unused": name})).notes)
 
 
+@pytest.mark.parametrize("name", ["score", "rating", "Quality", "weight"])
+def test_a_judgement_that_is_not_used_is_named(name):
+    found = load_examples([{"prompt": "p", "completion": "c", name: 0, "idx": 3}])
+    assert any(f"{name!r} (1 rows)" in note and "idx" not in note for note in found.notes)
+
+
 @pytest.mark.parametrize("name", ["Body", "passage", "background"])
 def test_a_context_comes_before_the_question(name):
     row = {name: "France has a capital.", "question": Q, "answer": "Paris"}
@@ -268,6 +274,13 @@ def test_other_names_of_roles(role):
         [{"messages": [message("user", "u"), {"from": role, "value": "x"}, USER, ASSISTANT]}]
     ).examples
     assert example.messages[1]["role"] == known[role]
+
+
+def test_several_assistant_messages_in_a_row_are_one_answer(chat_codec):
+    rows = [{"messages": [USER, ASSISTANT, message("assistant", "b")]}]
+    assert load_prompts(rows, codec=chat_codec).prompts == ["^[user]q[assistant]"]
+    assert load_prompts(rows, codec=chat_codec).columns["answer"] == ["b"]
+    assert load_examples(rows).examples[0].messages == tuple(rows[0]["messages"])
 
 
 def test_a_prefilled_prompt_is_continued(chat_codec):

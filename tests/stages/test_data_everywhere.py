@@ -1,0 +1,175 @@
+"""Tables, mappings and what accompanies a row reach every stage and the environment, not only the loaders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lmrl.config import build
+from lmrl.data import load_rankings
+from lmrl.env.prompts import read_prompts
+from lmrl.errors import DataError, LmrlError, PromptError
+from lmrl.models.card import load_card
+from lmrl.stages.evaluate_config import EvaluateConfig
+from lmrl.stages.evaluate_prompts import held_out_questions
+from lmrl.stages.prefer_config import PreferConfig
+from lmrl.stages.prefer_drawing import prepare_prompts
+from lmrl.stages.prefer_samples import load_samples, read_completions, write_samples
+from lmrl.stages.rl_config import LearningData, RLConfig
+from lmrl.stages.sft_config import SFTDataSettings
+from lmrl.stages.sft_rows import encode_examples
+from lmrl.testing import write_tiny_model
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | length }} {% endif %}{% for m in messages %}"
+    "{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}{{ m.content }} "
+    "{% if m.role == 'assistant' %}{{ eos_token }} {% endif %}{% endfor %}"
+)
+ROWS = [{"problem": "the cat", "solution": "sat", "hard": 1}, {"problem": "a dog", "solution": "ran", "hard": 0}]
+COLUMNS = {"prompt": "problem", "completion": "solution"}
+USER, ASSISTANT = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory):
+    folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+def card(chat_folder):
+    return load_card(chat_folder)
+
+
+def tables(tmp_path):
+    import pandas
+    from datasets import Dataset, DatasetDict
+
+    dataset = Dataset.from_list(ROWS)
+    dataset.save_to_disk(tmp_path / "saved")
+    (tmp_path / "rows").mkdir()
+    for number, row in enumerate(ROWS):
+        (tmp_path / "rows" / f"{number}.jsonl").write_text(json.dumps(row) + "\n")
+    return {
+        "rows": ROWS,
+        "pandas": pandas.DataFrame(ROWS),
+        "dataset": dataset,
+        "dataset dict": DatasetDict({"train": dataset}),
+        "saved": str(tmp_path / "saved"),
+        "folder": str(tmp_path / "rows"),
+        "glob": str(tmp_path / "rows" / "*.jsonl"),
+    }
+
+
+@pytest.mark.parametrize("name", ["rows", "pandas", "dataset", "dataset dict", "saved", "folder", "glob"])
+def test_every_table_is_a_source_of_prompts(tmp_path, card, chat_folder, name):
+    source = tables(tmp_path)[name]
+    read = read_prompts(source, card, COLUMNS)
+    assert [prompt.text for prompt in read] == ["the cat", "a dog"] and read[0].columns["hard"] == 1
+    prompts = {"file": {"columns": COLUMNS}}
+    config = build(EvaluateConfig, {"prompts": prompts, "held_out": {"prompts": 0}})
+    found = held_out_questions(config, [card], None, source)
+    assert [item.columns["hard"] for item in found.items] == [1, 0]
+    prefer = build(PreferConfig, {"model": str(chat_folder), "prompts": prompts, "chat": "off"})
+    from lmrl.plugins import PluginManager
+
+    assert prepare_prompts(prefer, PluginManager(), source).prompts == ["the cat", "a dog"]
+
+
+def test_an_environment_reads_messages_and_shapes_of_any_kind(card):
+    [read] = read_prompts([{"prompt": [USER], "tools": [TOOL], "answer": "sat"}], card)
+    assert read.text == "1 the cat " and read.columns["answer"] == "sat" and read.in_turns
+    [read] = read_prompts([[USER]], card)
+    assert read.text == "the cat "
+    [read] = read_prompts([{"question": "the cat", "choices": ["sat", "ran"], "answer": 1}], card)
+    assert read.text == "the cat\n\nA. sat\nB. ran" and read.columns["answer"] == "B"
+    read = read_prompts([[USER], [USER, {"role": "tool", "content": "x"}], [USER, ASSISTANT]], card)
+    assert [prompt.text for prompt in read] == ["the cat ", "the cat sat"], "refused roles are left out"
+    with pytest.raises(LmrlError, match="no tools here"):
+        read_prompts([[USER, {"role": "tool", "content": "x"}]], card)
+    with pytest.raises(LmrlError, match=r"unknown column 'problm'; did you mean 'problem'"):
+        read_prompts(ROWS, card, {"prompt": "problm"})
+    with pytest.raises(DataError, match="there is no file"):
+        read_prompts("absent.jsonl", card)
+    with pytest.raises(PromptError, match="one str"):
+        read_prompts("the cat", card)
+
+
+def test_an_evaluation_leaves_out_what_a_template_refuses(card, tmp_path):
+    rows = [{"prompt": [USER]}, {"prompt": [{"role": "tool", "content": "x"}, USER]}]
+    found = held_out_questions(build(EvaluateConfig, {"held_out": {"prompts": 0}}), [card], None, rows)
+    assert len(found.items) == 1 and any("left out 1: a conversation that" in note for note in found.notes)
+    plain = load_card(write_tiny_model(tmp_path / "plain"))
+    (tmp_path / "plain" / "chat_template.jinja").write_text(TEMPLATE.replace("'tool'", "'system'"))
+    strict = load_card(tmp_path / "plain")
+    rows = [{"prompt": [USER]}, {"prompt": [{"role": "system", "content": "the"}, USER]}]
+    found = held_out_questions(build(EvaluateConfig, {"held_out": {"prompts": 0}}), [card, strict], None, rows)
+    assert (
+        len(found.items) == 1
+        and "1 of 2 prompts are refused by a model's chat template and were left out" in found.notes
+    )
+    assert plain.codec.chat_template is None
+
+
+def test_fine_tuning_counts_what_the_template_drops_and_leaves_out_lost_calls(card):
+    from lmrl.data import load_examples
+
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    rows = [
+        {"messages": [USER, {**ASSISTANT, "reasoning_content": "hm"}], "tools": [TOOL]},
+        {"messages": [USER, call, USER, ASSISTANT]},
+    ]
+    found = encode_examples(load_examples(rows), card.codec, card.eos_ids, SFTDataSettings(), 48, card.vocab_size)
+    assert len(found.rows) == 1 and len(found.rows[0].ids) == 5, "the tools' count, two words, one word and EOS"
+    assert any("does not render 'reasoning_content', which 1" in note for note in found.notes)
+    assert any("renders no tool_calls" in note for note in found.notes)
+
+
+def test_tools_and_prefill_survive_being_written_down(tmp_path):
+    rows = [{"prompt": [USER, ASSISTANT], "completions": ["a", "b"], "tools": [TOOL]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_samples(
+        tmp_path, read_completions(build(PreferConfig, {"completions_from": {"path": str(path)}}).completions_from)
+    )
+    [sample], _ = load_samples(tmp_path)
+    assert sample.comparison.prompt == (USER, ASSISTANT) and sample.comparison.prompt.variables == {"tools": [TOOL]}
+    written = {**sample.to_dict(), "ranks": [0, 1], **sample.comparison.columns}
+    [ranking] = load_rankings([{name: written[name] for name in ("prompt", "completions", "ranks", "tools")}]).rankings
+    assert ranking.prompt == (USER, ASSISTANT) and ranking.prompt.variables == {"tools": [TOOL]}
+
+
+@pytest.mark.parametrize("needs", ["preferences", "labelled", "trajectories"])
+def test_learning_data_are_mapped_and_rendered_with_their_tools(card, needs):
+    from lmrl.specs import Needs
+    from lmrl.stages.rl_offline import load_offline
+
+    rows, columns = {
+        "preferences": (
+            [{"q": [USER], "good": "sat", "bad": "ran", "tools": [TOOL]}],
+            {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        ),
+        "labelled": (
+            [{"messages": [USER, ASSISTANT], "ok": ok, "tools": [TOOL]} for ok in (True, False)],
+            {"label": "ok"},
+        ),
+        "trajectories": (
+            [{"q": [USER], "a": "sat", "r": r, "tools": [TOOL]} for r in (1.0, 0.0)],
+            {"prompt": "q", "completion": "a", "reward": "r"},
+        ),
+    }[needs]
+    data = load_offline(LearningData(columns=columns), rows, card, Needs(experience=needs), lambda _: None, "cpu")
+    asked, _ = data.items[0].rows[0]
+    assert len(asked) == 3, "the tools' count and two words"
+
+
+def test_a_recipe_can_map_columns_on_the_command_line():
+    from lmrl.config import apply_overrides
+
+    overrides = ["data.columns.prompt=problem", 'data.columns.completions=["a", "b"]', "prompts.file.columns.prompt=q"]
+    config = build(RLConfig, apply_overrides({}, overrides))
+    assert config.data.columns == {"prompt": "problem", "completions": ["a", "b"]}
+    assert config.prompts.tables["file"]["columns"] == {"prompt": "q"}
