@@ -270,6 +270,7 @@ def _measure(
                 )
                 wins[answers.name] = found_rate
                 values[place]["wins"] = found_rate.rate
+        plan.notes.extend(_unanswered(plan, wins))
     if config.best_of.n and plan.best_of is not None and plan.reference == plan.columns[plan.best_of].path:
         values[-1]["kl"] = value(best_of_kl(config.best_of.n), len(plan.questions.items))
     return EvaluateResult(
@@ -283,6 +284,20 @@ def _measure(
         samples_per_prompt=config.held_out.samples_per_prompt,
         notes=plan.notes,
     )
+
+
+def _unanswered(plan: Plan, wins: Mapping[str, WinRate]) -> list[str]:
+    """Return a note on comparisons without a verdict, which count in no win rate, and on why there is none."""
+    count = sum(rate.unanswered for rate in wins.values())
+    if not count:
+        return []
+    counts: Mapping[str, int] = getattr(plan.annotator, "counts", {})
+    reasons = [f"{number} replies {name}" for name, number in counts.items() if name.startswith("unreadable (")]
+    reasons += [f"{counts['failed']} questions failed"] if counts.get("failed") else []
+    stopped = getattr(plan.annotator, "stopped", "")
+    reasons += [stopped] if stopped else []
+    total = count + sum(rate.wins + rate.ties + rate.losses for rate in wins.values())
+    return [f"{count} of {total} comparisons have no verdict and count in no win rate: {'; '.join(reasons)}"]
 
 
 def _bounds(config: EvaluateConfig, name: str, seen: Sequence[float]) -> list[float] | None:

@@ -427,3 +427,20 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(tmp_path, sections, error
 def test_a_prompt_without_room_is_refused(tmp_path, plain_folder):
     with pytest.raises(PromptError, match="leaves no room in the context of 64"):
         run(tmp_path, models=[plain_folder], prompts=["the cat " * 50], held_out={"prompts": 0})
+
+
+def test_comparisons_without_a_verdict_are_noted_with_their_reasons(tmp_path, shared):
+    """A local judge that writes stories runs to its limit, so its replies are unreadable."""
+    judge = {"model": str(shared / "data" / "models" / "stories260K-llama"), "answer": "text", "cache": ""}
+    judge |= {"max_answer_tokens": 4, "swap": False}
+    found = run(
+        tmp_path,
+        models=["stories", "stories"],
+        names=["one", "two"],
+        held_out={"prompts": 2, "samples_per_prompt": 1},
+        sampling={"max_new_tokens": 4},
+        wins={"kind": "judge", "judge": judge},
+    )
+    assert found.wins["two"].unanswered == 2 and found.wins["two"].wins == 0
+    (note,) = [note for note in found.notes if "no verdict" in note]
+    assert note.startswith("2 of 2 comparisons") and "replies unreadable (cut off at its limit)" in note
