@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,11 +15,13 @@ from lmrl.errors import ResumeError, SettingsError, unknown
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
 from lmrl.preferences import Annotator, AnnotatorSettings, build_annotator
+from lmrl.preferences.annotators import DEFAULT_REWARD
 from lmrl.seeds import derive_seed
 from lmrl.stages.prefer_config import GOLD, PreferConfig
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, refuse_taken, write_versions
 from lmrl.stories.recognise import refuse_story_defaults
 
+logger = logging.getLogger(__name__)
 STAGE = "prefer"
 ANSWERS_FOLDER = "answers"
 FREE_JUDGE_SETTINGS = (
@@ -67,20 +70,30 @@ def refuse_defaults(config: PreferConfig, with_prompts: bool, with_annotators: b
 
     ``with_prompts``, ``with_annotators``: the caller brings them instead of the configuration.
     """
-    missing = {}
-    completions = config.completions_from.path
-    if not completions and not with_prompts and config.prompts.is_default:
-        missing["prompts.name"] = "prompts.name=file with prompts.file.path=FILE"
-    for name, settings in () if with_annotators else config.annotators.items():
-        if settings.kind == "reward" and not settings.reward:
-            missing[f"annotators.{name}.reward"] = f"annotators.{name}.reward=NAME, or annotators.{name}.kind=judge"
-    if missing and (completions or config.model):
+    unnamed = [
+        name
+        for name, one in config.annotators.items()
+        if one.kind == "reward" and not one.reward and not with_annotators
+    ]
+    brought = config.completions_from.path or ("the prompts that were given" if with_prompts else "")
+    if brought and unnamed and (config.model or config.completions_from.path):
+        logger.warning(
+            "annotators.%s.reward is missing, so responses are ranked by %s, the reward of the embedded stories, with "
+            "%s; set it to the reward that you mean",
+            unnamed[0],
+            DEFAULT_REWARD,
+            brought,
+        )
+    if brought or not config.model:
+        return
+    missing = {f"annotators.{name}.reward": f"annotators.{name}.reward=NAME or .kind=judge" for name in unnamed}
+    if config.prompts.is_default:
+        missing = {"prompts.name": "prompts.name=file with prompts.file.path=FILE", **missing}
+    if missing:
         from lmrl.models.card import load_card  # not before it is needed: a run that only asks loads no torch
         from lmrl.stages.chat_prompts import model_path
 
-        trust = config.trust_remote_code
-        card = completions or load_card(model_path(config.model), trust_remote_code=trust)
-        refuse_story_defaults(card, missing)
+        refuse_story_defaults(load_card(model_path(config.model)), missing)
 
 
 def refuse_ranks() -> None:

@@ -26,20 +26,18 @@ def is_story_model(card: ModelCard) -> bool:
 
 
 def refuse_story_defaults(
-    source: ModelCard | str, missing: Mapping[str, str], besides: str = "", error: type[LmrlError] = SettingsError
+    card: ModelCard, missing: Mapping[str, str], besides: str = "", error: type[LmrlError] = SettingsError
 ) -> None:
-    """Raise ``error`` if ``missing`` settings would get the story world's defaults with something else.
+    """Raise ``error`` if ``missing`` settings would get the story world's defaults with another model.
 
-    ``source`` is the model, or the name of data that come from another one. ``missing`` holds, by the name of a setting
-    that nobody has set, what to set; ``besides`` is a further way out.
+    ``missing`` holds, by the name of a setting that nobody has set, what to set; ``besides`` is a further way out.
     """
-    if not missing or (not isinstance(source, str) and is_story_model(source)):
+    if not missing or is_story_model(card):
         return
-    found = f"the responses come from {source}" if isinstance(source, str) else f"the model is {source.path}"
     verb, default = ("is", "its default belongs") if len(missing) == 1 else ("are", "their defaults belong")
     raise error(
-        f"{' and '.join(missing)} {verb} missing, and {default} to the embedded story model, but {found}; expected "
-        f"your own. Set {' and '.join(missing.values())}{besides}."
+        f"{' and '.join(missing)} {verb} missing, and {default} to the embedded story model, but the model is "
+        f"{card.path}; expected your own. Set {' and '.join(missing.values())}{besides}."
     )
 
 

@@ -86,12 +86,12 @@ def test_prefer_names_what_to_set(tiny_folder, tmp_path, plugins, table, named):
     assert all(name in str(error.value) for name in named) and not (tmp_path / "run").exists()
 
 
-def test_completions_from_a_file_are_not_ranked_by_the_stories_reward(tmp_path, plugins):
+def test_completions_from_a_file_are_ranked_by_the_stories_reward_with_a_warning(tmp_path, plugins, caplog):
     file = tmp_path / "completions.jsonl"
     file.write_text('{"prompt": "a", "completions": ["b", "c"]}\n')
     config = build(PreferConfig, {"completions_from": {"path": str(file)}, "run": {"folder": str(tmp_path / "run")}})
-    with pytest.raises(SettingsError, match=r"annotators\.reward\.reward is missing"):
-        prefer(config, plugins=plugins, progress=False)
+    prefer(config, plugins=plugins, progress=False)
+    assert any("annotators.reward.reward is missing" in text and str(file) in text for text in caplog.messages)
 
 
 @pytest.mark.parametrize(
