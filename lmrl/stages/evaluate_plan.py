@@ -21,7 +21,7 @@ from lmrl.stages.evaluate_config import EvaluateConfig
 from lmrl.stages.evaluate_prompts import Questions, ask_one, held_out_questions
 from lmrl.stages.evaluate_texts import ReferenceTexts, TextRow, read_texts, text_rows, why_not
 from lmrl.stages.settings import note_unread
-from lmrl.stories.recognise import refuse_story_defaults
+from lmrl.stories.recognise import note_story_reward, refuse_story_defaults
 
 
 @dataclass
@@ -112,7 +112,10 @@ def _refuse_defaults(config: EvaluateConfig, cards: Sequence[ModelCard], prompts
     if config.rewards is None:
         missing["rewards"] = "rewards=[NAME] (or rewards=[] for none)"
     for card in cards:
-        refuse_story_defaults(card, missing)
+        if prompts_given and missing:
+            note_story_reward(card, "rewards")
+        else:
+            refuse_story_defaults(card, missing)
 
 
 def _check_rewards(config: EvaluateConfig, rewards: Mapping[str, RewardFunction]) -> None:

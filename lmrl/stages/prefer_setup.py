@@ -19,7 +19,7 @@ from lmrl.preferences.annotators import DEFAULT_REWARD
 from lmrl.seeds import derive_seed
 from lmrl.stages.prefer_config import GOLD, PreferConfig
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder, refuse_taken, write_versions
-from lmrl.stories.recognise import refuse_story_defaults
+from lmrl.stories.recognise import note_story_reward, refuse_story_defaults
 
 logger = logging.getLogger(__name__)
 STAGE = "prefer"
@@ -75,25 +75,28 @@ def refuse_defaults(config: PreferConfig, with_prompts: bool, with_annotators: b
         for name, one in config.annotators.items()
         if one.kind == "reward" and not one.reward and not with_annotators
     ]
-    brought = config.completions_from.path or ("the prompts that were given" if with_prompts else "")
-    if brought and unnamed and (config.model or config.completions_from.path):
+    if config.completions_from.path and unnamed:
         logger.warning(
-            "annotators.%s.reward is missing, so responses are ranked by %s, the reward of the embedded stories, with "
-            "%s; set it to the reward that you mean",
+            "annotators.%s.reward is missing, so the responses of %s are scored by %s, the reward of the embedded "
+            "stories; set it to the reward that you mean",
             unnamed[0],
+            config.completions_from.path,
             DEFAULT_REWARD,
-            brought,
         )
-    if brought or not config.model:
+    if config.completions_from.path or not config.model:
         return
     missing = {f"annotators.{name}.reward": f"annotators.{name}.reward=NAME or .kind=judge" for name in unnamed}
-    if config.prompts.is_default:
+    if not with_prompts and config.prompts.is_default:
         missing = {"prompts.name": "prompts.name=file with prompts.file.path=FILE", **missing}
     if missing:
         from lmrl.models.card import load_card  # not before it is needed: a run that only asks loads no torch
         from lmrl.stages.chat_prompts import model_path
 
-        refuse_story_defaults(load_card(model_path(config.model)), missing)
+        card = load_card(model_path(config.model))
+        if with_prompts:
+            note_story_reward(card, next(iter(missing)))
+        else:
+            refuse_story_defaults(card, missing)
 
 
 def refuse_ranks() -> None:

@@ -14,7 +14,7 @@ from lmrl.optimizer import MaskSettings
 from lmrl.sampling.spec import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.rl_config import RLConfig
-from lmrl.stories.recognise import refuse_story_defaults
+from lmrl.stories.recognise import note_story_reward, refuse_story_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,11 @@ def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: b
     if not reward_given and config.reward.is_default and not config.reward_weights:
         missing["reward.name"] = "reward.name=NAME (see `lmrl plugins`, or module:function, or a reward model)"
     besides = "" if samples else ", or evaluation.prompts=0 to train without evaluation"
-    refuse_story_defaults(load_card(config.model, trust_remote_code=config.trust_remote_code), missing, besides)
+    card = load_card(config.model, trust_remote_code=config.trust_remote_code)
+    if prompts_given and missing:
+        note_story_reward(card, "reward.name")
+    else:
+        refuse_story_defaults(card, missing, besides)
 
 
 def check_ranks(config: RLConfig, needs: Needs, ranks: int) -> None:

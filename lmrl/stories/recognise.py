@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from lmrl.errors import LmrlError, SettingsError
 if TYPE_CHECKING:
     from lmrl.models.card import ModelCard
 
+logger = logging.getLogger(__name__)
 SAMPLE = "Once upon a time, there was a little girl named Lily. She found a red ball in the garden."
 
 
@@ -39,6 +41,17 @@ def refuse_story_defaults(
         f"{' and '.join(missing)} {verb} missing, and {default} to the embedded story model, but the model is "
         f"{card.path}; expected your own. Set {' and '.join(missing.values())}{besides}."
     )
+
+
+def note_story_reward(card: ModelCard, setting: str) -> None:
+    """Log that responses of another model to prompts of its own are scored by the story world's reward."""
+    if not is_story_model(card):
+        logger.warning(
+            "%s is missing, so responses of %s to the prompts that were given are scored by happy_end, the reward of "
+            "the embedded stories; set it to the reward that you mean",
+            setting,
+            card.path,
+        )
 
 
 @cache

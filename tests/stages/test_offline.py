@@ -1,6 +1,5 @@
 """Optimizers that do not sample: what they learn from is read, encoded, cut and averaged as the others' data are."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
 from lmrl.stages.rl import rl
-from lmrl.stages.rl_checks import note_default_evaluation
+from lmrl.stages.rl_checks import refuse_defaults
 from lmrl.stages.rl_config import RLConfig
 from lmrl.stages.run import read_metrics
 
@@ -94,20 +93,22 @@ def test_it_learns_and_leaves_a_run(tiny_folder, tmp_path, plugins, name, data):
         assert records[-1]["optimizer/margin"] > 0.5
 
 
-def test_what_it_does_not_read_is_said(plugins, caplog):
-    spec, ppo = (plugins.get("optimizer", name) for name in ("pairwise", "ppo"))
+def test_what_it_does_not_read_is_said(plugins):
     config = build(RLConfig, {"model": "some/model", "kl": {"beta": 0.5}, "train": {"group_size": 4}})
-    caplog.set_level(logging.INFO, "lmrl")
     chosen = replace(config, optimizer=PluginChoice("optimizer", "pairwise"))
     assert unread_note(chosen, plugins).startswith("2 settings are set that this run does not read: kl.beta")
-    note_default_evaluation(config, spec, prompts_given=False)
-    (asked,) = caplog.messages
-    assert "prompts 'stories'" in asked and "prompts.name" in asked and "evaluation.prompts=0" in asked
-    caplog.clear()
-    note_default_evaluation(config, ppo, prompts_given=False)
-    note_default_evaluation(RLConfig(), spec, prompts_given=False)
-    note_default_evaluation(build(RLConfig, {"model": "some/model"}), spec, prompts_given=True)
+
+
+def test_it_is_not_evaluated_on_prompts_that_nobody_chose(plugins, tiny_folder, caplog):
+    spec = plugins.get("optimizer", "pairwise")
+    config = build(RLConfig, {"model": str(tiny_folder)})
+    with pytest.raises(SettingsError, match=r"prompts\.name and reward\.name are missing.*evaluation\.prompts=0"):
+        refuse_defaults(config, spec, prompts_given=False, reward_given=False)
+    refuse_defaults(RLConfig(), spec, prompts_given=False, reward_given=False)
+    refuse_defaults(build(RLConfig, {"model": str(tiny_folder), "evaluation": {"prompts": 0}}), spec, False, False)
     assert not caplog.messages
+    refuse_defaults(config, spec, prompts_given=True, reward_given=False)
+    assert "reward.name is missing" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "data"), [("pairwise", PAIRS), ("labels", LABELLED)])
