@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.data.conversations import looks_like_messages, message
+from lmrl.data.conversations import looks_like_messages
 from lmrl.data.parts import Parts
 from lmrl.data.readers import read_prompt
 from lmrl.data.reading import Skip
 from lmrl.data.records import Prompt
-from lmrl.data.rows import Chat, plain_prompt
+from lmrl.data.rows import Chat, as_message, plain_prompt
 from lmrl.data.shapes import Shape, column_sets, find_shape, recognise, row_columns
 from lmrl.data.unmapped import ANSWERS, refuse_unmapped, unused_columns
 from lmrl.errors import DataError, unknown
@@ -31,12 +31,14 @@ ADVICE = 'Or say where the prompt is: column = "name", or template = "Q: {name}\
 class RowPrompt:
     """A row's prompt as it was found: text, chat messages, or token ids (then ``content`` is their text or empty).
 
-    ``answer`` is the one to check against, where the row's shape has it anywhere but in a column of that name.
+    ``answer`` is the one to check against, where the row's shape has it anywhere but in a column of that name. A text
+    that is ``spoken``, an instruction or a question, is a user's message for a model that has a chat template.
     """
 
     content: Prompt
     ids: list[int] | None = None
     answer: Any = None
+    spoken: bool = False
 
 
 def all_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -131,10 +133,18 @@ class PromptReader:
         if prompt is None:
             return None
         prompt = self.parts.prompt(row, prompt)
-        if self.chat == "on" and isinstance(prompt, str):
-            prompt = (message("user", prompt),)
+        prompt = as_message(prompt, self.chat, spoken=False)
         answer = self.parts.answer(row, self._answer(row), alone=True)
-        return RowPrompt(plain_prompt(prompt) if self.chat == "off" else prompt, answer=answer)
+        content = plain_prompt(prompt) if self.chat == "off" else prompt
+        return RowPrompt(content, answer=answer, spoken=self.chat == "auto" and self._is_spoken(row))
+
+    def _is_spoken(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row asks somebody, by its shape or by the mark of the file that it was read from."""
+        if self.template:
+            return False
+        shape = self.shape
+        by_shape = shape is not None and shape.spoken and (not self.column or self.column in shape.columns)
+        return by_shape or bool(getattr(row, "spoken", False))
 
     def _answer(self, row: Mapping[str, Any]) -> Any:
         if not self.has_answer or self.shape is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lmrl.config.unread import only_if
@@ -16,7 +16,7 @@ from lmrl.data.chat import render
 from lmrl.data.columns import SETTING, PromptReader, RowPrompt
 from lmrl.data.notes import log_notes
 from lmrl.data.reading import Skip, refuse_half_characters
-from lmrl.data.rows import Chat, Tally, gathered, unread_of_file
+from lmrl.data.rows import Chat, Tally, as_message, gathered, unread_of_file
 from lmrl.data.shapes import column_sets, find_shape
 from lmrl.data.sources import Opened, Source, open_rows
 from lmrl.data.splitting import digest_of, held_out_places, others
@@ -53,8 +53,8 @@ class PromptSettings:
     limit: int = 0
     """Use the first so many prompts at the most; 0 uses all."""
     chat: Chat = "auto"
-    """on: a prompt that is text becomes one message of a user, for models that were tuned to chat; off: a conversation
-    of one question becomes its text; auto: prompts stay what they are in the rows."""
+    """Prompts that become a user's message. auto: instructions and questions, if the model has a chat template; texts
+    to continue stay text. on: every text. off: none, and a conversation of one question becomes its text."""
 
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
@@ -133,7 +133,8 @@ def load_prompts(
     tally = Tally(found.where)
     rendered: list[tuple[str, list[int] | None]] = []
     kept: list[int] = []
-    for index, (prompt, number) in enumerate(zip(found.prompts, found.numbers, strict=True)):
+    prompts = _spoken_to(found, codec)
+    for index, (prompt, number) in enumerate(zip(prompts, found.numbers, strict=True)):
         try:
             rendered.append(render(prompt, codec, f"{found.where}, row {number}"))
             kept.append(index)
@@ -148,13 +149,29 @@ def load_prompts(
             'expected one kind (chat = "on" makes messages of texts, "off" texts of single questions).'
         )
     columns = {name: [values[index] for index in kept] for name, values in found.columns.items()}
-    messages = [found.prompts[index].content for index in kept if not isinstance(found.prompts[index].content, str)]
+    messages = [prompts[index].content for index in kept if not isinstance(prompts[index].content, str)]
     notes = [*found.notes, *tally.notes()]
     if messages:
         columns["prompt_messages"] = [list(item) for item in messages]
         notes += dropped_keys(codec, messages, found.where)
     texts, origins = [text for text, _ in rendered], tuple(found.origins[index] for index in kept)
     return PromptSet(texts, columns, ids or None, found.shape, tuple(notes), origins)
+
+
+def _spoken_to(found: _Found, codec: TextCodec | None) -> list[RowPrompt]:
+    """Return the prompts, instructions and questions as messages if the model has a chat template; the log says so."""
+    if codec is None or not codec.chat_template:
+        return found.prompts
+    asked = [replace(prompt, content=as_message(prompt.content, "auto", prompt.spoken)) for prompt in found.prompts]
+    count = sum(isinstance(prompt.content, str) and prompt.spoken for prompt in found.prompts)
+    if count:
+        logger.info(
+            "%s: %d prompts are instructions or questions and the model has a chat template, so each is asked as a "
+            'user\'s message; chat = "off" in the section of the prompts completes them as text',
+            found.where,
+            count,
+        )
+    return asked
 
 
 def dropped_keys(codec: TextCodec | None, conversations: Sequence[object], where: str) -> list[str]:
@@ -180,15 +197,19 @@ def load_rows(settings: PromptSettings, source: Source | None = None) -> list[di
         row["prompt"] = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
         if prompt.ids is not None:
             row["prompt_ids"] = prompt.ids
-        row.origin = found.origins[index]
+        row.origin, row.spoken = found.origins[index], prompt.spoken
         rows.append(row)
     return rows
 
 
 class OriginRow(dict[str, Any]):
-    """A row with the name of its source and its number there, which messages show."""
+    """A row with the name of its source and its number there, which messages show.
+
+    ``spoken``: its text prompt is an instruction or a question; see ``RowPrompt``.
+    """
 
     origin: str = ""
+    spoken: bool = False
 
 
 @dataclass(frozen=True)

@@ -219,9 +219,17 @@ def as_asked(answered: Answered, chat: Chat, shape: Shape) -> tuple[Prompt, tupl
     if chat == "off":
         return plain_prompt(prompt), tuple(_plain_answer(item) for item in completions)
     in_turns = any(not isinstance(item, str) for item in completions)
-    if isinstance(prompt, str) and (chat == "on" or shape.spoken or in_turns):
-        return (message("user", prompt),), completions
-    return prompt, completions
+    return as_message(prompt, chat, shape.spoken or in_turns), completions
+
+
+def as_message(prompt: Prompt, chat: Chat, spoken: bool) -> Prompt:
+    """Return a text prompt as a user's message with ``chat`` on, and with ``chat`` auto if it is ``spoken``.
+
+    An instruction or a question is spoken; a text to be continued is not. Messages stay as they are.
+    """
+    if isinstance(prompt, str) and (chat == "on" or (chat == "auto" and spoken)):
+        return (message("user", prompt),)
+    return prompt
 
 
 def plain_prompt(prompt: Prompt) -> str:

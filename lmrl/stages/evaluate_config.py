@@ -135,8 +135,9 @@ class EvaluateConfig:
     prompts: PluginChoice = choice("dataset", "stories")
     held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
     chat: Literal["auto", "on", "off"] = "auto"
-    """auto: conversations are rendered by each model's chat template and plain texts completed, as in `lmrl rl`; on:
-    a plain text is what a user says; off: conversations are completed as text, too."""
+    """auto: conversations, instructions and questions are rendered by the chat template of each model that has one, and
+    other texts are completed, as in `lmrl rl`; on: every text is a user's message; off: all prompts are completed as
+    text."""
     system: str = ""
     """System prompt of models that are chatted with."""
     engine: PluginChoice = choice("engine", "transformers")

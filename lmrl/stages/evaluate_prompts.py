@@ -12,6 +12,7 @@ from lmrl.data import PromptSet, load_prompts, load_rows
 from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data
 from lmrl.data.parts import template_variables
+from lmrl.data.prompts import OriginRow
 from lmrl.data.records import Prompt
 from lmrl.errors import DataError, LmrlError, PromptError, SettingsError
 from lmrl.models.card import ModelCard
@@ -67,6 +68,8 @@ def held_out_questions(
     rows = [copy(row) for row in _rows(config, plugins, prompts)]
     templated = next((card for card in cards if chats(card)), None)
     for row in rows:
+        if config.chat == "off" and isinstance(row, OriginRow):
+            row.spoken = False
         if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str) and row["prompt"]:
             row[MESSAGES] = list(row["prompt"])
             if templated is None or config.chat == "off":

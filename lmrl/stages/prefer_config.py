@@ -72,8 +72,9 @@ class PreferConfig:
     run: RunSettings = field(default_factory=RunSettings)
     prompts: PluginChoice = choice("dataset", "stories")
     chat: Literal["auto", "on", "off"] = "auto"
-    """on: a prompt that is text becomes a user's message; off: a conversation of one question becomes its text; auto:
-    prompts stay what they are. Messages need a model with a chat template."""
+    """Prompts that become a user's message. auto: instructions and questions, if the model has a chat template; texts
+    to continue stay text. on: every text. off: none, and a conversation of one question becomes its text. Messages need
+    a model with a chat template."""
     engine: PluginChoice = choice("engine", "transformers")
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     samples: SamplesSettings = field(default_factory=SamplesSettings)

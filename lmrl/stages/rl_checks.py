@@ -120,8 +120,8 @@ def note_plain_prompts(model: LanguageModel, prompts: PromptSet) -> None:
     """Say in the log that a model that was taught to chat is given plain text, which may not be what was meant."""
     if model.card.codec.chat_template and prompts.prompt_ids is None:
         logger.info(
-            "%s has a chat template, but the prompts are plain text, which it continues; to ask them as a user's "
-            "messages, give messages, or set prompts.file.chat = on",
+            "%s has a chat template, but the prompts are texts to continue; to ask them as a user's messages, give "
+            "messages, or set prompts.file.chat=on",
             model.card.path,
         )
 
