@@ -36,6 +36,10 @@ def unused_columns(rows: Sequence[Row], used: Collection[str], where: str, setti
     ]
 
 
+JUDGED = {"scores", "ranks", "gold_scores", "gold_ranks", "ratings"}
+"""Columns with a number for each of several responses, which are no choices."""
+
+
 def refuse_unmapped(
     rows: Sequence[Row], used: Collection[str], where: str, setting: str, implicit: bool, asked: str = ""
 ) -> None:
@@ -50,7 +54,7 @@ def refuse_unmapped(
     if not answer:
         return
     rows = [row for row in rows if _is_bare(row.get(answer))]
-    candidates = [name for name in left if name != answer]
+    candidates = [name for name in left if name != answer and name not in JUDGED]
     held = next((name for name in candidates if 2 * sum(_chosen_of(row, name, answer) for row in rows) > len(rows)), "")
     if held and not all(_in_prompt(row, held, asked) for row in rows[:100]):
         _refuse_choices(where, setting, answer, f'"{held}"', [held])
