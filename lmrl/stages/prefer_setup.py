@@ -92,7 +92,7 @@ def refuse_defaults(config: PreferConfig, with_prompts: bool, with_annotators: b
         from lmrl.models.card import load_card  # not before it is needed: a run that only asks loads no torch
         from lmrl.stages.chat_prompts import model_path
 
-        card = load_card(model_path(config.model))
+        card = load_card(model_path(config.model), trust_remote_code=config.trust_remote_code)
         if with_prompts:
             note_story_reward(card, next(iter(missing)))
         else:
