@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,26 +34,44 @@ class Tracker(Protocol):
         ...
 
 
+HISTOGRAMS = "histograms/"
+"""Prefix of the TensorBoard tags of histograms."""
+
+
 class TensorBoardTracker:
-    """Writes TensorBoard events into ``<run folder>/tensorboard``."""
+    """Writes TensorBoard events into ``<run folder>/tensorboard``.
+
+    TensorBoard shows a tag in one dashboard only, so a histogram never has the tag of a scalar: its tag is its name
+    after ``histograms/``. The first evaluation adds a layout for the Custom Scalars dashboard, in which each metric and
+    its interval are one chart.
+    """
 
     def __init__(self, run_folder: Path, purge_update: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=purge_update)
+        self._has_layout = False
+        self._scalar_tags: set[str] = set()
 
     def scalars(self, update: int, metrics: Mapping[str, float]) -> None:
         """Record numbers as scalars of the same names."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, update)
+        self._scalar_tags.update(metrics)
+        if not self._has_layout and (layout := interval_charts(metrics)):
+            self._writer.add_custom_scalars(layout)  # TensorBoard reads the first layout of a run
+            self._has_layout = True
 
     def texts(self, update: int, name: str, texts: Sequence[str]) -> None:
         """Record sample texts, one Markdown paragraph each."""
         self._writer.add_text(name, "\n\n---\n\n".join(texts), update)
 
     def histogram(self, update: int, name: str, values: Any) -> None:
-        """Record a histogram."""
-        self._writer.add_histogram(name, values, update)
+        """Record a histogram under its own tag."""
+        tag = HISTOGRAMS + name
+        while tag in self._scalar_tags:
+            tag += "_"
+        self._writer.add_histogram(tag, values, update)
 
     def close(self) -> None:
         """Flush and close the event file."""
@@ -127,3 +146,23 @@ def check_trackers(plugins: PluginManager, names: Sequence[str]) -> None:
     """Raise an error for a tracker that nobody offers, or two plugins offer, before a run makes its folder."""
     for name in names:
         plugins.get("tracker", name)
+
+
+def interval_charts(metrics: Mapping[str, float]) -> dict[str, dict[str, list[Any]]]:
+    """Return a layout of Custom Scalars with a chart for each metric that has, or may get, ``_low`` and ``_high``.
+
+    Charts with both are margin charts. Others of the same group, such as ``evaluation/``, are lines that take in their
+    bounds if these come later: the first evaluation has none for a metric whose values are all equal.
+    """
+    bounds = {f"{name}{end}" for name in metrics for end in ("_low", "_high")}
+    groups = {name.partition("/")[0] for name in metrics if name in bounds} | {"evaluation"}
+    layout: dict[str, dict[str, list[Any]]] = {}
+    for name in metrics:
+        group, _, title = name.partition("/")
+        if group not in groups or not title or name in bounds:
+            continue
+        low, high = f"{name}_low", f"{name}_high"
+        whole = low in metrics and high in metrics
+        lines = ["Margin", [name, low, high]] if whole else ["Multiline", [f"^{re.escape(name)}(_low|_high)?$"]]
+        layout.setdefault(group, {})[title] = lines
+    return layout
