@@ -36,7 +36,11 @@ class ActorCritic(PolicyOptimizer):
     settings: ActorCriticSettings
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Estimate generalized advantages (Schulman et al. 2016); the value targets are advantage plus old value."""
+        """Estimate generalized advantages (Schulman et al. 2016); the value targets are advantage plus old value.
+
+        The return of a truncated row without a score is its KL shaping plus the bootstrapped value of its last state:
+        an estimate, in which the score is not taken to be 0.
+        """
         mask, values = rollout.action_mask, rollout.values
         raw = ops.generalized_advantages(
             rollout.rewards,
@@ -47,6 +51,6 @@ class ActorCritic(PolicyOptimizer):
             self.settings.gamma,
             self.settings.gae_lambda,
         )
-        advantages = ops.masked_whiten(raw, mask) if self.settings.whiten_advantages else raw
+        advantages = ops.masked_whiten(raw, rollout.loss_mask) if self.settings.whiten_advantages else raw
         returns = raw + values
         return Advantages(advantages, {"returns": returns, "old_values": values}, {"value_target": returns})

@@ -56,7 +56,7 @@ def shape_rewards(
 ) -> Tensor:
     """Return per-token rewards (B, T): the score on each row's last action, minus the penalty if it is in the reward.
 
-    ``scores`` (B,) is 0 for rows whose score was withheld; ``logprobs`` are those of whoever sampled.
+    ``scores`` (B,) is 0 for rows without a score; ``logprobs`` are those of whoever sampled.
     """
     import torch
 

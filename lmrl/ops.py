@@ -208,7 +208,7 @@ def group_means(x: Tensor, group: Tensor) -> Tensor:
 def leave_one_out_means(x: Tensor, group: Tensor, left_out: Tensor | None = None) -> Tensor:
     """Return for each row the mean of ``x`` (B,) over the *others* of its group (Kool et al. 2019, eq. 8).
 
-    Rows ``left_out`` (B,) bool, whose score was withheld, count among nobody's others. They, and rows that have no
+    Rows ``left_out`` (B,) bool, such as unscored ones, count among nobody's others. They, and rows that have no
     others left, are given their own ``x``: compared with that they are 0. Raises ``ValueError`` for a group of one.
     """
     if bool((group_sums(x, group)[1] < 2).any()):
@@ -230,7 +230,7 @@ def group_spread(x: Tensor, group: Tensor) -> Tensor:
 def split_off(group: Tensor, rows: Tensor) -> Tensor:
     """Return group numbers (B,) by which each of ``rows`` (B,) bool is alone, and the others are grouped as before.
 
-    For rows that must not be compared, such as truncated ones whose score was withheld.
+    For rows that must not be compared, such as unscored ones.
     """
     place = group.unique(return_inverse=True)[1]
     return torch.where(rows, len(group) + torch.arange(len(group), device=group.device), place)

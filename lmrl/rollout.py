@@ -85,8 +85,10 @@ class Samples:
 class Scored:
     """Samples with their text and scores.
 
-    ``scores`` (B,) float64: the reward of the whole response, 0 where it was withheld (truncated rows);
-    ``score_parts``: the named terms of it, each (B,).
+    ``scores`` (B,): the reward of the whole response. ``scored`` (B,) bool is False where there is none, because the
+    response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
+    the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
+    not apply, and 0 in truncated rows, which the reward is not called with.
     """
 
     samples: Samples
@@ -94,6 +96,11 @@ class Scored:
     responses: list[str]
     scores: Tensor
     score_parts: Mapping[str, Tensor]
+    scored: Tensor = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.scored is None:
+            object.__setattr__(self, "scored", ~self.samples.truncated)
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
@@ -113,7 +120,13 @@ class Rollout:
     ``truncated`` (B,) bool, ``group`` (B,) int64. ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state
     after the last action, used for truncated rows) and ``reference_logprobs`` (B, T) exist when the optimizer's spec
     declares the need; reading them otherwise raises ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score
-    of the greedy answer to each row's prompt.
+    of the greedy answer to each row's prompt, NaN where that answer has none.
+
+    ``scored`` (B,) bool is True where the episode has a score; elsewhere ``scores`` is 0 and means nothing: leave these
+    rows out of every mean, pair and comparison. It defaults to ``~truncated``, because a truncated row's score is
+    withheld; pass ``scored`` where truncated episodes have their rewards. ``loss_mask`` (B, T) bool, a subset of
+    ``action_mask``, marks the actions that enter the loss and its counts. By default these are the actions of rows
+    with a known return: scored rows and, where there are ``values``, truncated rows, whose return is bootstrapped.
     """
 
     inputs: Any
@@ -125,6 +138,16 @@ class Rollout:
     truncated: Tensor
     group: Tensor
     declared: Mapping[str, Tensor] = field(default_factory=dict)
+    scored: Tensor = None  # type: ignore[assignment]  # set below
+    loss_mask: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        scored = ~self.truncated if self.scored is None else self.scored
+        mask = self.loss_mask
+        if mask is None:
+            mask = (scored | self.truncated if "values" in self.declared else scored)[:, None]
+        object.__setattr__(self, "scored", scored)
+        object.__setattr__(self, "loss_mask", self.action_mask & mask)
 
     @property
     def values(self) -> Tensor:
@@ -203,6 +226,11 @@ class Batch:
     def action_mask(self) -> Tensor:
         """True on the actions that the policy took, (B, T)."""
         return self.rollout.action_mask
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """True on the actions that enter the loss and its counts, (B, T): a subset of ``action_mask``."""
+        return self.rollout.loss_mask
 
     @property
     def behavior_logprobs(self) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmrl.errors import RewardError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl_config import RLConfig
@@ -30,6 +31,8 @@ def judged_answers(
     size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
     places = [group % len(training) for group in range(groups) for _ in range(size)]
     asked, texts, result = _judged(config, model, training, places, "offline data", plugins)
+    if not result.scored.all():
+        raise RewardError("the reward gives no score to some responses; expected one for each in a benchmark")
     return MAKERS[experience](asked, texts, [float(score) for score in result.scores], size)
 
 

@@ -13,6 +13,7 @@ from lmrl.cli.tables import make_console
 if TYPE_CHECKING:
     from lmrl.stages.evaluation import Evaluation
     from lmrl.stages.rl import RLResult
+    from lmrl.statistics import Interval
 
 
 def evaluation_table(before: Evaluation | None, after: Evaluation | None) -> Table:
@@ -25,16 +26,20 @@ def evaluation_table(before: Evaluation | None, after: Evaluation | None) -> Tab
         table.add_column(name, justify="right")
     rows = [("reward", "reward"), ("KL to the reference (nats per sequence)", "kl"), ("length (tokens)", "length")]
     for label, field in rows:
-        table.add_row(label, *(str(getattr(evaluation, field)) for _, evaluation in columns))
+        table.add_row(label, *(_shown(getattr(evaluation, field)) for _, evaluation in columns))
     table.add_row("ended by itself", *(f"{evaluation.ended_share:.0%}" for _, evaluation in columns))
     return table
+
+
+def _shown(interval: Interval) -> str:
+    return str(interval) if interval.count else "no scores"
 
 
 def sample_table(evaluation: Evaluation) -> Table:
     """Return the sample texts below each other, each with its reward on its left."""
     table = Table.grid(padding=(0, 1))
     for text, reward in zip(evaluation.texts, evaluation.shown_rewards, strict=True):
-        table.add_row(Text(f"  [{reward:+.2f}]"), Text(text))
+        table.add_row(Text("  [ none]" if reward is None else f"  [{reward:+.2f}]"), Text(text))
     return table
 
 

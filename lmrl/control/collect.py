@@ -94,6 +94,7 @@ def make_rollout(module: ActorCritic, pieces: Sequence[Piece], with_values: bool
         truncated=~terminated,
         group=torch.arange(len(pieces)),
         declared=declared,
+        scored=torch.ones_like(terminated),  # every step has its reward, also where the episode was cut
     )
 
 

@@ -6,6 +6,7 @@ Leaves out random numbers, autoreset and the shapes in which Gymnasium wants its
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from lmrl.env.task import Task
 from lmrl.errors import ResetNeeded, RewardError
 from lmrl.kl import shaping_term
 from lmrl.models.card import contains_stop, response_texts
+from lmrl.rewards import RewardResult
 from lmrl.rewards.offered import sampled_columns
 from lmrl.sampling.finish import FinishReason, finish_codes, finish_flags
 
@@ -153,7 +155,10 @@ class Episodes:
     def _finish(
         self, actions: Ids, codes: Ids, terminated: Flags, truncated: Flags, rewards: Numbers
     ) -> dict[int, dict[str, Any]]:
-        """Score the rows that terminated, add their scores to ``rewards``, and describe every row that ended."""
+        """Score the rows that terminated, add their scores to ``rewards``, and describe every row that ended.
+
+        A row to which the reward gives no score (None) is rewarded with 0; its description says that it is not scored.
+        """
         ended: list[int] = np.flatnonzero(terminated | truncated).tolist()
         if not ended:
             return {}
@@ -166,20 +171,22 @@ class Episodes:
                 "prompt": self._prompt(row).text,
                 "finish_reason": FinishReason(int(codes[row])).label,
                 "new_tokens": int(self.lengths[row] + 1 - self.prompt_lengths[row]),
+                "scored": 0,
             }
-        scored = [row for row in texts if terminated[row]]
-        if scored:
-            sampled = [[*self._response(row), int(actions[row])] for row in scored]
-            scores, parts = self._score(scored, [texts[row] for row in scored], sampled, codes)
-            rewards[scored] += scores
-            for place, row in enumerate(scored):
-                infos[row]["score"] = float(scores[place])
-                infos[row] |= {f"reward_{name}": float(values[place]) for name, values in parts.items()}
+        asked = [row for row in texts if terminated[row]]
+        if asked:
+            sampled = [[*self._response(row), int(actions[row])] for row in asked]
+            result = self._score(asked, [texts[row] for row in asked], sampled, codes)
+            for place, row in enumerate(asked):
+                infos[row]["scored"] = int(result.scored[place])
+                if result.scored[place]:
+                    rewards[row] += result.scores[place]
+                    infos[row]["score"] = float(result.scores[place])
+                parts = {name: float(values[place]) for name, values in result.parts.items()}
+                infos[row] |= {f"reward_{name}": part for name, part in parts.items() if not math.isnan(part)}
         return infos
 
-    def _score(
-        self, rows: list[int], texts: list[str], sampled: list[list[int]], codes: Ids
-    ) -> tuple[Numbers, dict[str, Numbers]]:
+    def _score(self, rows: list[int], texts: list[str], sampled: list[list[int]], codes: Ids) -> RewardResult:
         prompts = [self._prompt(row) for row in rows]
         # A prompt given at reset may have more columns than those of the list.
         names = set(prompts[0].columns).intersection(*(prompt.columns for prompt in prompts))
@@ -191,7 +198,7 @@ class Episodes:
         except RewardError as error:
             message = str(error).removesuffix(".")
             raise RewardError(f"{message}. The episode is unchanged: step again, or reset.") from error
-        return result.scores, result.parts
+        return result
 
 
 def reset_message(rows: list[int], count: int) -> str:

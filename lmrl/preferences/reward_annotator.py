@@ -29,7 +29,10 @@ class RewardAnnotator:
         self.reward, self.tolerance, self.name = reward, tolerance, name
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Judgement | None]:
-        """Return one judgement per comparison; the reward is called once, with every completion of all of them."""
+        """Return one judgement per comparison; the reward is called once, with every completion of all of them.
+
+        A comparison with a completion that the reward gives no score (None) has no judgement.
+        """
         rows = [comparison for comparison in comparisons for _ in comparison.completions]
         responses = [text for comparison in comparisons for text in comparison.completions]
         columns = reward_columns(rows)
@@ -37,11 +40,13 @@ class RewardAnnotator:
             if all(name in comparison.sampled for comparison in comparisons):
                 columns[name] = [value for comparison in comparisons for value in comparison.sampled[name]]
         result = self.reward([row.prompt_text for row in rows], responses, columns)
-        scores = iter(float(score) for score in result.scores)
+        scores = iter(result.given())
         judgements: list[Judgement | None] = []
         for comparison in comparisons:
-            own = tuple(next(scores) for _ in comparison.completions)
-            judgements.append(Judgement(dense_ranks(own, self.tolerance), own))
+            given = [next(scores) for _ in comparison.completions]
+            own = tuple(score for score in given if score is not None)
+            complete = len(own) == len(given)
+            judgements.append(Judgement(dense_ranks(own, self.tolerance), own) if complete else None)
         return judgements
 
 

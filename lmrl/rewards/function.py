@@ -38,6 +38,10 @@ class RewardResult:
         if self.scored is None:
             object.__setattr__(self, "scored", np.ones(len(self.scores), dtype=np.bool_))
 
+    def given(self) -> list[float | None]:
+        """Return the scores as a list, None in rows without one."""
+        return [float(score) if has else None for score, has in zip(self.scores, self.scored, strict=True)]
+
 
 @dataclass(frozen=True)
 class Member:
@@ -191,9 +195,8 @@ class RewardFunction:
 def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
     """Return the output of a reward as a ``RewardResult``. Raises ``RewardError`` if it is not B numbers or None."""
     if isinstance(output, RewardResult):
-        given = [value if has else None for value, has in zip(output.scores, output.scored, strict=True)]
         parts = {part: [None if np.isnan(v) else v for v in values] for part, values in output.parts.items()}
-        output = {"score": given, **parts}
+        output = {"score": output.given(), **parts}
     if not isinstance(output, Mapping):
         output = {"score": output}
     if "score" not in output:

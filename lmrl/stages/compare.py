@@ -84,9 +84,9 @@ class SideBySide:
     notes: list[str] = field(default_factory=list)
 
     def mean(self, column: int, what: str) -> float | None:
-        """Return the mean ``"reward"`` or ``"kl"`` of a model's answers, None where it was not measured."""
-        values = [getattr(row[column], what) for row in self.answers]
-        return None if any(value is None for value in values) else sum(values) / len(values)
+        """Return the mean ``"reward"`` or ``"kl"`` of the model's answers that have one, None where none has."""
+        values = [value for row in self.answers if (value := getattr(row[column], what)) is not None]
+        return sum(values) / len(values) if values else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
@@ -276,14 +276,15 @@ def _rewards(
     answers: Sequence[Completion],
     system: str,
     as_chat: bool,
-) -> list[float]:
+) -> list[float | None]:
     columns = _reward_columns(rows)
     if as_chat:  # the same for every model, whatever it was asked through: a learned reward has a template of its own
         columns["prompt_messages"] = [list(as_messages(row["prompt"], system)) for row in rows]
     ids, sampled = [question.ids for question in questions], [answer.ids for answer in answers]
     columns |= sampled_columns(judge, card.codec, ids, sampled, [answer.finish for answer in answers])
     texts = [question.text for question in questions]
-    return [float(score) for score in judge(texts, [answer.text for answer in answers], columns).scores]
+    scores: list[float | None] = judge(texts, [answer.text for answer in answers], columns).given()
+    return scores
 
 
 def _reward_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -291,7 +292,7 @@ def _reward_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _at(values: Sequence[float] | None, index: int) -> float | None:
+def _at(values: Sequence[float | None] | None, index: int) -> float | None:
     return None if values is None else values[index]
 
 

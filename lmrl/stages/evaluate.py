@@ -7,11 +7,13 @@ there, so a run that was stopped resumes with the models that are missing. Chang
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -219,7 +221,12 @@ def _add_rewards(plan: Plan, columns: Sequence[Answers], cards: Sequence[ModelCa
         sampled, reasons = [one.ids for one in answers.completions], [one.finish for one in answers.completions]
         for name, reward in plan.rewards.items():
             found = rows | sampled_columns(reward, card.codec, ids, sampled, reasons)
-            answers.rewards[name] = [float(score) for score in reward(prompts, answers.texts, found).scores]
+            answers.rewards[name] = reward(prompts, answers.texts, found).given()
+            if missing := answers.rewards[name].count(None):
+                plan.notes.append(
+                    f"{missing} of {len(answers.texts)} answers of {answers.name} have no score by {name} and are in "
+                    "no mean of it"
+                )
 
 
 def _best_of(plan: Plan, drawn: Answers) -> Answers:
@@ -230,7 +237,7 @@ def _best_of(plan: Plan, drawn: Answers) -> Answers:
     weights: list[float] = []
     chosen: list[int] = []
     for start in range(0, len(drawn.groups), count):
-        scores = drawn.rewards[chooser][start : start + count]
+        scores = [-math.inf if score is None else score for score in drawn.rewards[chooser][start : start + count]]
         weights += best_of_weights(scores, settings.n)
         chosen.append(start + max(range(settings.n), key=lambda place, scores=scores: scores[place]))  # type: ignore[misc]
     place = plan.best_of or 0
@@ -254,12 +261,17 @@ def _measure(
         {name: weighted_means(rewards, answers) for name, rewards in answers.rewards.items()} for answers in columns
     ]
     for name, reward in plan.rewards.items():
-        seen = [score for answers in columns for score in answers.rewards[name]]
+        seen = [score for answers in columns for score in answers.rewards[name] if score is not None]
+        if not seen:
+            continue
         scale = RewardScale(seen, _bounds(config, name, seen), reward.bounds, seed)
         for place, mine in enumerate(values):
-            mine[f"reward:{name}"] = scale.interval(units[place][name])
-            if place != baseline:
-                mine[f"difference:{name}"] = scale.difference(units[place][name], units[baseline][name])
+            own, other = np.array(units[place][name]), np.array(units[baseline][name])
+            known, both = np.isfinite(own), np.isfinite(own) & np.isfinite(other)
+            if known.any():
+                mine[f"reward:{name}"] = scale.interval(own[known])
+            if place != baseline and both.any():
+                mine[f"difference:{name}"] = scale.difference(own[both], other[both])
     wins: dict[str, WinRate] = {}
     if len(columns) > 1 and (plan.annotator or (config.wins.kind == "reward" and plan.rewards)):
         judge = config.wins.reward or next(iter(plan.rewards), "")

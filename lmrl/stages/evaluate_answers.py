@@ -22,7 +22,8 @@ ANSWERS_FOLDER = "answers"
 class Answers:
     """One column of the evaluation: row r answers prompt ``groups[r]``; measures are added as they become known.
 
-    ``logprobs`` are log pi of whole answers, ``rewards`` by name, ``kl`` log pi - log pi_ref. ``weights`` (summing to
+    ``logprobs`` are log pi of whole answers, ``rewards`` by name (None where a reward does not apply), ``kl``
+    log pi - log pi_ref. ``weights`` (summing to
     1 within a prompt) are those of best-of-N; None counts every row alike. ``shown`` are the rows that stand for their
     prompts where texts are shown and compared.
     """
@@ -33,7 +34,7 @@ class Answers:
     completions: list[Completion]
     logprobs: list[float]
     weights: list[float] | None = None
-    rewards: dict[str, list[float]] = field(default_factory=dict)
+    rewards: dict[str, list[float | None]] = field(default_factory=dict)
     kl: list[float] | None = None
     shown: list[int] = field(default_factory=list)
 
@@ -112,12 +113,18 @@ def restore(
     return new_answers(name, asked, samples, completions, logprobs)
 
 
-def weighted_means(values: Sequence[float], answers: Answers) -> list[float]:
-    """Return each prompt's mean over its answers: the unit of every interval."""
+def weighted_means(values: Sequence[float | None], answers: Answers) -> list[float]:
+    """Return each prompt's mean over its answers, without those of None: the unit of every interval.
+
+    A prompt without any value has NaN.
+    """
     counts = [0.0] * len(answers.asked)
     parts: list[list[float]] = [[] for _ in answers.asked]
     for row, group in enumerate(answers.groups):
+        number = values[row]
+        if number is None:
+            continue
         weight = 1.0 if answers.weights is None else answers.weights[row]
         counts[group] += weight
-        parts[group].append(weight * values[row])
-    return [math.fsum(part) / count for part, count in zip(parts, counts, strict=True)]
+        parts[group].append(weight * number)
+    return [math.fsum(part) / count if count else math.nan for part, count in zip(parts, counts, strict=True)]

@@ -18,7 +18,7 @@ class WinRate:
     """One column's answers against the baseline's: counts of comparisons, and the rate with its interval over prompts.
 
     ``by_empty`` of the comparisons were decided because one answer was empty (or tied, because both were);
-    ``unanswered`` ones were put to the annotator in vain and count nowhere.
+    ``unanswered`` ones have no verdict of the annotator, or no reward, and are in no count.
     """
 
     rate: Interval
@@ -58,8 +58,9 @@ def win_rate(
         elif annotator is not None:
             asked.append(place)
         else:
-            difference = answers.rewards[reward][mine] - baseline.rewards[reward][other]
-            scores[place] = 0.5 if abs(difference) <= tolerance else float(difference > 0)
+            one, two = answers.rewards[reward][mine], baseline.rewards[reward][other]
+            if one is not None and two is not None:
+                scores[place] = 0.5 if abs(one - two) <= tolerance else float(one > two)
     by_empty = sum(is_empty(answers.texts[mine]) or is_empty(baseline.texts[other]) for mine, other in pairs)
     if annotator is not None and asked:
         comparisons = [_comparison(answers, baseline, questions, *pairs[place]) for place in asked]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lmrl.experience import loss_mask
 from lmrl.ops import aggregate_losses
 from lmrl.optimizer import Policy
 from lmrl.stages.memory import graph_allowance, saved_bytes
@@ -151,7 +152,7 @@ class WholeMinibatch:
         aggregation = trainer.optimizer.settings.loss_aggregation
 
         def share(part: Any) -> Tensor:
-            return aggregate_losses(losses(trainer.policy, part), part.action_mask, aggregation, *self.counts)
+            return aggregate_losses(losses(trainer.policy, part), loss_mask(part), aggregation, *self.counts)
 
         return self._each(share, self.microbatches if microbatches is None else microbatches)
 

@@ -52,9 +52,9 @@ def resample(
 def _informative_groups(optimizer: PolicyOptimizer, scored: Scored) -> torch.Tensor:
     """Say of each group, in the order of its number, whether all its rows are informative.
 
-    Truncated rows, whose scores are withheld, have no say; a group of nothing else is not informative.
+    Unscored rows are ignored; a group of only these is uninformative.
     """
-    group, seen = scored.samples.group, ~scored.samples.truncated
+    group, seen = scored.samples.group, scored.scored
     labels, place = group.unique(return_inverse=True)
     votes = torch.zeros(len(labels), 2, dtype=torch.long, device=group.device)
     if bool(seen.any()):
@@ -82,7 +82,7 @@ def _exchange(
 
 
 def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
-    """Return the records with 0 for the terms of the reward that only others know: where all rows were truncated."""
+    """Return the records with NaN for terms of the reward that only others have: where all rows were truncated."""
     names = sorted({name for record in records for name in record.score_parts})
     return [
         replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,8 @@ from lmrl.stages.rl_setup import open_session
 from lmrl.stages.rollouts import PromptBatch
 from lmrl.stages.run import require_finite
 from lmrl.stages.stopping import stop_requests
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,21 +138,26 @@ def _update(session: Session, update: int) -> dict[str, float]:
     ready = time.perf_counter()
     kl_rows = (scored.samples.behavior_logprobs - reference_logprobs).sum(1)
     means = session.rollout_means(scored, kl_rows)
-    require_finite("the reward", means["rollout/reward"], f"update {update}")
+    if "rollout/reward" in means:
+        require_finite("the reward", means["rollout/reward"], f"update {update}")
+    else:
+        logger.warning("update %d: no response has a score, so there is nothing to learn from", update)
     require_finite("the KL to the reference", means["rollout/kl"], f"update {update}")
     means |= session.updater.update(rollout, beta, update, derive_seed(seed, "minibatches", update))
     session.refresh_mask(update)
     end = time.perf_counter()
     session.controller.update(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
     tokens = means["rollout/tokens"]
-    run.log_histogram(update, "rollout/reward", scored.scores.cpu().numpy())
-    run.log_histogram(update, "rollout/length", scored.samples.inputs.response_lengths.cpu().numpy())
+    if "rollout/reward" in means:
+        means["rollout/objective"] = means["rollout/reward"] - beta * means["rollout/kl"]
+    if bool(scored.scored.any()):
+        run.log_histogram(update, "rollout/rewards", scored.scores[scored.scored].cpu().numpy())
+    run.log_histogram(update, "rollout/lengths", scored.samples.inputs.response_lengths.cpu().numpy())
     return (
         means
         | sampling
         | {
             "rollout/beta": beta,
-            "rollout/objective": means["rollout/reward"] - beta * means["rollout/kl"],
             "time/sample_seconds": sampled - start,
             "time/score_seconds": ready - sampled,
             "time/update_seconds": end - ready,
@@ -213,8 +221,9 @@ def _evaluate(session: Session, update: int) -> Evaluation | None:
 
 
 def _postfix(metrics: dict[str, float]) -> str:
-    if "rollout/reward" in metrics:
-        learned = f"reward {metrics['rollout/reward']:.3f}, KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}"
+    if "rollout/kl" in metrics:
+        reward = f"reward {metrics['rollout/reward']:.3f}" if "rollout/reward" in metrics else "no scores"
+        learned = f"{reward}, KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}"
     else:
         learned = f"loss {metrics['optimizer/loss']:.3f}"
     return f"{learned}, {metrics['time/tokens_per_second']:.0f} tokens/s"

@@ -15,6 +15,7 @@ from lmrl.data import PromptOrder, PromptSet
 from lmrl.errors import NonFiniteError
 from lmrl.experience import Experience
 from lmrl.kl import KLController
+from lmrl.ops import masked_sum
 from lmrl.plugins import PluginManager
 from lmrl.rollout import Scored
 from lmrl.seeds import derive_seed
@@ -77,26 +78,36 @@ class Session:
         return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
 
     def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
-        """Return the rollout's numbers, averaged over the rows of all ranks."""
+        """Return the rollout's metrics, averaged over the rows of all ranks.
+
+        Rewards are averaged over scored rows, and each term of the reward over the rows that it applies to. A mean of
+        no rows is absent. ``rollout/scored`` is the number of scored rows.
+        """
         from accelerate.utils import gather_object
 
         means = MetricMeans()
         samples = scored.samples
-        count = torch.tensor(float(len(kl_rows)), device=kl_rows.device)
         columns: dict[str, Tensor] = {
-            "rollout/reward": scored.scores,
+            "rollout/reward": scored.scores.masked_fill(~scored.scored, torch.nan),
             "rollout/kl": kl_rows,
             "rollout/length": samples.inputs.response_lengths,
             "rollout/terminated": samples.terminated,
             "rollout/logprob": samples.behavior_logprobs.sum(1),
         }
-        # A rank whose rows were all truncated has scored nothing and knows no terms, but must sum as many numbers.
+        # A rank whose rows were all truncated has scored none and has no terms, but must sum as many numbers.
         names = gather_object(sorted(scored.score_parts)) if self.accelerator.num_processes > 1 else scored.score_parts
         for name in names:
-            columns[f"rollout/reward_{name}"] = scored.score_parts.get(name, torch.zeros_like(scored.scores))
+            columns[f"rollout/reward_{name}"] = scored.score_parts.get(
+                name, torch.zeros_like(scored.scores)
+            ).masked_fill(samples.truncated, torch.nan)
+        whole = ("rollout/kl", "rollout/logprob")  # a NaN in these is an error, which ends the run
         for name, column in columns.items():
-            means.add_sum(name, column.to(kl_rows).sum(), count)
-        numbers = means.means(self.accelerator)
+            column = column.to(kl_rows)
+            within = torch.ones_like(scored.scored) if name in whole else ~column.isnan()
+            means.add_sum(name, masked_sum(column, within), within.sum())
+        totals = means.totals(self.accelerator)
+        numbers = {name: total / count for name, (total, count) in totals.items() if count}
+        numbers["rollout/scored"] = totals["rollout/reward"][1]
         rows = self.config.train.prompts_per_update * self.config.train.group_size
         return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
 

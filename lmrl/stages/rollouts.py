@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ class RolloutMaker:
     """Whether the engine tells of complete rows while it samples the others."""
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
-        """Sample a response to every row and score it; the score of a truncated row is withheld."""
+        """Sample a response to every row and score those that are not truncated."""
         early = self._early_scores(prompts)
         try:
             with self.policy.extracted() as model:
@@ -105,33 +106,44 @@ class RolloutMaker:
             responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
         else:
             responses = early.responses(rows)
-        scored = torch.nonzero(~samples.truncated).squeeze(1).tolist()
-        scores = torch.zeros(len(responses), dtype=torch.float64)
-        parts: dict[str, Tensor] = {}
-        if scored:
+        asked = torch.nonzero(~samples.truncated).squeeze(1).tolist()
+        count, device = len(responses), samples.action_mask.device
+        scored, scores, parts = np.zeros(count, dtype=np.bool_), np.zeros(count), {}
+        if asked:
             if early is None:
-                columns = {name: [column[i] for i in scored] for name, column in prompts.columns.items()}
-                ids, sampled = [prompts.ids[i] for i in scored], [rows[i] for i in scored]
-                reasons = samples.finish_reasons[scored].tolist()
+                columns = {name: [column[i] for i in asked] for name, column in prompts.columns.items()}
+                ids, sampled = [prompts.ids[i] for i in asked], [rows[i] for i in asked]
+                reasons = samples.finish_reasons[asked].tolist()
                 columns |= sampled_columns(self.reward, self.card.codec, ids, sampled, reasons)
-                result = self.reward([prompts.texts[i] for i in scored], [responses[i] for i in scored], columns)
+                result = self.reward([prompts.texts[i] for i in asked], [responses[i] for i in asked], columns)
             else:
-                result = early.result(scored)
-            index = torch.tensor(scored)
-            scores[index] = torch.as_tensor(result.scores, dtype=torch.float64)
+                result = early.result(asked)
+            scored[asked] = getattr(result, "scored", True)
+            scores[asked] = result.scores
             for name, part in result.parts.items():
-                parts[name] = torch.zeros_like(scores).index_put((index,), torch.as_tensor(part, dtype=torch.float64))
-        device = samples.action_mask.device
-        parts = {name: part.to(device, torch.float32) for name, part in parts.items()}
-        return Scored(samples, prompts.texts, responses, scores.to(device, torch.float32), parts)
+                parts[name] = np.zeros(count)
+                parts[name][asked] = part
+        return Scored(
+            samples,
+            prompts.texts,
+            responses,
+            torch.tensor(np.where(scored, scores, 0.0), dtype=torch.float32, device=device),
+            {name: torch.tensor(part, dtype=torch.float32, device=device) for name, part in parts.items()},
+            torch.tensor(scored, device=device),
+        )
 
     def greedy_scores(self, prompts: PromptBatch) -> Tensor:
-        """Return the score of the greedy answer to each row's prompt, (B,): one answer is decoded per group."""
+        """Return the score of the greedy answer to each row's prompt, (B,), NaN where it has none.
+
+        One answer is decoded per group.
+        """
         first = {group: row for row, group in reversed(list(enumerate(prompts.groups)))}
         chosen = prompts.select([first[group] for group in sorted(first)])
         maker = replace(self, spec=replace(self.spec, temperature=0.0))
         places = {group: place for place, group in enumerate(chosen.groups)}
-        return maker.sample(chosen, seed=0).scores[[places[group] for group in prompts.groups]]
+        greedy = maker.sample(chosen, seed=0)
+        scores = greedy.scores.masked_fill(~greedy.scored, torch.nan)
+        return scores[[places[group] for group in prompts.groups]]
 
     def reference_logprobs(self, samples: Samples) -> Tensor:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
@@ -163,4 +175,5 @@ class RolloutMaker:
             truncated=samples.truncated,
             group=samples.group,
             declared=declared,
+            scored=scored.scored,
         )

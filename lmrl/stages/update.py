@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.experience import Experience
+from lmrl.experience import Experience, loss_mask
 from lmrl.kl import KLSettings, kl_losses
 from lmrl.ops import aggregate_losses, masked_sum
 from lmrl.optimizer import PolicyOptimizer
@@ -50,16 +50,19 @@ class MetricMeans:
         for name, total in other.sums.items():
             self.add_sum(name, total, other.counts[name])
 
-    def means(self, accelerator: Any) -> dict[str, float]:
-        """Return the means over all ranks (one collective, one transfer to the host)."""
+    def totals(self, accelerator: Any) -> dict[str, tuple[float, float]]:
+        """Return sum and count of each metric over all ranks (one collective, one transfer to the host)."""
         if not self.sums:
             return {}
         names = sorted(self.sums)
         stacked = torch.stack([torch.stack([self.sums[name], self.counts[name]]) for name in names])
         stacked = accelerator.reduce(stacked, reduction="sum")
-        return {
-            name: float(total / max(count, 1)) for name, (total, count) in zip(names, stacked.tolist(), strict=True)
-        }
+        return {name: (total, count) for name, (total, count) in zip(names, stacked.tolist(), strict=True)}
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Return the means over all ranks, 0 for a metric of no entries."""
+        totals = self.totals(accelerator)
+        return {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
 
 
 def learning_rate_factor(update: int, settings: TrainSettings) -> float:
@@ -98,8 +101,8 @@ class Updater:
         batch = Batch.from_rollout(rollout, advantages)
         total = MetricMeans()
         for name, column in advantages.metrics.items():
-            total.add(name, column, batch.action_mask)
-        total.add("advantage", batch.advantages, batch.action_mask)
+            total.add(name, column, batch.loss_mask)
+        total.add("advantage", batch.advantages, batch.loss_mask)
         return self.learn(batch, beta, update, seed, total)
 
     def learn(
@@ -127,7 +130,7 @@ class Updater:
     def _step(self, minibatch: Experience, beta: float, epoch: int, where: str, total: MetricMeans) -> bool:
         """Take one gradient step; return True if the optimizer asked to stop before it."""
         accelerator = self.accelerator
-        mask = minibatch.action_mask
+        mask = loss_mask(minibatch)
         counts = accelerator.reduce(torch.stack([mask.sum(), mask.any(1).sum()]).float(), reduction="sum")
         token_count, row_count = counts.clamp_min(1).unbind()
         means = MetricMeans()
@@ -184,23 +187,23 @@ class Updater:
         for rows in microbatches:
             part = minibatch.select(rows)
             for name, column in self.optimizer.statistics(self.policy, part).items():
-                means.add(name, column, part.action_mask)
+                means.add(name, column, loss_mask(part))
             self.policy.forget()
         return replace(minibatch, means=means.means(self.accelerator))
 
     def _loss(self, part: Any, beta: float, token_count: Tensor, row_count: Tensor, means: MetricMeans) -> Tensor:
         """Return this microbatch's share of the minibatch's loss."""
-        loss = self.optimizer.loss(self.policy, part)
+        loss, mask = self.optimizer.loss(self.policy, part), loss_mask(part)
         aggregation = self.optimizer.settings.loss_aggregation
-        share = aggregate_losses(loss.losses, part.action_mask, aggregation, token_count, row_count)
+        share = aggregate_losses(loss.losses, mask, aggregation, token_count, row_count)
         for name, column in loss.metrics.items():
-            means.add(name, column, part.action_mask)
+            means.add(name, column, mask)
         if isinstance(part, Batch) and self.kl.placement == "loss" and beta > 0:
             now = self.policy.evaluate(part).logprobs
             reference = part.rollout.reference_logprobs
             penalty = kl_losses(now, part.behavior_logprobs, reference, part.action_mask, self.kl)
-            means.add("kl_loss", penalty, part.action_mask)
-            share = share + beta * aggregate_losses(penalty, part.action_mask, aggregation, token_count, row_count)
+            means.add("kl_loss", penalty, mask)
+            share = share + beta * aggregate_losses(penalty, mask, aggregation, token_count, row_count)
         return share
 
 
@@ -243,6 +246,8 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
         truncated=collect(rollout.truncated.long()).bool(),
         group=collect(group),
         declared={name: collect(column) for name, column in sorted(rollout.declared.items())},
+        scored=collect(rollout.scored.long()).bool(),
+        loss_mask=collect(rollout.loss_mask.long()).bool(),
     )
     answer = optimizer.advantages(whole)
     mine = slice(rank * rows, (rank + 1) * rows)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from lmrl import PluginManager, Samples, SamplingSpec, hookimpl
@@ -70,7 +71,9 @@ class BestOfN:
         responses = response_texts(codec, rows, ids, spec.eos_ids, spec.stop_strings)
         asked = [text for text in codec.decode_batch([list(prompt) for prompt in prompts]) for _ in range(n)]
         columns = sampled_columns(self.reward, codec, rows, ids, samples.finish_reasons.tolist())
-        scores = torch.as_tensor(self.reward(asked, responses, columns).scores).view(len(prompts), n)
+        found = self.reward(asked, responses, columns)
+        # A response without a score is taken only where no other has one.
+        scores = torch.as_tensor(np.where(found.scored, found.scores, -np.inf)).view(len(prompts), n)
         best = scores.argmax(1) + n * torch.arange(len(prompts))
         return samples.select(best.to(samples.action_mask.device))
 

@@ -43,7 +43,7 @@ class CISPO(PolicyOptimizer):
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
-        returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, rollout.truncated)
+        returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, ~rollout.scored)
         normalised = ops.group_normalise(returns, group, self.settings.normalise_std, rollout.scores)
         metrics = {"return": returns, "tied": (ops.group_spread(rollout.scores, group) == 0).float()}
         return Advantages(normalised[:, None] * rollout.action_mask, metrics=metrics)

@@ -2,8 +2,8 @@
 
 The advantage of an answer is its return minus the mean of its group, over the group's deviation. Dr. GRPO (Liu et al.
 2025), DAPO (Yu et al. 2025) and BNPO (Xiao et al. 2025) change the normalisation, the clipping, the averaging and which
-groups are sampled; docs/optimizers/grpo.md says which settings make which. Answers whose score was withheld (truncated
-ones) are compared with nothing and have no advantage.
+groups are sampled; docs/optimizers/grpo.md says which settings make which. Unscored responses are compared with
+nothing and have no advantage.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class GRPO(PolicyOptimizer):
     def advantages(self, rollout: Rollout) -> Advantages:
         """Normalise each answer's return, KL shaping included, within its group."""
         settings, returns, shown = self.settings, rollout.rewards.sum(1), rollout.scores
-        group = ops.split_off(rollout.group, rollout.truncated)
+        group = ops.split_off(rollout.group, ~rollout.scored)
         metrics = {"tied": (ops.group_spread(rollout.scores, group) == 0).float()}
         if settings.overlong_length:
             lengths = rollout.action_mask.sum(1)

@@ -34,7 +34,7 @@ class OnlineDPO(PolicyOptimizer):
 
     def pairs(self, rollout: Rollout) -> PairBatch:
         """Pair the best with the worst scored answer to each prompt; where they tie, the pair counts for nothing."""
-        best, worst, differ = best_and_worst(rollout.scores, rollout.group, ~rollout.truncated)
+        best, worst, differ = best_and_worst(rollout.scores, rollout.group, rollout.scored)
         return PairBatch.from_rollout(rollout, best, worst, differ)
 
     def loss(self, policy: Policy, batch: PairBatch) -> Loss:
@@ -53,7 +53,7 @@ class OnlineDPO(PolicyOptimizer):
 def best_and_worst(scores: Tensor, group: Tensor, scored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the rows of each group's best and worst score, (G,), and whether the two differ.
 
-    Rows that are not ``scored`` (B,), whose score was withheld, are passed over.
+    Rows that are not ``scored`` (B,) are skipped.
     """
     member = (group.unique()[:, None] == group[None, :]) & scored[None, :]  # (G, B)
     best = torch.where(member, scores, -inf).argmax(1)

@@ -45,7 +45,7 @@ class RAFT(PolicyOptimizer):
     settings: RAFTSettings
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Mark the tokens of each prompt's best answers with 1; answers whose score was withheld are never kept."""
+        """Mark the tokens of each prompt's best answers with 1; unscored responses are never kept."""
         mask, keep = rollout.action_mask, self.settings.keep
         smallest = int(ops.group_sums(torch.ones_like(rollout.scores), rollout.group)[0].min())
         if keep >= smallest:
@@ -53,8 +53,9 @@ class RAFT(PolicyOptimizer):
                 f"optimizer.raft.keep is {keep}, but there are {smallest} answers to a prompt, and keeping all of them "
                 "teaches nothing; raise train.group_size or lower keep"
             )
-        kept = best_of_each(rollout.scores, rollout.group, mask.any(1) & ~rollout.truncated, keep)
-        kept_scores = rollout.scores * kept * mask.any(1).sum() / kept.sum().clamp_min(1)
+        kept = best_of_each(rollout.scores, rollout.group, mask.any(1) & rollout.scored, keep)
+        # The trainer averages over the rows in the loss; this makes it the mean over the kept ones.
+        kept_scores = rollout.scores * kept * rollout.loss_mask.any(1).sum() / kept.sum().clamp_min(1)
         return Advantages((kept[:, None] & mask).to(rollout.rewards), metrics={"kept_score": kept_scores})
 
     def statistics(self, policy: Policy, batch: Batch) -> Mapping[str, Tensor]:

@@ -42,13 +42,14 @@ class Reinforce(PolicyOptimizer):
         self.baseline: float | None = None
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Subtract the running mean of past batches from each token's return; then move the mean."""
+        """Subtract the running mean of past batches from each token's return; then move the mean of scored rows."""
         returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
-        batch_mean = float(rollout.rewards.sum(1).mean())
         # The first batch has no past: its advantages are the plain returns, which is unbiased too.
         baseline = self.baseline if self.baseline is not None else 0.0
-        decay = self.settings.baseline_decay
-        self.baseline = batch_mean if self.baseline is None else decay * self.baseline + (1 - decay) * batch_mean
+        if bool(rollout.scored.any()):
+            batch_mean = float(rollout.rewards[rollout.scored].sum(1).mean())
+            decay = self.settings.baseline_decay
+            self.baseline = batch_mean if self.baseline is None else decay * self.baseline + (1 - decay) * batch_mean
         return Advantages((returns - baseline).masked_fill(~rollout.action_mask, 0))
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:

@@ -49,7 +49,7 @@ class ReinforcePP(PolicyOptimizer):
         found = self.returns(rollout)
         if not self.settings.whiten_advantages:
             return found
-        return Advantages(ops.masked_whiten(found.advantages, rollout.action_mask), metrics=found.metrics)
+        return Advantages(ops.masked_whiten(found.advantages, rollout.loss_mask), metrics=found.metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return the clipped surrogate of every token."""
@@ -65,7 +65,7 @@ class ReinforcePPBaseline(ReinforcePP):
 
     def returns(self, rollout: Rollout) -> Advantages:
         """Return each token's return to go minus the mean score of its group, of the answers that were scored."""
-        group = ops.split_off(rollout.group, rollout.truncated)
+        group = ops.split_off(rollout.group, ~rollout.scored)
         centred = super().returns(rollout).advantages - ops.group_means(rollout.scores, group)[:, None]
         return Advantages(centred.masked_fill(~rollout.action_mask, 0))
 

@@ -32,8 +32,11 @@ class ReMax(PolicyOptimizer):
     def advantages(self, rollout: Rollout) -> Advantages:
         """Subtract the greedy answer's score from each token's return."""
         returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
-        centred = (returns - rollout.greedy_scores[:, None]).masked_fill(~rollout.action_mask, 0)
-        return Advantages(centred, metrics={"greedy_score": rollout.greedy_scores})
+        # Where the greedy answer has no score, the mean of those of the batch: it depends on no sampled answer either.
+        greedy, known = rollout.greedy_scores, ~rollout.greedy_scores.isnan()
+        baseline = greedy.where(known, ops.masked_mean(greedy, known))
+        centred = (returns - baseline[:, None]).masked_fill(~rollout.action_mask, 0)
+        return Advantages(centred, metrics={"greedy_score": baseline})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return -advantage * log pi of every token."""

@@ -1,8 +1,8 @@
 """REINFORCE leave-one-out (Ahmadian et al. 2024; Kool et al. 2019), as a plugin of lmrl.
 
 The whole answer is one action: its return, KL shaping included, minus the mean return of the other answers to the same
-prompt. That baseline does not depend on the answer it is subtracted from, so it adds no bias. Answers whose score was
-withheld (truncated ones) are compared with nothing and have no advantage.
+prompt. That baseline does not depend on the answer it is subtracted from, so it adds no bias. Unscored responses are
+compared with nothing and have no advantage.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RLOO(PolicyOptimizer):
     def advantages(self, rollout: Rollout) -> Advantages:
         """Subtract from each answer's return the mean of the others of its group."""
         returns = rollout.rewards.sum(1)
-        centred = returns - ops.leave_one_out_means(returns, rollout.group, rollout.truncated)
+        centred = returns - ops.leave_one_out_means(returns, rollout.group, ~rollout.scored)
         return Advantages(centred[:, None] * rollout.action_mask, metrics={"return": returns})
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:

@@ -8,6 +8,7 @@ from lmrl.config import build
 from lmrl.errors import SettingsError
 from lmrl.models import load, response_texts
 from lmrl.plugins import PluginManager
+from lmrl.rewards import resolve
 from lmrl.sampling import SamplingSpec
 from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.stages.rl import rl
@@ -47,6 +48,14 @@ def test_the_best_of_what_was_drawn_is_given(model):
     assert drawn.any() and not drawn.all()
     assert samples.inputs.prompt_lengths.tolist() == [len(prompt) for prompt in prompts]
     assert samples.action_mask.shape[0] == len(prompts) == len(samples.group.unique())
+
+
+def test_a_draw_without_a_score_is_given_only_where_no_other_has_one(model):
+    prompts = [model.card.codec.encode(text) for text in ("the dog", "a", "home", "the dog sat")]
+    engine = engine_of(8)
+    scored = cats(model, prompts, generate(engine, model, prompts))
+    engine.reward = resolve(lambda prompts, responses: [-1.0 if "cat" in text else None for text in responses])
+    assert cats(model, prompts, generate(engine, model, prompts)).tolist() == scored.tolist()
 
 
 def test_one_of_one_is_the_engine_itself(model):
