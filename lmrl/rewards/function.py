@@ -264,9 +264,15 @@ def _single(value: Any) -> Any:
 def _failure(name: str, error: BaseException, prompts: Sequence[str]) -> BaseException:
     if isinstance(error, RewardError) or not isinstance(error, Exception):
         return error
+    as_messages = isinstance(error, TypeError) and "string ind" in str(error)  # completion[0]["content"]
     return RewardError(
         f"reward {name!r} raised {type(error).__name__}: {error} (batch of {len(prompts)}, first prompt "
         f"{_excerpt(prompts[0])})"
+        + (
+            ". Prompts and responses are texts; the column prompt_messages contains the messages."
+            if as_messages
+            else ""
+        )
     )
 
 

@@ -217,6 +217,14 @@ def test_a_reward_that_raises_is_named_and_its_cause_is_kept():
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+def test_a_reward_that_expects_messages_is_told_what_it_gets():
+    def conversational(completions, **kwargs):
+        return [len(completion[0]["content"]) for completion in completions]
+
+    with pytest.raises(RewardError, match="responses are texts; the column prompt_messages contains the messages"):
+        resolve(conversational)(PROMPTS, RESPONSES)
+
+
 def test_the_failing_one_of_several_is_named():
     async def broken(prompts, responses):
         raise ValueError("no such judge")
