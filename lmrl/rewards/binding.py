@@ -102,8 +102,8 @@ class Binding:
             else:
                 advice = ". Add the column to the data, or give the parameter a default."
             raise RewardError(
-                f"reward {self.name!r} needs the column {column!r}, but {listing}{advice} Its signature is "
-                f"{self.signature}."
+                f"reward {self.name!r} needs the column {column!r}, but {listing}{advice}"
+                + ("" if self.reads is not None else f" Its signature is {self.signature}.")
             )
 
     def batch_signature(self) -> inspect.Signature:

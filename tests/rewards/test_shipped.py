@@ -60,7 +60,7 @@ def test_an_answer_that_is_missing_is_no_word():
 
 def test_every_reward_has_settings_with_defaults_and_a_summary():
     names = ["happy_end", "good_story", "lexicon", "pattern", "length", "repetition", "exact_match"]
-    names += ["numeric_answer", "math_answer", "multiple_choice"]
+    names += ["numeric_answer", "math_answer", "multiple_choice", "judge"]
     assert [name for name in SPECS if name != "learned"] == names
     assert all(spec.summary and spec.settings() for spec in SPECS.values())
 
@@ -235,7 +235,7 @@ def test_happy_end():
 def test_shipped_rewards_pickle(lexicon):
     settings = {"lexicon": {"path": lexicon}, "pattern": {"pattern": "a+"}, "length": {"maximum": 3}}
     for name in SPECS:
-        if name == "learned":  # needs a model: test_learned.py
+        if name in ("learned", "judge"):  # they need a model and have tests of their own
             continue
         reward = make(name, **settings.get(name, {}))
         columns = {"answer": ["2"]}
