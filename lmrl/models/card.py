@@ -18,6 +18,7 @@ from lmrl.errors import ModelError
 from lmrl.models.codec import FastCodec, TextCodec, TransformersCodec
 from lmrl.models.files import CheckpointFiles, find_files, read_json
 from lmrl.models.kinds import require_causal
+from lmrl.models.responses import contains_stop, response_texts
 from lmrl.models.vocabulary import grown_rows, require_rows
 
 __all__ = [
@@ -174,39 +175,3 @@ def _named_tokens(settings: Mapping[str, Any]) -> set[str]:
     listed = settings.get("added_tokens_decoder")
     entries = listed.values() if isinstance(listed, Mapping) else ()
     return {entry["content"] for entry in entries if isinstance(entry, Mapping) and "content" in entry}
-
-
-def response_texts(
-    codec: TextCodec,
-    prompt_rows: Sequence[Sequence[int]],
-    response_rows: Sequence[Sequence[int]],
-    eos_ids: Sequence[int] = (),
-    stop_strings: Sequence[str] = (),
-) -> list[str]:
-    """Return the text of each response, as it continues its prompt.
-
-    A trailing EOS is left out, and so is everything from the first stop string on. Decoding prompt and response
-    together keeps the space between them, which tokenizers that strip a leading space would lose.
-    """
-    ended = set(eos_ids)
-    bare = [list(row[:-1]) if len(row) and row[-1] in ended else list(row) for row in response_rows]
-    distinct = list({tuple(row): None for row in prompt_rows})
-    prompt_text = dict(zip(distinct, codec.decode_batch(distinct), strict=True))
-    joined = codec.decode_batch([[*prompt, *row] for prompt, row in zip(prompt_rows, bare, strict=True)])
-    texts = []
-    for prompt, row, whole in zip(prompt_rows, bare, joined, strict=True):
-        prefix = prompt_text[tuple(prompt)]
-        text = whole[len(prefix) :] if whole.startswith(prefix) else codec.decode_batch([row])[0]
-        cut = min((at for at in (text.find(stop) for stop in stop_strings) if at >= 0), default=len(text))
-        texts.append(text[:cut])
-    return texts
-
-
-def contains_stop(
-    codec: TextCodec, prompt: Sequence[int], response: Sequence[int], stop_strings: Sequence[str]
-) -> bool:
-    """Say whether the response's text holds a stop string."""
-    if not stop_strings:
-        return False
-    text = response_texts(codec, [prompt], [response])[0]
-    return any(stop in text for stop in stop_strings)

@@ -46,16 +46,12 @@ class TextCodec(Protocol):
         """Return ``encode_plain(text)`` and the (start, end) characters that each id stands for."""
         ...
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row, special tokens left out."""
+    def decode_batch(self, rows: Sequence[Sequence[int]], special: bool = False) -> list[str]:
+        """Return the text of each row, with its special tokens if ``special`` and without them otherwise."""
         ...
 
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens with their ids, added ones too."""
-        ...
-
-    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row, special tokens included."""
         ...
 
     @property
@@ -133,17 +129,13 @@ class FastCodec:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return list(encoding.ids), [(int(start), int(end)) for start, end in encoding.offsets]
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Sequence[int]], special: bool = False) -> list[str]:
         """Return the text of each row."""
-        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True))
+        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=not special))
 
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens with their ids."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
-
-    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row, special tokens included."""
-        return list(self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=False))
 
     @cached_property
     def renderer(self) -> ChatRenderer:
@@ -205,25 +197,17 @@ class TransformersCodec:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoding["input_ids"]), [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
 
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode_batch(self, rows: Sequence[Sequence[int]], special: bool = False) -> list[str]:
         """Return the text of each row."""
         return list(
             self.tokenizer.batch_decode(
-                [list(row) for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                [list(row) for row in rows], skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         )
 
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens with their ids."""
         return dict(self.tokenizer.get_vocab())
-
-    def decode_raw(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row, special tokens included."""
-        return list(
-            self.tokenizer.batch_decode(
-                [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
 
     @property
     def renderer(self) -> ChatRenderer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmrl.models.responses import continuations
 from lmrl.sampling.finish import FinishReason
 
 if TYPE_CHECKING:
@@ -37,19 +38,5 @@ def sampled_columns(
     if "finish_reasons" in asks:
         found["finish_reasons"] = [FinishReason(int(code)).label for code in finish]
     if "raw_responses" in asks:
-        found["raw_responses"] = raw_texts(codec, prompt_ids, response_ids)
+        found["raw_responses"] = continuations(codec, prompt_ids, response_ids, special=True)
     return found
-
-
-def raw_texts(
-    codec: TextCodec, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]]
-) -> list[str]:
-    """Return the text of each response as it continues its prompt, special tokens included."""
-    distinct = list({tuple(row): None for row in prompt_ids})
-    prompts = dict(zip(distinct, codec.decode_raw(distinct), strict=True))
-    pairs = list(zip(prompt_ids, response_ids, strict=True))
-    texts = []
-    for (prompt, row), whole in zip(pairs, codec.decode_raw([[*prompt, *row] for prompt, row in pairs]), strict=True):
-        prefix = prompts[tuple(prompt)]
-        texts.append(whole[len(prefix) :] if whole.startswith(prefix) else codec.decode_raw([row])[0])
-    return texts

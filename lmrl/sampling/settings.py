@@ -44,7 +44,8 @@ class SamplingSettings:
     max_new_tokens: int = 64
     """Tokens per response at the most."""
     stop_strings: list[str] = field(default_factory=list)
-    """A response ends where its text first holds one of these; they are not part of it."""
+    """A response ends where its text first holds one of these; they are not part of it. A stop string may name special
+    tokens, alone ("<|im_end|>") or with text."""
     forbidden_ids: list[int] = field(default_factory=list)
     """Token ids that are never drawn."""
     on_length: Literal["terminate", "truncate"] = "terminate"

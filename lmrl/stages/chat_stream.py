@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 
 from lmrl.errors import NonFiniteError
-from lmrl.models.card import TextCodec, response_texts
 from lmrl.models.loading import LanguageModel
+from lmrl.models.responses import certain_text, contains_stop, response_texts
 from lmrl.sampling.distribution import draw
 from lmrl.sampling.finish import FinishReason
 from lmrl.sampling.plain_decoder import general_decoder
@@ -40,15 +40,20 @@ class Stream:
     @property
     def text(self) -> str:
         """The answer's text so far, without the end token and the stop string."""
-        tail = list(self.prompt[-CONTEXT_TOKENS:])
-        return response_texts(self.model.card.codec, [tail], [self.ids], self.spec.eos_ids, self.spec.stop_strings)[0]
+        codec, spec = self.model.card.codec, self.spec
+        return response_texts(codec, [self._tail], [self.ids], spec.eos_ids, spec.stop_strings)[0]
+
+    @property
+    def _tail(self) -> list[int]:
+        return list(self.prompt[-CONTEXT_TOKENS:])
 
     def pieces(self) -> Iterator[str]:
         """Yield the answer's text as it comes."""
         said = ""
         for _ in self._tokens():
-            text = self.text
-            certain = text if self.finish != FinishReason.NONE else text[: _certain(text, self.spec.stop_strings)]
+            going = self.finish == FinishReason.NONE
+            codec, stops = self.model.card.codec, self.spec.stop_strings
+            certain = certain_text(codec, self._tail, self.ids, stops) if going else self.text
             if len(certain) > len(said) and certain.startswith(said):
                 yield certain[len(said) :]
                 said = certain
@@ -78,24 +83,8 @@ class Stream:
     def _finished(self, token: int, context: int) -> FinishReason:
         if token in self.spec.eos_ids:
             return FinishReason.EOS
-        if self.spec.stop_strings and _holds_stop(self.model.card.codec, self.prompt, self.ids, self.spec.stop_strings):
+        if contains_stop(self.model.card.codec, self._tail, self.ids, self.spec.stop_strings):
             return FinishReason.STOP
         if len(self.ids) >= self.spec.max_new_tokens:
             return FinishReason.LENGTH
         return FinishReason.CONTEXT if len(self.prompt) + len(self.ids) >= context else FinishReason.NONE
-
-
-def _holds_stop(codec: TextCodec, prompt: Sequence[int], ids: Sequence[int], stops: Sequence[str]) -> bool:
-    text = response_texts(codec, [list(prompt[-CONTEXT_TOKENS:])], [list(ids)])[0]
-    return any(stop in text for stop in stops)
-
-
-def _certain(text: str, stops: Sequence[str]) -> int:
-    """Return how many characters of a text cannot change or vanish with the tokens to come."""
-    end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    for stop in stops:
-        for size in range(min(len(stop) - 1, end), 0, -1):
-            if text[:end].endswith(stop[:size]):
-                end -= size
-                break
-    return end

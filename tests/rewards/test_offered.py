@@ -143,5 +143,5 @@ def test_the_text_with_special_tokens_continues_the_prompt_of_a_chat_model(tmp_p
     (raw,) = sampled_columns(
         resolve(lambda responses, raw_responses: [0]), codec, [[3, 1, 5]], [[7, 1, 9, 1]], [1]
     ).values()
-    assert raw[0].split() == codec.decode_raw([[3, 1, 5, 7, 1, 9, 1]])[0].split()[3:]
+    assert raw[0].split() == codec.decode_batch([[3, 1, 5, 7, 1, 9, 1]], special=True)[0].split()[3:]
     assert raw[0].count("<eos>") == 2
