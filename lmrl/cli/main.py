@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmrl import __version__
@@ -86,12 +87,18 @@ class _Notes(logging.Handler):
 
 
 def _dispatch(arguments: list[str]) -> int:
-    arguments, files = _take_plugin_files(arguments)
+    arguments, given = _take_plugin_files(arguments)
+    files: Sequence[str | Path] = given
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     first = arguments[0] if arguments else ""
     if first == "--version":
         print(f"lmrl {__version__}")
         return 0
+    folder = _resumed_folder(arguments)
+    if folder:
+        from lmrl.stages.plugin_files import resumed_files
+
+        files = resumed_files(folder, files)
     manager = PluginManager(files, strict=False if name == LISTING else None)
     commands = {**manager.commands(), LISTING: manager.core_commands()[LISTING]}
     if first in {"", "-h", "--help"}:
@@ -166,6 +173,19 @@ def _take_plugin_files(arguments: list[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
     return rest, files
+
+
+def _resumed_folder(arguments: list[str]) -> str:
+    """Return the value of `--resume`, which is read before the command, because the run's plugin files may bring it."""
+    folder = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--":
+            break
+        if argument == "--resume":
+            folder = following
+        elif argument.startswith("--resume="):
+            folder = argument.removeprefix("--resume=")
+    return folder
 
 
 def _shown_plainly(usual: Callable[..., None]) -> Callable[..., None]:

@@ -72,8 +72,10 @@ def last_line(error: BaseException) -> str:
     line = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError) and error.filename:
         return f"{line} ({error.filename}:{error.lineno})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    own = __file__.rpartition("info.py")[0]
+    unseen = ("<frozen", f"{own}files")  # the import system, and the part of it that plugin files have
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(unseen)]
     # The innermost frame is this package's own when the plugin's module could not even be found.
-    if not frames or frames[-1].filename.startswith(__file__.rpartition("info.py")[0]):
+    if not frames or frames[-1].filename.startswith(own):
         return line
     return f"{line} ({frames[-1].filename}:{frames[-1].lineno})"

@@ -64,9 +64,11 @@ class PluginManager:
         self._check_disabled(names, [point.name for point in points], raise_failures)
         for point in points:
             self._add_entry_point(point, point.name in names, raise_failures)
-        self.files = tuple(dict.fromkeys(Path(file) for file in files))
-        """The one-off plugins, for another process that needs the same ones."""
-        for file in self.files:
+        by_path = {Path(file).expanduser().resolve(): Path(file).expanduser() for file in reversed(list(files))}
+        given = list(reversed(by_path.values()))
+        self.files = tuple(file.absolute() for file in given)
+        """The absolute paths of the one-off plugins, for another process that needs the same ones."""
+        for file in given:
             self._add_file(file, strict is not False)
         if raise_failures and self.conflicts():
             raise PluginError(self.conflicts()[0])

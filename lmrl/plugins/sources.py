@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import importlib.util
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +11,7 @@ from typing import Any, Protocol
 
 from lmrl.errors import PluginError, SettingsError
 from lmrl.hookspecs import PROJECT
+from lmrl.plugins.files import import_file
 
 DISABLE_VARIABLE = "LMRL_DISABLE_PLUGINS"
 STRICT_VARIABLE = "LMRL_STRICT_PLUGINS"
@@ -74,24 +72,11 @@ def strict_from_environment() -> bool:
 
 
 def load_file(file: str | Path) -> ModuleType:
-    """Import a plugin from a Python file, under a module name that no other file has."""
+    """Import a plugin from a Python file, under a module name that no other file has and that worker processes find."""
     path = Path(file).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PluginError(f"the plugin file {file} {what}; expected a Python file with lmrl hooks")
     if path.suffix != ".py":
         raise PluginError(f"the plugin file {file} does not end in .py; expected a Python file with lmrl hooks")
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"{PROJECT}_plugin_file_{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"the plugin file {file} cannot be imported by Python")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up while they are made, and help texts are read from its source.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_file(path)

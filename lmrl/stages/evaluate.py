@@ -22,7 +22,6 @@ from lmrl.errors import SettingsError, unknown
 from lmrl.measures import best_of_kl, best_of_weights
 from lmrl.models.card import ModelCard
 from lmrl.models.loading import LanguageModel, load
-from lmrl.plugins import PluginManager
 from lmrl.rewards.offered import sampled_columns
 from lmrl.sampling.texts import sample_texts
 from lmrl.seeds import derive_seed
@@ -42,6 +41,7 @@ from lmrl.stages.evaluate_plan import Plan, make_plan
 from lmrl.stages.evaluate_scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate_texts import row_nats, text_measures
 from lmrl.stages.evaluate_wins import WinRate, win_rate
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.run import CONFIG_FILE, create_folder, next_free_folder
 from lmrl.statistics import Interval, RewardScale
 
@@ -88,7 +88,7 @@ def evaluate(
     ``resume`` the answers that ``config.run.folder`` holds are not sampled again. Everything is checked before the
     folder is made and before any weights are loaded.
     """
-    plan = make_plan(config, plugins or PluginManager(), prompts)
+    plan = make_plan(config, plugins or plugins_of(config.run.folder, resume), prompts)
     folder = _open_folder(plan, resume)
     columns, texts = _answer(plan, folder, resume, progress)
     result = _measure(plan, folder, columns, texts)
@@ -110,8 +110,7 @@ def _open_folder(plan: Plan, resume: bool) -> Path:
         )
     folder = Path(config.run.folder)
     if not resume:
-        versions = {info.name: info.version for info in plan.plugins.listing() if info.version}
-        create_folder(folder, to_toml(resolved(config, plan.plugins)), versions, stage="eval")
+        create_folder(folder, to_toml(resolved(config, plan.plugins)), plan.plugins, stage="eval")
     return folder
 
 

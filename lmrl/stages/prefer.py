@@ -24,6 +24,7 @@ from lmrl.preferences.person import PersonAnnotator
 from lmrl.preferences.reward_annotator import RewardAnnotator
 from lmrl.preferences.writing import pair_rows, ranking_rows, write_rows
 from lmrl.rewards.function import RewardFunction
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.prefer_config import GOLD, PreferConfig
 from lmrl.stages.prefer_report import PreferReport, make_report, plot_report, write_report
 from lmrl.stages.prefer_samples import (
@@ -86,7 +87,7 @@ def prefer(
     cannot be asked any more, after what it answered has been written.
     """
     refuse_ranks()
-    plugins = plugins or PluginManager()
+    plugins = plugins or plugins_of(config.run.folder, resume)
     note_unread(config, plugins)
     if not resume:
         refuse_defaults(config, prompts is not None, annotators is not None)

@@ -132,16 +132,15 @@ def open_folder(config: PreferConfig, plugins: PluginManager, resume: bool) -> N
 
     Raises ``ResumeError`` when an annotator that has answered already has other settings now.
     """
-    versions = {info.name: info.version for info in plugins.listing() if info.version}
     folder, settings = Path(config.run.folder), to_toml(resolved(config, plugins))
     if resume:
         _refuse_changes(folder, config)
-        write_versions(folder, versions, STAGE)
+        write_versions(folder, plugins, STAGE)
         partial = folder / f"{CONFIG_FILE}.partial"
         partial.write_text(settings, encoding="utf-8")
         partial.replace(folder / CONFIG_FILE)
     else:
-        create_folder(folder, settings, versions, STAGE)
+        create_folder(folder, settings, plugins, STAGE)
     (folder / ANSWERS_FOLDER).mkdir(exist_ok=True)
 
 

@@ -16,6 +16,7 @@ from lmrl.data.text import CorpusReport, DocumentEncoder, PreparedCorpus, open_c
 from lmrl.errors import ModelError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.stages.devices import make_accelerator
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.pretrain_config import PretrainConfig
 from lmrl.stages.pretrain_model import (
     SpecialIds,
@@ -70,7 +71,7 @@ def pretrain(
     packed, bit for bit on a CPU. The preparation has a folder of its own (``corpus.folder``): stopped there, the same
     call goes on with what is finished. Everything that can be is checked before either folder is made.
     """
-    plugins = plugins or PluginManager()
+    plugins = plugins or plugins_of(config.run.folder, resume)
     note_unread(config, plugins)
     _check(config, plugins, resume)
     accelerator = make_accelerator(config.run)

@@ -23,6 +23,7 @@ from lmrl.models.reward_rows import with_template
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import free_folder, make_accelerator
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.reward_config import RewardConfig
 from lmrl.stages.reward_data import EncodedRankings, encode_rankings
 from lmrl.stages.reward_measures import HeldOut, RewardReport
@@ -68,7 +69,7 @@ def reward(
     Everything is checked before the folder is made. The checkpoint loads with ``AutoModelForSequenceClassification``;
     the run's folder is what ``reward.learned.path`` takes.
     """
-    plugins = plugins or PluginManager()
+    plugins = plugins or plugins_of(config.run.folder, resume)
     note_unread(config, plugins)
     accelerator = make_accelerator(config.run)
     if config.train.rankings_per_step < accelerator.num_processes:
@@ -166,8 +167,7 @@ def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: An
     config = replace(config, run=replace(config.run, folder=folder))
     if accelerator.is_main_process and not resume:
         check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
-        versions = {info.name: info.version for info in plugins.listing() if info.version}
-        create_folder(Path(folder), to_toml(resolved(config, plugins)), versions, STAGE)
+        create_folder(Path(folder), to_toml(resolved(config, plugins)), plugins, STAGE)
     accelerator.wait_for_everyone()
     return config
 

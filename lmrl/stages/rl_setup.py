@@ -37,6 +37,7 @@ from lmrl.specs import Needs
 from lmrl.stages.checkpoint import list_checkpoints, load_state
 from lmrl.stages.devices import free_folder, make_accelerator
 from lmrl.stages.memory import microbatch_budget
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.rl_checks import (
     check_ranks,
     check_settings,
@@ -77,7 +78,7 @@ def open_session(
     resume: bool,
 ) -> Session:
     """Build a session; every setting is checked here, so that a refused run has sampled nothing."""
-    plugins = plugins or PluginManager()
+    plugins = plugins or plugins_of(config.run.folder, resume)
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings, data is not None)
     note_unread(config, plugins)
@@ -296,15 +297,14 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     if resumed_update is None:
         refuse_taken(folder, "rl")
     run.hold()
-    versions = {info.name: info.version for info in plugins.listing() if info.version}
     if resumed_update is None:
-        create_folder(folder, to_toml(resolved(config, plugins)), versions)
+        create_folder(folder, to_toml(resolved(config, plugins)), plugins)
     else:
         # Settings that may change in a resumed run hold from now on; the folder stays as it was recorded.
         recorded = str(read_toml(folder / CONFIG_FILE)["run"]["folder"])
         kept = replace(config, run=replace(config.run, folder=recorded))
         write_config(folder, to_toml(resolved(kept, plugins)))
-        write_versions(folder, versions)
+        write_versions(folder, plugins)
         truncate_metrics(folder, resumed_update)
     first = None if resumed_update is None else resumed_update + 1
     run.trackers += open_trackers(plugins, config.trackers, folder, first)

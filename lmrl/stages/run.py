@@ -19,6 +19,9 @@ from typing import Any
 
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.locks import folder_lock
+from lmrl.plugins import PluginManager
+from lmrl.stages.plugin_files import KEY as PLUGIN_FILES
+from lmrl.stages.plugin_files import described_files, note_changed_files
 from lmrl.stages.tracking import Tracker
 
 CONFIG_FILE = "config.toml"
@@ -114,7 +117,7 @@ def refuse_taken(folder: Path, stage: str) -> None:
         )
 
 
-def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
+def create_folder(folder: Path, config_text: str, plugins: PluginManager, stage: str = "rl") -> None:
     """Make a new run folder with its resolved configuration, the stage's name and the versions in use.
 
     Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
@@ -122,7 +125,7 @@ def create_folder(folder: Path, config_text: str, plugin_versions: Mapping[str, 
     refuse_taken(folder, stage)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_versions(folder, plugin_versions, stage)
+        write_versions(folder, plugins, stage)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be made or written to ({error.strerror}); choose another one.") from error
     write_config(folder, config_text)  # last: a folder with a configuration is a run
@@ -135,15 +138,20 @@ def write_config(folder: Path, config_text: str) -> None:
     partial.replace(folder / CONFIG_FILE)
 
 
-def write_versions(folder: Path, plugin_versions: Mapping[str, str], stage: str = "rl") -> None:
-    """Record the stage, the folder it was started in, and the versions of Python, the libraries and the plugins."""
+def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> None:
+    """Record the stage, the folder it was started in, the versions of Python, libraries and plugins, and plugin files.
+
+    Of a folder that is resumed, plugin files that have changed are logged.
+    """
+    note_changed_files(folder, plugins)
     content = {
         "stage": stage,
         STARTED_IN: read_versions(folder).get(STARTED_IN, str(Path.cwd())),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": library_versions(),
-        "plugins": dict(plugin_versions),
+        "plugins": {info.name: info.version for info in plugins.listing() if info.version},
+        PLUGIN_FILES: described_files(plugins),
     }
     (folder / VERSIONS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -29,6 +29,7 @@ from lmrl.plugins import PluginManager
 from lmrl.sampling.texts import sampling_spec
 from lmrl.seeds import derive_seed
 from lmrl.stages.devices import make_accelerator
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.settings import note_unread
 from lmrl.stages.sft_batches import can_pack
 from lmrl.stages.sft_config import SFTConfig
@@ -83,7 +84,7 @@ def sft(
     folder is made. With ``resume`` the run in ``config.run.folder`` continues from its newest checkpoint, bit for bit
     on a CPU.
     """
-    plugins = plugins or PluginManager()
+    plugins = plugins or plugins_of(config.run.folder, resume)
     note_unread(config, plugins)
     accelerator = make_accelerator(config.run)
     if config.train.examples_per_step % accelerator.num_processes:

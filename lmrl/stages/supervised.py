@@ -26,6 +26,7 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.checkpoint import list_checkpoints, load_state, save_checkpoint
 from lmrl.stages.devices import any_rank, free_folder
 from lmrl.stages.plots import Panel, plot_run
+from lmrl.stages.plugin_files import plugins_of
 from lmrl.stages.run import (
     Run,
     create_folder,
@@ -138,7 +139,9 @@ def fit(
     everything else before calling this: from here on a folder exists. A resumed run goes on from its newest
     checkpoint, or from the beginning if it was killed before the first.
     """
-    return _Fit(task, stage, config, accelerator, plugins or PluginManager(), fingerprint, progress).run(resume)
+    return _Fit(
+        task, stage, config, accelerator, plugins or plugins_of(config.run.folder, resume), fingerprint, progress
+    ).run(resume)
 
 
 class _Fit:
@@ -339,12 +342,11 @@ class _Fit:
         if not resume:
             refuse_taken(folder, self.stage)
         run.hold()
-        versions = {info.name: info.version for info in self.plugins.listing() if info.version}
         if resume:
-            write_versions(folder, versions, self.stage)
+            write_versions(folder, self.plugins, self.stage)
             truncate_metrics(folder, -1 if start is None else start, UNIT)
         else:
-            create_folder(folder, to_toml(resolved(config, self.plugins)), versions, self.stage)
+            create_folder(folder, to_toml(resolved(config, self.plugins)), self.plugins, self.stage)
         first = None if not resume else (start + 1 if start is not None else 0)
         run.trackers += open_trackers(self.plugins, config.trackers, folder, first)
         return run

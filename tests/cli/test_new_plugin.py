@@ -77,6 +77,19 @@ def test_the_command_says_how_to_go_on(tmp_path, capsys):
     assert f"cd {tmp_path / 'deep' / 'er' / 'my_own'}" in said and "prompts.name=my_own" in said
 
 
+@pytest.mark.parametrize("kind", USES)
+def test_the_printed_commands_are_those_of_the_readme_and_install_what_the_tests_need(kind, tmp_path, capsys):
+    assert main(["new-plugin", "my_own", "--kind", kind, "--folder", str(tmp_path)]) == 0
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    readme = (tmp_path / "my_own" / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("```sh\n")[2].partition("```")[0]
+    written = [line.partition("#")[0].strip() for line in block.splitlines()]
+    assert printed[0] == f"cd {tmp_path / 'my_own'}" and set(printed[1:]) <= set(written)
+    extra = printed[1].partition("[")[2].partition("]")[0]
+    assert "pytest" in project_of(tmp_path / "my_own")["project"]["optional-dependencies"][extra]
+    assert printed[2] == "python -m pytest"
+
+
 def test_an_installed_optimizers_name_is_refused(tmp_path, capsys):
     assert main(["new-plugin", "reinforce", "--folder", str(tmp_path)]) == 2
     assert "the optimizer 'reinforce' is installed already (see `lmrl plugins`)" in capsys.readouterr().err

@@ -124,11 +124,12 @@ def test_the_table_of_checks_is_the_kits(sections):
 
 
 @pytest.mark.slow
-def test_a_new_reward_installs_passes_its_tests_and_trains_as_its_readme_says(reader, tmp_path):
+def test_a_new_reward_installs_passes_its_tests_and_trains_as_the_command_says(reader, tmp_path):
     reader.place = tmp_path
-    reader.run("lmrl new-plugin short_words --kind reward")
-    reader.place = tmp_path / "short_words"
-    printed = reader.follow((reader.place / "README.md").read_text(encoding="utf-8"))
+    advice = reader.run("lmrl new-plugin short_words --kind reward")
+    lines = [line for line in advice.splitlines() if line.startswith("  ")]
+    assert "[test]" in lines[1]
+    printed = "".join(reader.run(line) for line in lines)
     assert "1 passed" in printed and "short_words" in printed and "8 held-out prompts" in printed
 
 
