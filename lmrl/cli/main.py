@@ -178,7 +178,7 @@ def _take_plugin_files(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _resumed_folder(arguments: list[str]) -> str:
     """Return the value of `--resume`, which is read before the command, because the run's plugin files may bring it."""
     folder = ""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == "--":
             break
         if argument == "--resume":
