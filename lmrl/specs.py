@@ -5,12 +5,10 @@ Importing this module is cheap: no torch, no transformers.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    import argparse
+from typing import Any, Literal
 
 Concurrency = Literal["none", "thread", "process"]
 Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
@@ -128,11 +126,14 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class TrackerSpec:
-    """An experiment tracker: ``build(run_folder, first_update)`` returns a ``lmrl.stages.tracking.Tracker``.
+    """An experiment tracker: ``build(settings, run_folder, first_update)`` returns a ``lmrl.stages.tracking.Tracker``.
 
-    ``first_update`` is None for a new run, and the first update that a resumed run writes again.
+    ``first_update`` is None for a new run, and the first update that a resumed run writes again. A tracker without
+    settings is built by ``build(run_folder, first_update)``.
     """
 
     name: str
-    build: Callable[[Any, int | None], Any]
+    build: Callable[..., Any]
     summary: str = ""
+    settings: type | None = None
+    """Dataclass of the section ``[tracker.<name>]``."""

@@ -13,7 +13,7 @@ import tomli_w
 from lmrl.cli.recipes import STAGE_CONFIGS, imported
 from lmrl.cli.tables import make_console, make_table
 from lmrl.config import FieldHelp, PluginChoice, describe
-from lmrl.config.choices import KIND
+from lmrl.config.choices import KIND, NoSettings
 from lmrl.config.help import default_of
 from lmrl.config.types import field_types, is_section, unknown_setting
 from lmrl.config.writing import plain
@@ -93,12 +93,14 @@ def _root_page(cls: type) -> Page:
     for field, text in zip(dataclasses.fields(cls), describe(cls), strict=True):
         kind = field.metadata.get(KIND)
         if kind is not None:
-            help_text = text.help or f"Picks the {kind}; its own settings stand in [{field.name}.<name>]."
+            picks = f"Picks the {kind}; its own settings" if text.default else f"The settings of each {kind}"
+            help_text = text.help or f"{picks} stand in [{field.name}.<name>]."
             text = dataclasses.replace(text, type=f"section ({kind})", help=help_text)
         elif is_section(kinds[field.name]):
             text = dataclasses.replace(text, type="section", default="", help=text.help or _summary(kinds[field.name]))
         settings.append(text)
-    title = f"{_summary(cls)} Ask for a section, such as: lmrl config {dataclasses.fields(cls)[-2].name}"
+    section = next(name for name, kind in kinds.items() if is_section(kind))
+    title = f"{_summary(cls)} Ask for a section, such as: lmrl config {section}"
     return Page(title, settings, {}, {})
 
 
@@ -116,18 +118,22 @@ def _choice_page(path: str, field: dataclasses.Field[Any], rest: list[str], mana
     default: PluginChoice = default_of(field)
     if not rest or rest == ["name"]:
         names = {name: record.summary for name, record in manager.records(default.kind).items()}
+        if not default.name:
+            title = f"[{path}]  Settings of each {default.kind}; one of them: lmrl config {path}.<name>"
+            return Page(title, [], names, {})
         title = f"[{path}]  Picks the {default.kind} by name; settings: lmrl config {path}.<name>"
         setting = FieldHelp("name", "str", f'"{default.name}"', f"One of the {default.kind}s below.")
         return Page(title, [setting], names, _nested(path, {"name": default.name}))
     name = rest[0]
     record = manager.get(default.kind, name)
+    settings = record.settings or NoSettings
     section = f"{path}.{name}"
     if len(rest) > 1:
-        if rest[1] not in {text.name for text in describe(record.settings)} or len(rest) > 2:
-            raise SettingsError(_unknown(section, ".".join(rest[1:]), record.settings))
-        return _setting_page(record.settings, f"{section}.{rest[1]}")
-    toml = {**_nested(path, {"name": name, name: _defaults(record.settings)})}
-    return Page(f"[{section}]  {record.summary or _summary(record.settings)}", describe(record.settings), {}, toml)
+        if rest[1] not in {text.name for text in describe(settings)} or len(rest) > 2:
+            raise SettingsError(_unknown(section, ".".join(rest[1:]), settings))
+        return _setting_page(settings, f"{section}.{rest[1]}")
+    toml = {**_nested(path, {"name": name, name: _defaults(settings)})}
+    return Page(f"[{section}]  {record.summary or _summary(settings)}", describe(settings), {}, toml)
 
 
 def _unknown(section: str, name: str, cls: type) -> str:

@@ -22,12 +22,18 @@ INSTEAD = "lmrl.config.instead"
 """Key of a field's metadata: the setting beside it whose names are picked instead, where it is not empty."""
 
 
+@dataclass
+class NoSettings:
+    """Settings of a plugin that declares none."""
+
+
 @dataclass(frozen=True)
 class PluginChoice:
     """A plugin picked by name, and the settings tables of this and of other plugins of its kind.
 
     In TOML: ``[optimizer]`` with ``name = "x"``, and ``[optimizer.x]`` with the settings of x. ``section`` is the
-    dotted path of the section, for messages; ``is_default`` is True if nobody has set the name.
+    dotted path of the section, for messages; ``is_default`` is True if nobody has set the name. An empty name
+    stands for a section that holds tables alone, because another setting (``trackers``) picks the plugins.
     """
 
     kind: str
@@ -49,7 +55,12 @@ class PluginChoice:
             )
         spec = plugin_manager.get(self.kind, self.name, f"{self._where}.name: ")
         built = self.settings(plugin_manager)
-        return spec, built[self.name] if self.name in built else build(spec.settings, {}, self._path(self.name))
+        return spec, built[self.name] if self.name in built else self.built(self.name, plugin_manager)
+
+    def built(self, name: str, plugin_manager: PluginManager) -> Any:
+        """Return the settings of one plugin, from its table if there is one."""
+        spec = plugin_manager.get(self.kind, name, f"[{self._path(name)}]: ")
+        return build(spec.settings or NoSettings, self.tables.get(name, {}), self._path(name))
 
     def settings(self, plugin_manager: PluginManager) -> dict[str, Any]:
         """Return the built settings of every table, by the plugin's name.
@@ -63,14 +74,19 @@ class PluginChoice:
             if _is_imported(self.kind, name) or (name in names and name not in records and name != self.name):
                 built[name] = dict(table)
             else:
-                spec = plugin_manager.get(self.kind, name, f"[{self._path(name)}]: ")
-                built[name] = build(spec.settings, table, self._path(name))
+                built[name] = self.built(name, plugin_manager)
         return built
 
-    def resolved(self, plugin_manager: PluginManager) -> PluginChoice:
-        """Return the choice with complete settings: every table, and the chosen plugin's even if it was left out."""
+    def resolved(self, plugin_manager: PluginManager, picked: Iterable[str] = ()) -> PluginChoice:
+        """Return the choice with complete settings: every table, and the chosen plugin's even if it was left out.
+
+        ``picked`` names the plugins of a section that holds tables alone.
+        """
         built = self.settings(plugin_manager)
-        if not _is_imported(self.kind, self.name):
+        if not self.name:
+            chosen = [name for name in picked if plugin_manager.get(self.kind, name).settings is not None]
+            built |= {name: self.built(name, plugin_manager) for name in chosen}
+        elif not _is_imported(self.kind, self.name):
             _, chosen = self.resolve(plugin_manager)
             built = {self.name: chosen, **{name: value for name, value in built.items() if name != self.name}}
         from lmrl.config.writing import plain
@@ -109,7 +125,8 @@ def resolved(config: Config, plugin_manager: PluginManager) -> Config:
         value = getattr(config, one.name)
         if isinstance(value, PluginChoice):
             placed = value if value.section else dataclasses.replace(value, section=one.name)
-            changes[one.name] = placed.resolved(plugin_manager)
+            picked = getattr(config, one.metadata[INSTEAD]) if one.metadata.get(INSTEAD) else ()
+            changes[one.name] = placed.resolved(plugin_manager, picked)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             changes[one.name] = resolved(value, plugin_manager)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
@@ -130,7 +147,7 @@ def select_by_path(cls: type, mapping: dict[str, Any], given: Iterable[str]) -> 
         if KIND not in one.metadata or len(wanted) != 1 or ["name"] in paths or (instead and mapping.get(instead)):
             continue
         before = mapping[one.name].get("name", default_name(one))
-        if before != wanted[0]:
+        if before and before != wanted[0]:
             mapping[one.name]["name"] = wanted[0]
             notes.append(f"{one.name}.{wanted[0]}.path selects {one.name}.name={wanted[0]} instead of {before}")
     return notes
@@ -147,6 +164,8 @@ def _read(kind: str, default: str, value: Any, where: str) -> PluginChoice:
         hint = f'; write {where}.name = "{value}"' if isinstance(value, str) else ""
         raise SettingsError(f"{where} is {found_text(value)}; expected a table with the key name{hint}")
     tables: dict[str, dict[str, Any]] = {}
+    if not default and "name" in value:
+        raise SettingsError(f"unknown setting '{where}.name'; [{where}] holds the tables of {kind}s alone")
     for key, table in value.items():
         if key == "name":
             continue

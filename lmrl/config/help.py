@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.config.choices import PluginChoice
-from lmrl.config.types import field_types, quoted, type_text
+from lmrl.config.types import NONE, field_types, quoted, type_text
 
 REQUIRED = "required"
 
@@ -65,9 +65,9 @@ def default_text(field: dataclasses.Field[Any]) -> str:
     if value is dataclasses.MISSING:
         return REQUIRED
     if isinstance(value, PluginChoice):
-        return f"name = {quoted(value.name)}"
+        return f"name = {quoted(value.name)}" if value.name else ""
     if value is None:
-        return "left out"
+        return NONE
     if dataclasses.is_dataclass(value):
         return "its own defaults"
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import enum
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from lmrl.errors import SettingsError, nearest
 
 MANY = (list, Sequence, tuple)
 TABLES = (dict, Mapping)
+NONE = "none"
+"""The word for no value in an optional setting, in TOML and on the command line."""
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -24,6 +27,25 @@ def field_types(cls: type) -> dict[str, Any]:
             f"the annotations of {cls.__module__}.{cls.__qualname__} cannot be read: {type(error).__name__}: {error}"
         ) from error
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def unaliased(annotation: Any) -> Any:
+    """Return the type that a ``NewType`` or an alias made by the ``type`` statement stands for."""
+    while True:
+        target = getattr(annotation, "__supertype__", getattr(annotation, "__value__", None))
+        if target is None or isinstance(annotation, enum.Enum):
+            return annotation
+        annotation = target
+
+
+def is_enum(annotation: Any) -> bool:
+    """Return True if the annotation is an enumeration, which is written as one of several words or numbers."""
+    return isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag)
+
+
+def enum_text(member: enum.Enum) -> str:
+    """Return what stands for a member in TOML: its value if that is text, else its name."""
+    return str(member.value) if isinstance(member.value, str) else member.name
 
 
 def union_members(annotation: Any) -> tuple[Any, ...] | None:
@@ -50,8 +72,11 @@ def unknown_setting(where: str, name: str, known: Iterable[str], advice: str = "
 
 def type_text(annotation: Any) -> str:
     """Return a type as help shows it: ``int``, ``"a" | "b"``, ``list[str]``."""
+    annotation = unaliased(annotation)
     if annotation is type(None):
-        return "left out"
+        return NONE
+    if is_enum(annotation):
+        return " | ".join(quoted(member) for member in annotation)
     if annotation is Any or annotation is dataclasses.MISSING:
         return "any"
     members = union_members(annotation)
@@ -74,6 +99,7 @@ def type_text(annotation: Any) -> str:
 
 def expected_text(annotation: Any) -> str:
     """Return what a value of the type looks like, for error messages."""
+    annotation = unaliased(annotation)
     words: dict[Any, str] = {
         int: "an integer",
         float: "a number",
@@ -85,10 +111,11 @@ def expected_text(annotation: Any) -> str:
         return words[annotation]
     members = union_members(annotation)
     if members is not None:
-        return " or ".join(expected_text(member) for member in members if member is not type(None))
+        return " or ".join(NONE if member is type(None) else expected_text(member) for member in members)
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return ("one of " if len(arguments) > 1 else "") + ", ".join(quoted(value) for value in arguments)
+    if origin is Literal or is_enum(annotation):
+        options = arguments or tuple(annotation)
+        return ("one of " if len(options) > 1 else "") + ", ".join(quoted(value) for value in options)
     if origin is tuple and arguments and arguments[-1] is not ...:
         return f"a list of {len(arguments)} values, {type_text(annotation)}"
     if origin in MANY or annotation in MANY:
@@ -98,6 +125,14 @@ def expected_text(annotation: Any) -> str:
     return type_text(annotation)
 
 
+def not_holdable(annotation: Any, where: str) -> str:
+    """Return the message for a setting of a type that a configuration cannot hold."""
+    return (
+        f"{where} is declared as {annotation!r}, which a configuration cannot hold; expected bool, int, float, str, "
+        "Path, Literal, an Enum, list, tuple, dict[str, ...], a dataclass, or a union of these"
+    )
+
+
 def found_text(value: Any) -> str:
     """Return a value with its type, ``"x" (a string)``."""
     return f"{quoted(value)} ({_found_type(value)})"
@@ -105,6 +140,8 @@ def found_text(value: Any) -> str:
 
 def quoted(value: Any) -> str:
     """Return a value as TOML would write it, as far as a message needs it."""
+    if isinstance(value, enum.Enum):
+        value = enum_text(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -100,9 +100,15 @@ def _of_choice(
     names = set(selected) or {choice.name}
     for name, settings in dataclasses.replace(choice, section=path).settings(plugins).items():
         if name not in names:
-            yield f"{path}.{name}", f"{other}.{name} set to a weight" if selected else f"{path}.name={name}"
+            yield f"{path}.{name}", _switch(choice, path, name, other, selected)
         elif dataclasses.is_dataclass(settings):
             yield from _below(settings, f"{path}.{name}.", plugins)
+
+
+def _switch(choice: PluginChoice, path: str, name: str, other: str, selected: Iterable[str]) -> str:
+    if not choice.name:
+        return f"{other} naming {name}"
+    return f"{other}.{name} set to a weight" if selected else f"{path}.name={name}"
 
 
 def _selected_instead(section: Any, field: dataclasses.Field[Any]) -> tuple[str, Iterable[str]]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from lmrl.config.types import (
     MANY,
+    NONE,
     TABLES,
+    enum_text,
     expected_text,
     field_types,
     found_text,
+    is_enum,
     is_section,
+    not_holdable,
     quoted,
+    unaliased,
     union_members,
     unknown_setting,
 )
@@ -59,6 +65,7 @@ def build(cls: type[Config], mapping: Mapping[str, Any], where: str = "") -> Con
 
 def convert(annotation: Any, value: Any, where: str) -> Any:
     """Return a value as the annotated type, or raise ``SettingsError``."""
+    annotation = unaliased(annotation)
     if annotation is Any:
         return value
     members = union_members(annotation)
@@ -67,13 +74,16 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return _convert_literal(annotation, arguments, value, where)
+    if is_enum(annotation):
+        return _convert_enum(annotation, value, where)
     if is_section(annotation):
         return value if isinstance(value, annotation) else build(annotation, value, where)
     if origin is tuple or annotation is tuple:
         return _convert_tuple(annotation, arguments, value, where)
     if origin in MANY or annotation in MANY:
         items = _items(annotation, value, where)
-        return [convert(arguments[0] if arguments else Any, item, f"{where}[{i}]") for i, item in enumerate(items)]
+        made = [convert(arguments[0] if arguments else Any, item, f"{where}[{i}]") for i, item in enumerate(items)]
+        return tuple(made) if isinstance(value, tuple) and Sequence in (origin, annotation) else made
     if origin in TABLES or annotation in TABLES:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise _wrong(annotation, value, where)
@@ -107,25 +117,43 @@ def _convert_scalar(annotation: Any, value: Any, where: str) -> Any:
         if isinstance(value, str | Path):
             return Path(value)
     else:
-        raise SettingsError(
-            f"{where} is declared as {annotation!r}, which a configuration cannot hold; expected bool, int, float, "
-            "str, Path, Literal, list, tuple, dict[str, ...], a dataclass, or a union of these"
-        )
+        raise SettingsError(not_holdable(annotation, where))
     raise _wrong(annotation, value, where)
 
 
 def _convert_union(annotation: Any, members: tuple[Any, ...], value: Any, where: str) -> Any:
-    # A value that already has one member's exact type keeps it: 1 is an int in `float | int`.
-    exact = [member for member in members if member is type(value)]
     possible = [member for member in members if member is not type(None)]
+    words = [member for member in possible if get_origin(member) is Literal or is_enum(member)]
+    if isinstance(value, str) and value.lower() == NONE and len(possible) < len(members):
+        for member in words:  # one of them may be the word itself
+            with suppress(SettingsError):
+                return convert(member, value, where)
+        return None
     if len(possible) == 1 and value is not None:
         return convert(possible[0], value, where)
-    for member in exact + list(members):
+    # A value that already has one member's exact type keeps it: 1 is an int in `float | int`.
+    exact = [member for member in members if member is type(value)]
+    for member in words + exact + list(members):
         try:
             return convert(member, value, where)
         except SettingsError:
             continue
     raise _wrong(annotation, value, where)
+
+
+def _convert_enum(annotation: Any, value: Any, where: str) -> Any:
+    """Return the member with this text, name or value; a boolean is no number here either."""
+    if isinstance(value, annotation):
+        return value
+    for member in annotation.__members__.values():
+        if type(value) is type(member.value) and value == member.value:
+            return member
+    if isinstance(value, str) and value in annotation.__members__:
+        return annotation.__members__[value]
+    texts = [enum_text(member) for member in annotation]
+    guess = nearest(value, texts) if isinstance(value, str) else ""
+    question = f"; did you mean {quoted(guess)}?" if guess else ""
+    raise SettingsError(f"{where} is {found_text(value)}; expected {expected_text(annotation)}{question}")
 
 
 def _convert_literal(annotation: Any, options: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,24 @@ from typing import Any
 import tomli_w
 
 from lmrl.config.choices import PluginChoice
+from lmrl.config.types import NONE, enum_text, field_types
+from lmrl.config.values import READER, convert
 from lmrl.errors import SettingsError
 
 
 def to_toml(instance: Any) -> str:
-    """Return a configuration as TOML that ``build`` reads back to an equal one; fields that are None are left out."""
+    """Return a configuration as TOML that ``build`` reads back to an equal one.
+
+    A field that is None is left out, or written as "none" where its default is another value.
+    """
     return tomli_w.dumps(plain(instance))
 
 
 def plain(value: Any, where: str = "") -> Any:
     """Return a value in TOML's own types; raises ``SettingsError`` for one that TOML cannot hold."""
     if isinstance(value, PluginChoice):
-        return {"name": value.name, **{name: plain(table, f"{where}.{name}") for name, table in value.tables.items()}}
+        name = {"name": value.name} if value.name else {}
+        return {**name, **{name: plain(table, f"{where}.{name}") for name, table in value.tables.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _fields(value, where)
     if isinstance(value, Mapping):
@@ -30,6 +37,8 @@ def plain(value: Any, where: str = "") -> Any:
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Path):
         return value.as_posix()
+    if isinstance(value, enum.Enum):
+        return enum_text(value)
     if isinstance(value, bool | int | float | str):
         return value
     raise SettingsError(f"{where.lstrip('.')} is {value!r} ({type(value).__name__}), which TOML cannot hold")
@@ -37,14 +46,18 @@ def plain(value: Any, where: str = "") -> Any:
 
 def _fields(instance: Any, where: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
+    kinds = field_types(type(instance))
     for field in dataclasses.fields(instance):
         value, path = getattr(instance, field.name), f"{where}.{field.name}"
         if not field.init:
             continue
         if value is None:
-            # Left out, it would come back as the default: only a default of None survives that.
-            if field.default is not None:
-                raise SettingsError(f"{path.lstrip('.')} is None, but its default is not; TOML cannot hold that")
+            if field.default is not None:  # left out, it would come back as the default
+                table[field.name] = NONE
             continue
+        if isinstance(value, str) and READER not in field.metadata and convert(kinds[field.name], value, path) is None:
+            raise SettingsError(
+                f"{path.lstrip('.')} is the text {value!r}, which is read as no value; write another text"
+            )
         table[field.name] = plain(value, path)
     return table

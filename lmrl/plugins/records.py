@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from lmrl import specs
-from lmrl.errors import PluginError
+from lmrl.config.defaults import check_defaults, check_value
+from lmrl.config.types import field_types
+from lmrl.errors import PluginError, SettingsError
 from lmrl.plugins.environments import refused_id
 
 
@@ -36,6 +38,8 @@ OBSERVERS = ("lmrl_run_start", "lmrl_rollout", "lmrl_step_end", "lmrl_checkpoint
 # A dot would split a configuration's path, and [optimizer] name = ... is how one is picked.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/-]*")
 _RESERVED = "name"
+SETTINGS = "settings"
+"""Field of a record that holds its settings' dataclass."""
 
 
 def checked(kind: str, offered: Any) -> dict[str, Any]:
@@ -70,15 +74,33 @@ def _check_name(hook: str, kind: str, name: Any) -> None:
 
 
 def _check_fields(hook: str, record: Any) -> None:
-    for call in ("build", "add_arguments", "run"):
-        if hasattr(record, call) and not callable(getattr(record, call)):
-            raise PluginError(f"{hook}: {call} of {record.name!r} is {_article(getattr(record, call))}, not callable")
-    settings = getattr(record, "settings", None)
-    if hasattr(record, "settings") and not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+    kinds = field_types(type(record))
+    for field in dataclasses.fields(record):
+        value, kind = getattr(record, field.name), kinds[field.name]
+        if field.name == SETTINGS:
+            _check_settings(hook, record.name, value, optional=kind is not type)
+        elif get_origin(kind) is Callable:
+            if not callable(value):
+                raise PluginError(f"{hook}: {field.name} of {record.name!r} is {_article(value)}, not callable")
+        else:
+            try:
+                check_value(kind, value, field.name)
+            except SettingsError as error:
+                raise PluginError(f"{hook}: of {record.name!r}, {error}") from error
+
+
+def _check_settings(hook: str, name: str, settings: Any, optional: bool) -> None:
+    if settings is None and optional:
+        return
+    if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
         raise PluginError(
-            f"{hook}: settings of {record.name!r} is {settings!r}; expected a dataclass type, whose fields are the "
+            f"{hook}: settings of {name!r} is {settings!r}; expected a dataclass type, whose fields are the "
             "settings of its configuration section"
         )
+    try:
+        check_defaults(settings)
+    except SettingsError as error:
+        raise PluginError(f"{hook}: in the settings of {name!r}, {error}") from error
 
 
 def _article(value: Any) -> str:

@@ -45,7 +45,10 @@ def origin(entry_point: EntryPointLike) -> tuple[str, str]:
     distribution = getattr(entry_point, "dist", None)
     if distribution is None:
         return "", ""
-    return str(distribution.name), str(distribution.version)
+    try:
+        return str(distribution.name), str(distribution.version)
+    except Exception:  # of a distribution that was half removed, the metadata cannot be read
+        return "", ""
 
 
 def ordered(entry_points: Iterable[EntryPointLike]) -> list[EntryPointLike]:

@@ -137,7 +137,7 @@ def _median(records: Sequence[Mapping[str, float]], name: str) -> float:
 
 def _check(config: PretrainConfig, plugins: PluginManager, resume: bool) -> None:
     """Refuse what can be refused before the corpus is prepared, which may take long."""
-    check_trackers(plugins, config.trackers)
+    check_trackers(plugins, config)
     if not resume and config.run.folder:
         refuse_taken(Path(config.run.folder), STAGE)
     if config.model.continue_from:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmrl.config import all_but, only_if
+from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data.text.settings import CleanSettings, CorpusSettings, TokenizerSettings
 from lmrl.errors import SettingsError
 from lmrl.stages.settings import CheckpointSettings, RunSettings, SupervisedSettings, require_at_least
@@ -104,6 +104,7 @@ class PretrainConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+    tracker: PluginChoice = choice("tracker", "", instead="trackers")
 
     def unread_sections(self, plugins: object) -> dict[str, str]:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""

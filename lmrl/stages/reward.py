@@ -166,7 +166,7 @@ def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: An
     folder = config.run.folder or free_folder(STAGE)
     config = replace(config, run=replace(config.run, folder=folder))
     if accelerator.is_main_process and not resume:
-        check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
+        check_trackers(plugins, config)  # an unknown one leaves no folder behind
         create_folder(Path(folder), to_toml(resolved(config, plugins)), plugins, STAGE)
     accelerator.wait_for_everyone()
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmrl.config import only_if
+from lmrl.config import PluginChoice, choice, only_if
 from lmrl.data import RowSettings
 from lmrl.errors import SettingsError
 from lmrl.sampling.settings import SamplingSettings
@@ -130,6 +130,7 @@ class RewardConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+    tracker: PluginChoice = choice("tracker", "", instead="trackers")
 
     def unread_sections(self, plugins: object) -> dict[str, str]:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""

@@ -147,6 +147,7 @@ class RLConfig:
     data: LearningData = field(default_factory=LearningData)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+    tracker: PluginChoice = choice("tracker", "", instead="trackers")
 
     def unread_sections(self, plugins: PluginManager) -> dict[str, str]:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""

@@ -289,7 +289,7 @@ def _note_length(settings: TrainSettings, done: int, planned: int) -> None:
 
 def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
     is_main = bool(accelerator.is_main_process)
-    check_trackers(plugins, config.trackers)  # an unknown one leaves no folder behind
+    check_trackers(plugins, config)  # an unknown one leaves no folder behind
     folder = Path(config.run.folder)
     run = Run(folder, config, is_main)
     if not is_main:
@@ -307,5 +307,5 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
         write_versions(folder, plugins)
         truncate_metrics(folder, resumed_update)
     first = None if resumed_update is None else resumed_update + 1
-    run.trackers += open_trackers(plugins, config.trackers, folder, first)
+    run.trackers += open_trackers(plugins, config, folder, first)
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmrl.config import only_if
+from lmrl.config import PluginChoice, choice, only_if
 from lmrl.data.rows import RowSettings
 from lmrl.models.adapters import AdapterSettings
 from lmrl.models.chat_setup import TemplateSettings
@@ -99,6 +99,7 @@ class SFTConfig:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
+    tracker: PluginChoice = choice("tracker", "", instead="trackers")
 
     def unread_sections(self, plugins: object) -> dict[str, str]:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""

@@ -333,7 +333,7 @@ class _Fit:
 
     def _open_run(self, start: int | None, resume: bool) -> Run:
         config = self.config
-        check_trackers(self.plugins, config.trackers)  # an unknown one leaves no folder behind
+        check_trackers(self.plugins, config)  # an unknown one leaves no folder behind
         folder = Path(config.run.folder or free_folder(self.stage))
         config = replace(config, run=replace(config.run, folder=str(folder)))
         run = Run(folder, config, bool(self.accelerator.is_main_process), unit=UNIT)
@@ -348,7 +348,7 @@ class _Fit:
         else:
             create_folder(folder, to_toml(resolved(config, self.plugins)), self.plugins, self.stage)
         first = None if not resume else (start + 1 if start is not None else 0)
-        run.trackers += open_trackers(self.plugins, config.trackers, folder, first)
+        run.trackers += open_trackers(self.plugins, config, folder, first)
         return run
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from lmrl.config import PluginChoice
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
@@ -127,25 +130,31 @@ class IsolatedTracker:
             self._warn(self.name, error, doing)
 
 
-def open_trackers(
-    plugins: PluginManager, names: Sequence[str], folder: Path, first_update: int | None
-) -> list[IsolatedTracker]:
-    """Build a run's trackers; one that cannot be built is off. Check the names first with ``check_trackers``."""
+def open_trackers(plugins: PluginManager, config: Any, folder: Path, first_update: int | None) -> list[IsolatedTracker]:
+    """Build the trackers of a run's configuration; one that cannot be built is off. Call ``check_trackers`` before."""
 
     def warn(name: str, error: Exception, doing: str) -> None:
         consequence = "It is switched off and the run goes on; metrics.jsonl holds every metric"
         plugins.warn("tracker", name, error, doing, consequence)
 
-    def built(name: str) -> IsolatedTracker:
-        return IsolatedTracker(name, lambda: plugins.get("tracker", name).build(folder, first_update), warn)
+    def build(name: str) -> Any:
+        spec = plugins.get("tracker", name)
+        settings = [] if spec.settings is None else [_tables(config).built(name, plugins)]
+        return spec.build(*settings, folder, first_update)
 
-    return [built(name) for name in names]
+    return [IsolatedTracker(name, partial(build, name), warn) for name in config.trackers]
 
 
-def check_trackers(plugins: PluginManager, names: Sequence[str]) -> None:
-    """Raise an error for a tracker that nobody offers, or two plugins offer, before a run makes its folder."""
-    for name in names:
-        plugins.get("tracker", name)
+def check_trackers(plugins: PluginManager, config: Any) -> None:
+    """Raise an error for a tracker that cannot be used, or its settings, before a run makes its folder."""
+    for name in config.trackers:
+        plugins.get("tracker", name, "trackers: ")
+        _tables(config).built(name, plugins)
+
+
+def _tables(config: Any) -> PluginChoice:
+    tables: PluginChoice = getattr(config, "tracker", PluginChoice("tracker", ""))
+    return tables
 
 
 def interval_charts(metrics: Mapping[str, float]) -> dict[str, dict[str, list[Any]]]:

@@ -61,15 +61,19 @@ def test_what_is_written_reads_back_equal(whole):
     assert build(Whole, tomllib.loads(to_toml(whole))) == whole
 
 
-def test_none_is_left_out_and_only_where_it_is_the_default():
+def test_none_is_left_out_where_it_is_the_default_and_written_where_it_is_not():
     assert "count" not in to_toml(Section())
 
     @dataclass
     class Stubborn:
         size: int | None = 3
+        text: str | None = "x"
 
-    with pytest.raises(SettingsError, match="size is None, but its default is not"):
-        to_toml(Stubborn(None))
+    written = to_toml(Stubborn(None, None))
+    assert written == 'size = "none"\ntext = "none"\n'
+    assert build(Stubborn, tomllib.loads(written)) == Stubborn(None, None)
+    with pytest.raises(SettingsError, match="text is the text 'None', which is read as no value"):
+        to_toml(Stubborn(text="None"))
 
 
 @pytest.mark.parametrize(

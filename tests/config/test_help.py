@@ -39,7 +39,7 @@ def test_help_is_complete_and_inherited():
         FieldHelp("name", "str", '"b"', "What it is called."),
         FieldHelp("secret", "float", "0.5", ""),
         FieldHelp("mode", '"x" | "y"', '"x"', "Which one."),
-        FieldHelp("path", "path | left out", "left out", ""),
+        FieldHelp("path", "path | none", "none", ""),
         FieldHelp("names", "list[str]", '["p"]', ""),
         FieldHelp("must", "table[float]", "required", ""),
         FieldHelp("reward", "table", 'name = "length"', ""),

@@ -216,3 +216,74 @@ def test_an_observer_that_takes_metrics_away_takes_only_its_own(make_fake):
     metrics = {"reward": 1.0}
     manager.observe("lmrl_step_end", run=None, step=1, metrics=metrics)
     assert metrics == {"reward": 1.0} and manager._plugins[-1].module.seen == [{"reward": 1.0}]
+
+
+SPECS = {
+    "a default outside its Literal": (
+        "from typing import Literal\n@dataclass\nclass S:\n    mode: Literal['a', 'b'] = 'c'",
+        "RewardSpec('r', len, S)",
+        "in the settings of 'r', the default of mode is \"c\" (a string); expected one of",
+    ),
+    "a default of another type": (
+        "@dataclass\nclass S:\n    size: int = '3'",
+        "RewardSpec('r', len, S)",
+        'the default of size is "3" (a string); expected an integer',
+    ),
+    "a nested default": (
+        "@dataclass\nclass I:\n    x: float = 'a'\n@dataclass\nclass S:\n    inner: I = field(default_factory=I)",
+        "RewardSpec('r', len, S)",
+        'the default of inner.x is "a"',
+    ),
+    "a type that TOML cannot hold": (
+        "@dataclass\nclass S:\n    sizes: set[int] = field(default_factory=set)",
+        "RewardSpec('r', len, S)",
+        "which a configuration cannot hold",
+    ),
+    "an annotation that means nothing": (
+        "@dataclass\nclass S:\n    size: 'Nothing' = 3",
+        "RewardSpec('r', len, S)",
+        "cannot be read: NameError",
+    ),
+    "a summary that is no text": ("", "RewardSpec('r', len, Settings, None)", "of 'r', summary is None"),
+    "needs of another type": ("", "OptimizerSpec('o', len, Settings, {'values': True})", "needs is {'values': True}"),
+    "a need that is no boolean": (
+        "",
+        "OptimizerSpec('o', len, Settings, Needs(values='yes'))",
+        'needs.values is "yes"',
+    ),
+    "a kind of experience": (
+        "",
+        "OptimizerSpec('o', len, Settings, Needs(experience='dreams'))",
+        "needs.experience is",
+    ),
+    "a concurrency": ("", "RewardSpec('r', len, Settings, '', 'processes')", 'did you mean "process"?'),
+    "a path that is no text": ("", "BenchmarkSpec('b', 3)", "of 'b', path is 3"),
+    "an entry point that is no text": ("", "EnvironmentSpec('E-v0', len)", "of 'E-v0', entry_point is"),
+    "settings of a tracker": ("", "TrackerSpec('t', len, '', dict)", "expected a dataclass type"),
+}
+HOOK_OF = {KINDS[kind].record.__name__: KINDS[kind].hook for kind in KINDS}
+
+
+@pytest.mark.parametrize(("classes", "record", "message"), SPECS.values(), ids=SPECS)
+def test_a_record_or_settings_of_a_wrong_type_stop_only_their_plugin(
+    classes, record, message, make_fake, reward_source
+):
+    hook = HOOK_OF[record.partition("(")[0]]
+    text = f"from dataclasses import field\n{classes}\n@hookimpl\ndef {hook}():\n    yield {record}"
+    manager = PluginManager(entry_points=[make_fake("bad", text), make_fake("good", reward_source("brief"))])
+    [failed] = [info for info in manager.listing() if info.status == "failed"]
+    assert failed.name == "bad" and message in failed.error and manager.get("reward", "brief")
+    with pytest.raises(PluginError, match="the plugin bad"):
+        PluginManager(entry_points=[make_fake("bad", text)], strict=True)
+
+
+def test_a_distribution_with_broken_metadata_stops_nothing(make_fake, reward_source):
+    class Broken:
+        @property
+        def name(self):
+            raise KeyError("Name")
+
+    point = make_fake("odd", reward_source("odd"))
+    broken = type(point)(point.name, point.source, Broken())
+    manager = PluginManager(entry_points=[broken, make_fake("good", reward_source("brief"))])
+    assert manager.get("reward", "brief") and manager.get("reward", "odd")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 import warnings
 
 import pytest
 
-from lmrl.config import build
+from lmrl.config import build, refuse_unread
+from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
 from lmrl.stages.checkpoint import list_checkpoints
 from lmrl.stages.rl import rl
@@ -16,6 +18,7 @@ from lmrl.stages.sft import sft
 from lmrl.stages.sft_config import SFTConfig
 
 TRACKERS = """
+from dataclasses import dataclass
 from lmrl import TrackerSpec, hookimpl
 
 class Recorder:
@@ -42,8 +45,19 @@ class Recorder:
     def close(self):
         self.note("close")
 
+@dataclass
+class Settings:
+    name: str = "named"
+    every: int | None = 2
+
+class Named(Recorder):
+    def __init__(self, settings, folder, first_update):
+        super().__init__(folder, first_update)
+        (folder / "settings.txt").write_text(f"{settings.name} {settings.every} {first_update}")
+
 @hookimpl
 def lmrl_trackers():
+    yield TrackerSpec("named", Named, "A tracker with settings", Settings)
     yield TrackerSpec("sound", Recorder)
     for method in ("build", "scalars", "texts", "histogram", "close"):
         yield TrackerSpec(f"bad_{method}", lambda folder, first, method=method: Recorder(folder, first, method))
@@ -60,7 +74,7 @@ def plugins(tmp_path):
     return PluginManager([file])
 
 
-def train(tiny_folder, folder, plugins, *trackers):
+def train(tiny_folder, folder, plugins, *trackers, **tables):
     """Run three small updates, and return the result with the plugins' warnings."""
     config = build(
         RLConfig,
@@ -73,6 +87,7 @@ def train(tiny_folder, folder, plugins, *trackers):
             "evaluation": {"every": 1, "prompts": 2},
             "checkpoint": {"every": 1, "keep": 10},
             "trackers": list(trackers),
+            "tracker": tables,
         },
     )
     prompts = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
@@ -160,3 +175,42 @@ def test_the_supervised_stages_go_on_too(method, tiny_folder, tmp_path, plugins)
     assert result.steps == 2 and list_checkpoints(folder)
     assert len(said) == (f"{method}\n" in (folder / f"{method}.txt").read_text())
     assert (folder / "sound.txt").read_text().split()[-1] == "close"
+
+
+@pytest.mark.parametrize(("table", "found"), [({}, "named 2 None"), ({"name": "x", "every": "none"}, "x None None")])
+def test_a_tracker_has_settings(table, found, tiny_folder, tmp_path, plugins):
+    _, said = train(tiny_folder, tmp_path / "run", plugins, "named", "sound", named=table)
+    assert (tmp_path / "run" / "settings.txt").read_text() == found and not said
+    written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    resolved_table = build(RLConfig, written).tracker.built("named", plugins)
+    assert f"{resolved_table.name} {resolved_table.every} None" == found and "sound" not in str(written["tracker"])
+
+
+@pytest.mark.parametrize(
+    ("trackers", "tables", "message"),
+    [
+        (
+            ["named"],
+            {"named": {"evry": 3}},
+            r"'tracker.named.evry'; did you mean 'tracker.named.every'",
+        ),
+        (["named"], {"named": {"every": "x"}}, r'tracker.named.every is "x"'),
+        (["sound"], {"sound": {"every": 3}}, r"unknown setting 'tracker.sound.every'. Nothing can be set in"),
+        (["sound"], {"nmed": {"every": 3}}, r"unknown tracker 'nmed'; did you mean 'named'"),
+        (["sound"], {"name": "named"}, r"unknown setting 'tracker.name'; \[tracker\] holds the tables"),
+    ],
+)
+def test_a_wrong_setting_of_a_tracker_leaves_no_folder(trackers, tables, message, tiny_folder, tmp_path, plugins):
+    with pytest.raises(SettingsError, match=message):
+        train(tiny_folder, tmp_path / "run", plugins, *trackers, **tables)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_settings_of_a_tracker_that_is_not_named_are_refused_on_the_command_line(plugins):
+    config = build(RLConfig, {"tracker": {"named": {"every": 3}}})
+    with pytest.raises(SettingsError, match=r"tracker.named.every .* only with trackers naming named"):
+        refuse_unread(config, plugins, ["tracker.named.every"])
+    refuse_unread(build(RLConfig, {**PLAIN, "trackers": ["named"]}), plugins, ["tracker.named.every"])
+
+
+PLAIN = {"tracker": {"named": {"every": 3}}}
