@@ -87,7 +87,22 @@ class TextCodec(Protocol):
         ...
 
 
-class FastCodec:
+class Placeholders:
+    """Tokens for images and audio that a text-only model has no embedding for; no text may contain them."""
+
+    placeholders: tuple[str, ...] = ()
+
+    def refuse_placeholders(self, *texts: str) -> None:
+        """Raise ``DataError`` for a text with one of these tokens."""
+        for token in self.placeholders:
+            if any(token in text for text in texts):
+                raise DataError(
+                    f"a text contains {token}, a placeholder for images or audio that the model has no embedding "
+                    "for; expected text. Remove it."
+                )
+
+
+class FastCodec(Placeholders):
     """A ``tokenizer.json`` read by ``tokenizers``."""
 
     def __init__(self, path: Path) -> None:
@@ -114,18 +129,22 @@ class FastCodec:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``."""
+        self.refuse_placeholders(text)
         return list(self._tokenizer.encode(text).ids)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of ``text``, without those that the post-processor adds."""
+        self.refuse_placeholders(text)
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Return the ids of a pair of texts."""
+        self.refuse_placeholders(first, second)
         return list(self._tokenizer.encode(first, second).ids)
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the plain ids and the characters that each stands for."""
+        self.refuse_placeholders(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return list(encoding.ids), [(int(start), int(end)) for start, end in encoding.offsets]
 
@@ -150,11 +169,11 @@ class FastCodec:
         """Return the text of a conversation whose last message is continued."""
         return self.renderer.render_continued(messages)
 
-    def __reduce__(self) -> tuple[type[FastCodec], tuple[Path]]:
-        return (FastCodec, (self.path,))
+    def __reduce__(self) -> tuple[type[FastCodec], tuple[Path], dict[str, Any]]:
+        return (FastCodec, (self.path,), {"placeholders": self.placeholders})
 
 
-class TransformersCodec:
+class TransformersCodec(Placeholders):
     """Any tokenizer of transformers."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -177,18 +196,22 @@ class TransformersCodec:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``."""
+        self.refuse_placeholders(text)
         return list(self.tokenizer(text)["input_ids"])
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of ``text``, without those that the post-processor adds."""
+        self.refuse_placeholders(text)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Return the ids of a pair of texts."""
+        self.refuse_placeholders(first, second)
         return list(self.tokenizer(first, second)["input_ids"])
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the plain ids and the characters that each stands for; only fast tokenizers know them."""
+        self.refuse_placeholders(text)
         if not getattr(self.tokenizer, "is_fast", False):
             raise ModelError(
                 f"{type(self.tokenizer).__name__} does not say which characters a token stands for; use a tokenizer "

@@ -5,6 +5,7 @@ Adapters are merged into the weights of their base model, in memory.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from typing import Any
 from lmrl.errors import ModelError
 from lmrl.models.card import remote_code_message, short_text
 from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
-from lmrl.models.kinds import text_model_type
+from lmrl.models.kinds import media_of, text_model_type
 from lmrl.models.vocabulary import grown_rows
 from lmrl.models.weight_files import listing, read_header, require_weights
 
+logger = logging.getLogger(__name__)
 TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head": "lm_head"}
 """Names of a language model's tensors in a composite checkpoint, and in the language model alone."""
 ADAPTER_PREFIX = "base_model.model."
@@ -49,7 +51,9 @@ def load_weights(
         with quiet_transformers():
             if inner:
                 settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-                named |= {"config": settings.get_text_config(), "key_mapping": TEXT_PART}
+                text = settings.get_text_config()
+                text.update(changes)
+                named = {"config": text, "key_mapping": TEXT_PART}
             model, report = getattr(transformers, loader).from_pretrained(
                 folder,
                 dtype=dtype,
@@ -77,7 +81,12 @@ def load_weights(
             f"{files.name} does not hold the weights of {purpose} ({type(model).__name__}): {problems}. config.json "
             "and weights do not belong together, or the checkpoint is incomplete. Download or save it again."
         )
-    model.name_or_path = model.config._name_or_path = files.hub_id or folder
+    if inner:
+        media = media_of(config) or "another"
+        logger.warning("%s: %s part of this checkpoint is not used and not saved.", files.name, media)
+        model._weight_conversions = None  # save_pretrained would try to rename the tensors back to the composite's
+    # An adapter stores this name as that of its base model, so it is one from any working directory.
+    model.name_or_path = model.config._name_or_path = files.hub_id or str(files.folder.resolve())
     if files.adapter is not None:
         model = _merged(model, files)
     return model, missing - trained
@@ -86,17 +95,17 @@ def load_weights(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hide the progress bars and warnings of transformers: what its loading reports say is an error here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as reports
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    shown, verbosity = reports.is_progress_bar_enabled(), reports.get_verbosity()
+    reports.disable_progress_bar()
+    reports.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        reports.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()
+            reports.enable_progress_bar()
 
 
 def _problems(missing: set[str], unexpected: set[str], mismatched: Any) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmrl.errors import VocabularyError
+from lmrl.models.codec import Placeholders
 from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.models.weight_files import listing, read_header
 
@@ -20,12 +21,17 @@ EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings"
 
 
 def require_rows(card: ModelCard) -> None:
-    """Raise ``VocabularyError`` if the tokenizer has ids beyond the embedding table, whose padding is fine."""
+    """Raise ``VocabularyError`` if the tokenizer has ids beyond the embedding table, whose padding is fine.
+
+    Placeholders for media without a row are fine too; the codec then refuses texts that contain them.
+    """
     vocabulary = card.codec.vocabulary()
     highest = max(vocabulary.values(), default=-1)
     if highest < card.vocab_size:
         return
-    media = _media_tokens(card)
+    media = _media_tokens(card) & vocabulary.keys()
+    if isinstance(card.codec, Placeholders):
+        card.codec.placeholders = tuple(sorted(token for token in media if vocabulary[token] >= card.vocab_size))
     beyond = {token: i for token, i in vocabulary.items() if i >= card.vocab_size and token not in media}
     if beyond:
         raise VocabularyError(
@@ -94,6 +100,6 @@ def grown_rows(files: CheckpointFiles) -> int:
     return rows
 
 
-def _media_tokens(card: ModelCard) -> set[Any]:
+def _media_tokens(card: ModelCard) -> set[str]:
     settings = read_json(card.files / "tokenizer_config.json", required=False) if card.files else {}
-    return {settings.get(key) for key in MEDIA_TOKENS}
+    return {str(settings.get(key)) for key in MEDIA_TOKENS}

@@ -1,6 +1,7 @@
 """A checkpoint is compared with what it must hold, by the same code for a folder and for a hub id."""
 
 import json
+import pickle
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import transformers
 from checkpoint_files import cache_on_hub, edit_json, edit_weights
 from safetensors.torch import load_file, save_file
 
-from lmrl.errors import ModelError, VocabularyError
+from lmrl.errors import DataError, ModelError, VocabularyError
 from lmrl.models import load, load_card
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.testing import write_tiny_model
@@ -227,4 +228,11 @@ def test_a_padded_table_and_media_placeholders_are_fine(checkpoint, named):
 def test_a_placeholder_for_images_needs_no_row(checkpoint, named):
     add_tokens(checkpoint, 1)
     edit_json(checkpoint / "tokenizer_config.json", image_token="<extra0>")
-    assert load(named(checkpoint)).card.vocab_size == 15
+    card = load(named(checkpoint)).card
+    assert card.vocab_size == 15 and card.codec.encode("the cat") == [3, 5]
+    for codec in (card.codec, pickle.loads(pickle.dumps(card.codec))):
+        for name in ("encode", "encode_plain", "encode_spans"):
+            with pytest.raises(DataError, match="contains <extra0>, a placeholder for images"):
+                getattr(codec, name)("the <extra0> cat")
+        with pytest.raises(DataError, match="contains <extra0>"):
+            codec.encode_pair("the cat", "<extra0>")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import transformers
-from checkpoint_files import edit_json
+from checkpoint_files import edit_json, edit_weights
 
 from lmrl.errors import ModelError
-from lmrl.models import load, load_card
-from lmrl.models.reward_model import start_reward_model
+from lmrl.models import PolicyModel, load, load_card
+from lmrl.models.reward_model import load_reward_model, start_reward_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 15}
 ENCODER = {"model_type": "bert", "max_position_embeddings": 48, "is_decoder": ..., **SIZES}
@@ -76,9 +76,25 @@ def composite(folder):
     return model.eval()
 
 
-def test_the_language_model_of_a_composite_checkpoint(checkpoint, named):
+def rename(tensors):
+    for name in [name for name in tensors if name.startswith("model.language_model.")]:
+        tensors[name.replace("model.language_model.", "language_model.model.")] = tensors.pop(name)
+
+
+@pytest.mark.parametrize("old_names", [False, True])
+def test_the_language_model_of_a_composite_checkpoint(checkpoint, named, tmp_path, old_names):
     whole = composite(checkpoint)
+    if old_names:  # as the first checkpoints of the family have them
+        edit_weights(checkpoint, rename)
     found = load(named(checkpoint))
     ids = torch.tensor([[3, 5, 7, 9]])
     torch.testing.assert_close(found.model(ids).logits, whole(input_ids=ids).logits, rtol=0, atol=1e-6)
     assert type(found.model).__name__ == "Gemma3ForCausalLM"
+    (tmp_path / "saved").mkdir()
+    PolicyModel(found.model).save(tmp_path / "saved", found.card.files)
+    again = load(tmp_path / "saved")
+    torch.testing.assert_close(again.model(ids).logits, whole(input_ids=ids).logits, rtol=0, atol=1e-6)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert type(plain).__name__ == "Gemma3ForCausalLM"
+    start_reward_model(named(checkpoint), seed=0).save(tmp_path / "scores")
+    assert load_reward_model(tmp_path / "scores").score_rows([[3, 5, 7]]).isfinite().all()
