@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.models.files import ADAPTER_WEIGHTS, INDEX, CheckpointFiles, fetch_weights, list_files, read_json
+from lmrl.models.files import ADAPTER_WEIGHTS, INDEX, CheckpointFiles, fetch_weights, find_files, list_files, read_json
 
 WEIGHTS = "model.safetensors"
 LFS = b"version https://git-lfs"
@@ -74,6 +74,12 @@ def require_weights(files: CheckpointFiles, loader: str) -> list[Path]:
             "Download the files again."
         )
     return paths
+
+
+def require_all_weights(names: Iterable[str]) -> None:
+    """Check the weight files of several language models before the first of them is loaded."""
+    for name in names:
+        require_weights(find_files(name), "AutoModelForCausalLM")
 
 
 def read_header(path: Path) -> Header:

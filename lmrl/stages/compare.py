@@ -24,6 +24,7 @@ from lmrl.errors import PromptError, SettingsError
 from lmrl.models import ModelCard, load_card
 from lmrl.models.conversation import with_variables
 from lmrl.models.loading import LanguageModel, load
+from lmrl.models.weight_files import require_all_weights
 from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.rewards.scorable import scorable_rows
@@ -130,6 +131,7 @@ def compare(
     asked = [[ask(card, row["prompt"], system, complete) for row in rows] for card in cards]
     reference_path = model_path(reference) if str(reference) else ""
     reference_card = load_card(reference_path, trust_remote_code=trust_remote_code) if reference_path else None
+    require_all_weights(filter(None, [*(column.path for column in columns), reference_path]))
     notes = _notes(columns, system, sampling, bool(reference_path))
     completions: list[list[Completion]] = []
     own: list[list[float]] = []

@@ -10,6 +10,7 @@ from lmrl.config import resolved
 from lmrl.errors import LmrlError, SettingsError, unknown
 from lmrl.models import load_card
 from lmrl.models.card import ModelCard
+from lmrl.models.weight_files import require_all_weights
 from lmrl.preferences.annotators import Annotator, AnnotatorSettings, build_annotator
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.resolve import resolve as resolve_reward
@@ -75,6 +76,7 @@ def make_plan(config: EvaluateConfig, plugins: Any, prompts: Sequence[Any] | Non
     reference = model_path(config.reference) if config.reference else ""
     if reference:
         load_card(reference, trust_remote_code=trust)
+    require_all_weights(filter(None, [*paths, reference]))
     questions = held_out_questions(config, cards, plugins, prompts, list(rewards.values()))
     asked = [[ask_one(config, card, question) for question in questions.items] for card in cards]
     for card in cards:

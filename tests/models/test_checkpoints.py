@@ -1,6 +1,7 @@
 """A checkpoint is compared with what it must hold, by the same code for a folder and for a hub id."""
 
 import json
+import os
 import pickle
 import shlex
 import subprocess
@@ -236,3 +237,20 @@ def test_a_placeholder_for_images_needs_no_row(checkpoint, named):
                 getattr(codec, name)("the <extra0> cat")
         with pytest.raises(DataError, match="contains <extra0>"):
             codec.encode_pair("the cat", "<extra0>")
+
+
+def test_all_weights_are_checked_before_the_first_model_answers(checkpoint, named, tmp_path, monkeypatch):
+    from lmrl.stages import compare
+
+    cut(checkpoint)
+    monkeypatch.setattr(compare, "sample_texts", lambda *arguments: pytest.fail("sampled"))
+    with pytest.raises(ModelError, match="is cut short"):
+        compare.compare([write_tiny_model(tmp_path / "good"), named(checkpoint)], ["the"], progress=False, device="cpu")
+
+
+def test_a_card_needs_no_torch(checkpoint, hub_cache):
+    name = cache_on_hub(checkpoint, hub_cache)
+    code = "import sys; from lmrl.models import load_card; [load_card(name) for name in sys.argv[1:]]"
+    code += "; assert not {'torch', 'transformers'} & set(sys.modules)"
+    environment = dict(os.environ, HF_HUB_CACHE=str(hub_cache))
+    subprocess.run([sys.executable, "-c", code, str(checkpoint), name], check=True, env=environment)
