@@ -246,7 +246,7 @@ def with_junk(rollout, extra):
         name: pad(column, (0, extra)).masked_fill(~mask, 1e3) if column.ndim == 2 else column
         for name, column in rollout.declared.items()
     }
-    return dataclasses.replace(rollout, inputs=wide, action_mask=mask, declared=declared, **columns)
+    return dataclasses.replace(rollout, inputs=wide, action_mask=mask, declared=declared, loss_mask=None, **columns)
 
 
 def check_26(rollout):

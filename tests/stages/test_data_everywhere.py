@@ -85,7 +85,7 @@ def test_an_environment_reads_messages_and_shapes_of_any_kind(card):
     [read] = read_prompts([[USER]], card)
     assert read.text == "the cat "
     [read] = read_prompts([{"question": "the cat", "choices": ["sat", "ran"], "answer": 1}], card)
-    assert read.text == "the cat\n\nA. sat\nB. ran" and read.columns["answer"] == "B"
+    assert read.text == "the cat\n\nA. sat\nB. ran " and read.columns["answer"] == "B"
     read = read_prompts([[USER], [USER, {"role": "tool", "content": "x"}], [USER, ASSISTANT]], card)
     assert [prompt.text for prompt in read] == ["the cat ", "the cat sat"], "refused roles are left out"
     with pytest.raises(LmrlError, match="no tools here"):

@@ -202,7 +202,7 @@ def test_chat_compare_eval_judge_and_environment_stop_there(tmp_path):
     plain = [ask(card, "a?", complete=True)]
     assert not in_chat(card, plain)
     assert in_chat(card, [ask(card, asked[0].text, complete=True)])
-    asker = LocalAsker(JudgeSettings(model=str(folder)), Budget(), by_logprobs=False)
+    asker = LocalAsker(JudgeSettings(model=str(folder)), Budget(), choices=None)
     assert asker.card.codec.chat_template
     for prompts, ended in (
         ([MESSAGES], True),
