@@ -154,7 +154,8 @@ class RLConfig:
         optimizer, settings = self.optimizer.resolve(plugins)
         needs = optimizer.needs
         samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
-        found = only_if(not samples, "the optimizer.name of one that learns from data", "data")
+        reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
+        found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
         found |= only_if(samples, "the optimizer.name of one that samples", "kl", "train.group_size", "train.resamples")
         found |= only_if(
             needs.experience == "preferences", "the optimizer.name of one that learns from pairs", "data.pairs"
