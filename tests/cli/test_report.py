@@ -4,14 +4,16 @@ from types import SimpleNamespace
 
 from lmrl.cli.report import print_result
 from lmrl.stages import plots
+from lmrl.statistics import Interval
 
 
 def test_samples_hang_below_their_reward(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(plots, "plot_run", lambda folder: folder / "curves.png")
     monkeypatch.setenv("COLUMNS", "80")
     text = "[bold] One day, Tom saw a red ball in the park, and the ball was so red that he laughed.\nHe went home."
+    interval = Interval(1.0, 0.5, 1.5, 1)
     evaluation = SimpleNamespace(
-        reward=SimpleNamespace(count=1), kl=0.0, length=12.0, ended_share=1.0, texts=[text], shown_rewards=[1.0]
+        reward=interval, kl=interval, length=interval, ended_share=1.0, texts=[text], shown_rewards=[1.0]
     )
     result = SimpleNamespace(interrupted=False, before=evaluation, after=evaluation, folder=tmp_path)
     print_result(result)

@@ -96,7 +96,7 @@ FILES = {
         (["optimizer.name=ilql", "data.path=prompts.jsonl"], "found the columns prompt", "give rows with prompt, comp"),
         (["optimizer.name=dpo", "data.path=prompts.jsonl"], "they are prompts alone", "learns from pairs or rankings"),
         (["optimizer.name=dpo", "data.path=labels.jsonl"], "taken for the shape labelled", "other optimizers learn"),
-        (["optimizer.name=ppo", "data.path=pairs.jsonl"], "reads it only with the optimizer.name of one that learns from data", "leave it out"),
+        (["optimizer.name=ppo", "data.path=pairs.jsonl"], "learns from what it samples", "leave data out"),
     ],
 )
 def test_needs_that_cannot_be_met_are_refused_with_the_remedy(tmp_path, monkeypatch, capsys, overrides, found, remedy):

@@ -75,7 +75,10 @@ def test_it_is_found_and_refused_for_training(model, tmp_path):
     table = {"n": 4, "reward": "happy_end"}
     config = {"run": {"folder": str(tmp_path / "run")}, "engine": {"name": "best_of_n", "best_of_n": table}}
     with pytest.raises(SettingsError, match="does not draw from the policy"):
-        own = {"prompts": ["the cat"] * 80, "reward": lambda prompts, responses: [0.0] * len(prompts)}
+        own = {
+            "prompts": [f"the cat {n}" for n in range(80)],
+            "reward": lambda prompts, responses: [0.0] * len(prompts),
+        }
         rl(build(RLConfig, config | {"model": model.card.path}), progress=False, **own)
     assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match="n is 0"):
