@@ -76,7 +76,8 @@ def _unpacked(path: Path) -> IO[bytes]:
     if suffix == ".xz":
         return cast("IO[bytes]", lzma.open(path, "rb"))
     if suffix == ".zst":
-        return io.BufferedReader(_ZstandardStream(path), CHUNK)
+        zstandard = _zstandard(path)
+        return io.BufferedReader(_ZstandardStream(zstandard, path.open("rb")), CHUNK)
     return path.open("rb")
 
 
@@ -90,9 +91,10 @@ def _unreadable(path: Path, error: Exception, place: str = "") -> DataError:
 class _ZstandardStream(io.RawIOBase):
     """Frames of zstandard one after the other. Its own reader takes a file that is cut short for a whole one."""
 
-    def __init__(self, path: Path) -> None:
-        self._zstandard = _zstandard(path)
-        self._file = path.open("rb")
+    def __init__(self, zstandard: Any, file: IO[bytes]) -> None:
+        # Nothing here can fail: io closes also a stream whose construction failed.
+        self._zstandard = zstandard
+        self._file = file
         self._chunks = self._decompressed()
         self._left = memoryview(b"")
 
