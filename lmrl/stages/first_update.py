@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lmrl.errors import ModelError
 from lmrl.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.models.scoring import reference_spec
+from lmrl.models.text_policy import TextPolicy
 
 TOLERANCE = {"no": 1e-3, "bf16": 0.1, "fp16": 0.1}
 """Largest mean |log ratio| per token, in nats, by autocast precision."""
@@ -36,9 +38,8 @@ def check_data(batch: Experience, policy: Any, accelerator: Any, model: Any) -> 
     if responses is None or "reference_logprobs" not in responses.declared:
         return
     few = responses.select(torch.arange(min(ROWS, len(responses)), device=responses.action_mask.device))
-    with accelerator.autocast():
-        now = policy.evaluate(few).logprobs
-    policy.forget()
+    with accelerator.autocast():  # over the whole vocabulary, as the stored ones, also where the sampler forbids tokens
+        now = TextPolicy(policy.module, reference_spec(policy.spec), with_values=False).evaluate(few).logprobs
     cause = "A state that is kept in the model between forward passes, or dropout, are likely causes"
     _check("on the data", now, few.reference_logprobs, few.action_mask, accelerator, model, cause)
 

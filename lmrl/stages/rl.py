@@ -129,9 +129,8 @@ def _update(session: Session, update: int) -> dict[str, float]:
         reference_logprobs = maker.reference_logprobs(scored.samples)
         if update == 1 and session.starts_as_reference:
             samples = scored.samples
-            check_samples(
-                samples.behavior_logprobs, reference_logprobs, samples.action_mask, accelerator, maker.policy.model
-            )
+            frozen = maker.reference_as_sampler(samples, reference_logprobs)
+            check_samples(samples.behavior_logprobs, frozen, samples.action_mask, accelerator, maker.policy.model)
         beta = session.controller.beta
         rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)

@@ -149,6 +149,15 @@ class RolloutMaker:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
         return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
 
+    def reference_as_sampler(self, samples: Samples, reference_logprobs: Tensor) -> Tensor:
+        """Return the reference's log-probabilities over the tokens that the sampler may draw, (B, T).
+
+        They are ``reference_logprobs`` themselves unless the sampler forbids tokens.
+        """
+        if not self.spec.forbidden_ids:
+            return reference_logprobs
+        return score_logprobs(self.reference, samples.inputs, self.spec, self.token_budget)
+
     def complete(
         self, scored: Scored, reference_logprobs: Tensor, beta: float, greedy_scores: Tensor | None = None
     ) -> Rollout:

@@ -22,14 +22,14 @@ DATA = {
 }
 
 
-def config_of(model, folder, optimizer):
+def config_of(model, folder, optimizer, **sampling):
     group = {"grpo": 2, "rloo": 2}.get(optimizer, 1)
     return build(
         RLConfig,
         {
             "model": str(model),
             "run": {"folder": str(folder), "device": "cpu"},
-            "sampling": {"max_new_tokens": 6},
+            "sampling": {"max_new_tokens": 6, **sampling},
             "train": {"updates": 1, "prompts_per_update": 8, "group_size": group},
             "optimizer": {"name": optimizer},
             "evaluation": {"prompts": 0},
@@ -37,11 +37,11 @@ def config_of(model, folder, optimizer):
     )
 
 
-def run(model, folder, optimizer):
+def run(model, folder, optimizer, **sampling):
     prompts = ["the cat", "the dog"] * 8
     data = {"data": DATA[optimizer]} if optimizer in DATA else {}
     return rl(
-        config_of(model, folder, optimizer),
+        config_of(model, folder, optimizer, **sampling),
         prompts=prompts,
         reward=lambda p, r: [float(len(x)) for x in r],
         progress=False,
@@ -68,6 +68,12 @@ def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_
 @pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto", "nlpo"])
 def test_others_pass(tiny_folder, tmp_path, optimizer):
     assert run(tiny_folder, tmp_path / "run", optimizer).updates == 1
+
+
+@pytest.mark.parametrize("sampling", [{"forbidden_ids": [5, 6]}, {"temperature": 0.05}, {"temperature": 2.0}], ids=str)
+@pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto", "nlpo"])
+def test_sampling_settings_are_no_difference(tiny_folder, tmp_path, optimizer, sampling):
+    assert run(tiny_folder, tmp_path / "run", optimizer, **sampling).updates == 1
 
 
 def test_a_recurrent_model_starts_with_no_kl(tmp_path, tiny_folder):
