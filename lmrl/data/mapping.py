@@ -13,7 +13,7 @@ UNUSED = "unused"
 MANY = ("completions", "choices", "preferences", "context", UNUSED)
 """Targets that several columns may form together, in this order."""
 PARTS = ("system", "context", "choices", "tools", "chat_template_kwargs")
-"""What may accompany the prompt of any shape."""
+"""Columns that may accompany the prompt of any shape."""
 OTHERS = ("reward", "history", "input", "gold_ranks", "gold_scores", "score_chosen", "score_rejected", "solution")
 """Further columns that a reader takes from a row."""
 ALIASES = {"system": ("system_prompt", "system_message", "system_instruction"), "tools": ("functions",)}

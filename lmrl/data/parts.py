@@ -1,4 +1,4 @@
-"""What accompanies the prompt of any shape: a system text, a context, choices, tools and template variables.
+"""Columns beside the prompt of any shape: a system text, a context, choices, tools and template variables.
 
 Made once for a data set, because whether answers count choices from 0 or from 1 shows in all rows together.
 """

@@ -134,7 +134,7 @@ def load(
 
 
 class Reading:
-    """How the rows of one source are read: by their shape, with what accompanies prompts and labels of answers.
+    """Reader of one source's rows: by their shape, with the columns beside prompts and the labels of answers.
 
     Raises ``DataError`` where a column that nothing reads decides what the rows mean.
     """

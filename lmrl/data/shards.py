@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a glob, hold its rows: shards of one kind, of one split where names say so."""
+"""Files of a folder or a glob that contain its rows: shards of one kind, and of one split where names give splits."""
 
 from __future__ import annotations
 

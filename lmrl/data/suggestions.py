@@ -1,4 +1,4 @@
-"""Which mapping of columns to propose for rows of an unknown shape."""
+"""Proposal of a mapping of columns for rows of an unknown shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIKELY = {
     "choices": r"choice|option",
     "context": r"context|passage|body|document|background",
 }
-"""How columns of each meaning are often called."""
+"""Frequent names of columns, by meaning."""
 NUMBERED = re.compile(r".*[ _]?([a-hA-H]|\d)")
 
 

@@ -34,7 +34,7 @@ MISSING = {
     "prompts": "prompts=[...]",
     "reward": "reward= a name, 'module:function', a callable (prompts, responses, **columns), or names with weights",
 }
-"""What to pass with a model that is not of the embedded stories."""
+"""Settings to pass with a model that does not descend from the embedded one."""
 RESET_OPTIONS = ("prompt", "prompt_index", "reset_mask")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl.errors import SettingsError, nearest
+from lmrl.errors import SettingsError
 from lmrl.preferences.grades import GRADE_LINE
 from lmrl.preferences.questions import read_template
 
@@ -78,17 +78,11 @@ def load_grading_template(path: str, reference: str, at_once: bool) -> GradingTe
             f"reward.judge.reference is {reference!r}, but reward.judge.template is set; expected one of the two. Put "
             f"{{{reference}}} into the template, and remove reference."
         )
-    text = read_template("reward.judge.template", path)
-    places = _PLACE.findall(text)
-    for needed in NEEDED:
-        if needed not in places:
-            guess = nearest(needed, [place for place in places if place not in KNOWN])
-            hint = f" Is {{{guess}}} meant to be that?" if guess else ""
-            raise SettingsError(
-                f"reward.judge.template: {path} has no place {{{needed}}}; expected {{response}} and {{question}}, and "
-                f"where they are wanted {{prompt}}, {{mark}}, {{name}}, {{lowest}}, {{highest}} and columns of the "
-                f"data.{hint}"
-            )
+    expected = (
+        "{response} and {question}, and where they are wanted {prompt}, {mark}, {name}, {lowest}, {highest} and "
+        "columns of the data"
+    )
+    text = read_template("reward.judge.template", path, NEEDED, KNOWN, expected)
     return GradingTemplate(text)
 
 

@@ -121,10 +121,10 @@ class AskingSettings:
 
 @dataclass
 class JudgeSettings(AskingSettings):
-    """Which model is asked which of two answers is better, how, and how much it may cost."""
+    """Judge model for pairs of responses: how it is asked, and its cost limits."""
 
     criterion: str = "helpful, honest and harmless"
-    """What the better answer is better at, put into the question."""
+    """Criterion of the comparison, put into the question."""
     template: str = ""
     """A text file with a question of your own: {prompt}, {first}, {second} and {criterion} stand for what is asked."""
     verdict: str = ""

@@ -83,30 +83,31 @@ def as_text(prompt: str | Sequence[Mapping[str, str]]) -> str:
     return "\n\n".join(f"{str(turn.get('role', '')).capitalize()}: {turn.get('content', '')}" for turn in prompt)
 
 
-def read_template(setting: str, name: str) -> str:
-    """Return the text of a template file. Raises ``SettingsError`` if it cannot be read."""
+def read_template(setting: str, name: str, needed: Sequence[str], known: Sequence[str], expected: str) -> str:
+    """Return the text of a template file that has the ``needed`` places; ``known`` are those without a column's name.
+
+    Raises ``SettingsError`` if the file cannot be read, or lacks a place; ``expected`` is the end of that error.
+    """
     path = Path(name).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         guess = nearest(path.name, [item.name for item in path.parent.iterdir()]) if path.parent.is_dir() else ""
         hint = f"; did you mean {path.parent / guess}?" if guess and not path.exists() else ""
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(f"{setting}: {name} cannot be read ({reason}){hint}") from error
+    places = _PLACE.findall(text)
+    for place in needed:
+        if place not in places:
+            guess = nearest(place, [other for other in places if other not in known])
+            hint = f" Is {{{guess}}} meant to be that?" if guess else ""
+            raise SettingsError(f"{setting}: {name} has no place {{{place}}}; expected {expected}.{hint}")
+    return text
 
 
 def _file(name: str) -> str:
-    text = read_template("judge.template", name)
-    places = _PLACE.findall(text)
-    for needed in _NEEDED:
-        if needed not in places:
-            guess = nearest(needed, [place for place in places if place not in _KNOWN])
-            hint = f"; is {{{guess}}} meant to be that?" if guess else ""
-            raise SettingsError(
-                f"judge.template: {name} has no place {{{needed}}}{hint} Expected {{first}} and {{second}}, and where "
-                "they are wanted {prompt} and {criterion}."
-            )
-    return text
+    expected = "{first} and {second}, and where they are wanted {prompt} and {criterion}"
+    return read_template("judge.template", name, _NEEDED, _KNOWN, expected)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -1,7 +1,8 @@
-"""Rewards that compare the response with an answer in a column of the data: what they have in common."""
+"""Base class and helpers of rewards that compare the response with an answer in a column of the data."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ class AnswerSettings(Protocol):
     wrong: float
 
 
-class AnswerReward(Generic[Answer]):
+class AnswerReward(ABC, Generic[Answer]):
     """Compares responses with the answers of a column.
 
     Subclasses read an answer (``read``, which raises ``Unreadable``) and score a response (``score``). Rows with an
@@ -43,13 +44,13 @@ class AnswerReward(Generic[Answer]):
         """Columns that the reward reads."""
         return (self.column,)
 
+    @abstractmethod
     def read(self, answer: Any, row: Mapping[str, Any]) -> Answer:
         """Return an answer in the form in which it is compared. Raises ``Unreadable``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, response: str, answer: Answer) -> float:
         """Return the score of a response."""
-        raise NotImplementedError
 
     def unreadable(self, row: Mapping[str, Any]) -> str:
         """Return why the row has no answer to compare with, or an empty string."""

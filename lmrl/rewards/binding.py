@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Binding:
-    """How a reward is called: the sources of its arguments, each ``prompts``, ``responses`` or a column."""
+    """Sources of a reward's arguments, each ``prompts``, ``responses`` or a column."""
 
     name: str
     signature: str

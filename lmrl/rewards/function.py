@@ -109,7 +109,7 @@ class RewardFunction:
 
     @functools.cached_property
     def bindings(self) -> tuple[Binding, ...]:
-        """How each member is called."""
+        """Binding of each member's arguments."""
         return tuple(bind(member.name, member.function) for member in self.members)
 
     @property
