@@ -12,7 +12,7 @@ import numpy as np
 from lmrl.bench.figures import GREY, INK, MARK, curve_of, draw, limits, paint_curves, root
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.summary import Cell, Summary
-from lmrl.statistics import Interval
+from lmrl.statistics.intervals import Interval
 
 
 def short(interval: Interval, decimals: int = 2) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
+    from lmrl.algorithms.optimizer import Evaluation, Loss, OptimizerSettings, Policy, PolicyOptimizer
+    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples
+    from lmrl.engines import FinishReason, SamplingSpec
     from lmrl.errors import LmrlError, ModelError, PluginError, SettingsError
     from lmrl.models import LanguageModel, load
-    from lmrl.optimizer import Evaluation, Loss, OptimizerSettings, Policy, PolicyOptimizer
     from lmrl.plugins import PluginManager, hookimpl
-    from lmrl.rollout import Advantages, Batch, Rollout, Samples
-    from lmrl.sampling import FinishReason, SamplingSpec
     from lmrl.specs import (
         BenchmarkSpec,
         CommandSpec,
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
         RewardSpec,
         TrackerSpec,
     )
-    from lmrl.stages.rl import RLResult, rl
-    from lmrl.stages.rl_config import RLConfig
+    from lmrl.stages.rl.config import RLConfig
+    from lmrl.stages.rl.stage import RLResult, rl
 
 __version__ = "0.1.0"
 
 ENVIRONMENT_ID = "TextGen-v0"
-ENVIRONMENT_POINT = "lmrl.env.text_generation:TextGenEnv"
-VECTOR_ENVIRONMENT_POINT = "lmrl.env.vector:TextGenVectorEnv"
+ENVIRONMENT_POINT = "lmrl.envs.text_generation:TextGenEnv"
+VECTOR_ENVIRONMENT_POINT = "lmrl.envs.vector:TextGenVectorEnv"
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "lmrl.errors": ("LmrlError", "ModelError", "PluginError", "SettingsError"),
     "lmrl.models": ("LanguageModel", "load"),
-    "lmrl.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
+    "lmrl.algorithms.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
     "lmrl.plugins": ("PluginManager", "hookimpl"),
-    "lmrl.rollout": ("Advantages", "Batch", "Rollout", "Samples"),
-    "lmrl.sampling": ("FinishReason", "SamplingSpec"),
+    "lmrl.algorithms.rollout": ("Advantages", "Batch", "Rollout", "Samples"),
+    "lmrl.engines": ("FinishReason", "SamplingSpec"),
     "lmrl.specs": (
         "BenchmarkSpec",
         "CommandSpec",
@@ -54,8 +54,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "RewardSpec",
         "TrackerSpec",
     ),
-    "lmrl.stages.rl": ("RLResult", "rl"),
-    "lmrl.stages.rl_config": ("RLConfig",),
+    "lmrl.stages.rl.stage": ("RLResult", "rl"),
+    "lmrl.stages.rl.config": ("RLConfig",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -33,7 +33,7 @@ def lmrl_datasets() -> Iterable[DatasetSpec]:
 @hookimpl
 def lmrl_engines() -> Iterable[EngineSpec]:
     """Offer the default decode engine."""
-    from lmrl.sampling.settings import TransformersEngineSettings
+    from lmrl.engines.settings import TransformersEngineSettings
 
     return [
         EngineSpec(
@@ -112,16 +112,16 @@ def lmrl_trackers() -> Iterable[TrackerSpec]:
 
 
 def _tensorboard(run_folder: Path, first_update: int | None = None) -> Any:
-    from lmrl.stages.tracking import TensorBoardTracker
+    from lmrl.training.tracking import TensorBoardTracker
 
     return TensorBoardTracker(run_folder, first_update)
 
 
 def _transformers_engine(settings: Any) -> Any:
     if settings.workers > 1:
-        from lmrl.sampling.workers import ParallelEngine
+        from lmrl.engines.workers import ParallelEngine
 
         return ParallelEngine(settings)
-    from lmrl.sampling.transformers_engine import TransformersEngine
+    from lmrl.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings)

@@ -23,7 +23,7 @@ from lmrl.specs import (
 )
 
 if TYPE_CHECKING:
-    from lmrl.rollout import Rollout
+    from lmrl.algorithms.rollout import Rollout
 
 PROJECT = "lmrl"
 """The name that ties pluggy's markers and managers together, and the entry-point group."""

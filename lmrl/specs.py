@@ -35,7 +35,7 @@ class Needs:
     """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
     mask_policy: bool = False
     """Tokens are drawn, and evaluated, within the sets that an older copy of the policy finds likely. The optimizer's
-    settings are ``lmrl.optimizer.MaskSettings``."""
+    settings are ``lmrl.algorithms.optimizer.MaskSettings``."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RewardSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A decode engine: ``build(settings)`` returns a ``lmrl.sampling.Engine``.
+    """A decode engine: ``build(settings)`` returns a ``lmrl.engines.Engine``.
 
     One that chooses among draws does not draw from the policy, and is refused for training.
     """
@@ -126,7 +126,7 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class TrackerSpec:
-    """An experiment tracker: ``build(settings, run_folder, first_update)`` returns a ``lmrl.stages.tracking.Tracker``.
+    """An experiment tracker: ``build(settings, run_folder, first_update)`` returns a ``lmrl.training.tracking.Tracker``.
 
     ``first_update`` is None for a new run, and the first update that a resumed run writes again. A tracker without
     settings is built by ``build(run_folder, first_update)``.

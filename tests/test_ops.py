@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl import ops
+from lmrl.algorithms import ops
+from lmrl.algorithms.kl import KLController, KLSettings, kl_losses, shape_rewards, shaping_term
 from lmrl.errors import SettingsError
-from lmrl.kl import KLController, KLSettings, kl_losses, shape_rewards, shaping_term
 
 
 def rows(*values):

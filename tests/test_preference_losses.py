@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from lmrl.errors import SettingsError
-from lmrl.preference_losses import (
+from lmrl.algorithms.preference_losses import (
     PairLossSettings,
     hinge_loss,
     identity_loss,
@@ -17,6 +16,7 @@ from lmrl.preference_losses import (
     sequence_logprobs,
     sigmoid_loss,
 )
+from lmrl.errors import SettingsError
 
 
 def column(*numbers):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.ranking_losses import bradley_terry, centring, pairwise_bradley_terry, plackett_luce
+from lmrl.models.ranking_losses import bradley_terry, centring, pairwise_bradley_terry, plackett_luce
 
 
 def batch(scores, ranks):

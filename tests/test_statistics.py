@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrl.errors import SettingsError
-from lmrl.statistics import (
+from lmrl.statistics.intervals import (
     Interval,
     RewardScale,
     bootstrap_interval,

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from lmrl.bench.throughput.shapes import SHAPES, write_model
+from lmrl.engines import SamplingSpec
+from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import load
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.settings import TransformersEngineSettings
-from lmrl.sampling.transformers_engine import TransformersEngine
 
 
 def differences(size: str, fast_path: bool) -> torch.Tensor:

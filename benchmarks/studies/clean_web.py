@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from lmrl.data.text import CleanSettings, CorpusSettings, TokenizerSettings, prepare_corpus
+from lmrl.corpus import CleanSettings, CorpusSettings, TokenizerSettings, prepare_corpus
 
 FILES = ("dolma_sample-0000.warc.gz", "whirlwind.warc.gz", "whirlwind.warc.wet.gz", "c4_demo.jsonl")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lmrl.statistics import Interval, bootstrap_interval, bounded_interval, mean_interval
+from lmrl.statistics.intervals import Interval, bootstrap_interval, bounded_interval, mean_interval
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -15,9 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from lmrl.config import build
-from lmrl.stages.sft import sft
-from lmrl.stages.sft_config import SFTConfig
-from lmrl.statistics import mean_interval
+from lmrl.stages.sft.config import SFTConfig
+from lmrl.stages.sft.stage import sft
+from lmrl.statistics.intervals import mean_interval
 
 DATA = {
     "rasbt": ("rasbt_instruction_data.json", 2.0),

@@ -19,11 +19,11 @@ import transformers
 
 from lmrl.data import load_examples
 from lmrl.models import load
-from lmrl.models.chat_setup import TemplateSettings, set_up_chat
-from lmrl.stages.sft_batches import AnswerModel, Row, make_microbatches
-from lmrl.stages.sft_config import SFTDataSettings
-from lmrl.stages.sft_rows import encode_examples
-from lmrl.statistics import mean_interval
+from lmrl.stages.sft.batches import AnswerModel, Row, make_microbatches
+from lmrl.stages.sft.config import SFTDataSettings
+from lmrl.stages.sft.rows import encode_examples
+from lmrl.statistics.intervals import mean_interval
+from lmrl.text.chat_setup import TemplateSettings, set_up_chat
 
 LAYOUTS = {
     "padded": {"packed": False},

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmrl.data import Ranking
-from lmrl.data.conversations import opening
-from lmrl.stages.reward_data import RankedRows
-from lmrl.stages.reward_measures import Numbers
+from lmrl.data.layouts.conversations import opening
+from lmrl.stages.reward.data import RankedRows
+from lmrl.stages.reward.measures import Numbers
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the squared penalty, of which cross-validation over prompts chooses one."""

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmrl.stages.run import library_versions
+from lmrl.training.run import library_versions
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 
 from lmrl.bench.records import Record, require_alike
 from lmrl.errors import DataError
-from lmrl.statistics import Interval
+from lmrl.statistics.intervals import Interval
 
 LEVEL = 0.05
 ALL = "all tasks"

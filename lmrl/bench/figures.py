@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from lmrl.bench.records import Record
-from lmrl.bench.statistics import performance_profile, probability_of_improvement
 from lmrl.bench.summary import Cell, Summary
-from lmrl.statistics import Interval, mean_interval
+from lmrl.statistics.aggregates import performance_profile, probability_of_improvement
+from lmrl.statistics.intervals import Interval, mean_interval
 
 INK, GREY, MARK, BAND = "#1a1a1a", "#c4c8cc", "#1f5fbf", "#9dbfe8"
 SMALL = (3.0, 2.2)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from lmrl.errors import RewardError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
-from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl.config import RLConfig
 
 if TYPE_CHECKING:
     from lmrl.data import PromptSet
+    from lmrl.engines.texts import Completion
     from lmrl.rewards.function import RewardResult
-    from lmrl.sampling.texts import Completion
 
 CHUNK = 512
 """Answers that are sampled at once."""
@@ -50,7 +50,7 @@ def _opened(config: RLConfig, rows: Sequence[Any] | None, plugins: PluginManager
     """Return the starting model, and the prompts for training and those that are held out."""
     from lmrl.data import load_prompts
     from lmrl.models import load
-    from lmrl.stages.rl_setup import embedded_model
+    from lmrl.stages.rl.setup import embedded_model
 
     model = load(config.model or embedded_model(), device="cpu", trust_remote_code=config.trust_remote_code)
     if rows is None:
@@ -63,10 +63,10 @@ def _judged(
     config: RLConfig, model: Any, prompts: PromptSet, places: Sequence[int], purpose: str, plugins: PluginManager
 ) -> tuple[list[str], list[str], RewardResult]:
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
+    from lmrl.engines.texts import sample_texts, sampling_spec
     from lmrl.rewards.offered import sampled_columns
-    from lmrl.sampling.texts import sample_texts, sampling_spec
-    from lmrl.stages.rl_checks import encode_prompts, in_turns
-    from lmrl.stages.rl_setup import configured_reward
+    from lmrl.stages.rl.checks import encode_prompts, in_turns
+    from lmrl.stages.rl.setup import configured_reward
 
     ids = encode_prompts(model, prompts)
     engine_spec, engine_settings = config.engine.resolve(plugins)

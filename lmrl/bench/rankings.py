@@ -12,15 +12,15 @@ from pathlib import Path
 
 from lmrl.config import build
 from lmrl.data import Ranking, RankingSet, load_rankings
-from lmrl.data.conversations import opening
+from lmrl.data.layouts.conversations import opening
 from lmrl.errors import SettingsError
-from lmrl.models.card import ModelCard, load_card
 from lmrl.models.reward_rows import with_template
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward_config import RankingDataSettings, RewardConfig
-from lmrl.stages.reward_data import encode_rankings
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import embedded_model
+from lmrl.stages.reward.config import RankingDataSettings, RewardConfig
+from lmrl.stages.reward.data import encode_rankings
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.setup import embedded_model
+from lmrl.text.card import ModelCard, load_card
 
 logger = logging.getLogger(__name__)
 DATA_SEED = 0
@@ -107,7 +107,7 @@ def drawn_path(drawn: Drawn, folder: Path) -> Path:
 def draw(drawn: Drawn, folder: Path, plugins: PluginManager) -> None:
     """Sample answers of the embedded model and write their rankings, unless that has been done."""
     from lmrl.bench.offline import judged_answers
-    from lmrl.stages.prefer_samples import write_whole
+    from lmrl.stages.prefer.samples import write_whole
 
     path = drawn_path(drawn, folder)
     if path.exists():

@@ -15,10 +15,10 @@ from lmrl.bench.kinds import Kind, Metric, kind_named
 from lmrl.bench.records import Record
 from lmrl.bench.report_origin import add_absences, add_older, add_recipes, commands, what_ran
 from lmrl.bench.report_writer import Writer
-from lmrl.bench.statistics import probability_of_improvement
 from lmrl.bench.summary import Summary, summarise
 from lmrl.errors import SettingsError
-from lmrl.statistics import Interval
+from lmrl.statistics.aggregates import probability_of_improvement
+from lmrl.statistics.intervals import Interval
 
 PAGE, TEXT = "report.html", "report.md"
 

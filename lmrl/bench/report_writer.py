@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lmrl.html import Page
+from lmrl.reporting.pages import Page
 
 
 class Writer:

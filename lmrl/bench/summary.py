@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from lmrl.bench.records import Grid, Key, Record
-from lmrl.bench.statistics import Scores, interquartile_interval
-from lmrl.statistics import Interval, mean_interval
+from lmrl.statistics.aggregates import Scores, interquartile_interval
+from lmrl.statistics.intervals import Interval, mean_interval
 
 Cell = tuple[str, float]
 

@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and talk until the input ends; on pipes only answers go to standard output."""
     from lmrl.models import load
-    from lmrl.stages.chat import ChatSession
-    from lmrl.stages.chat_loop import converse
-    from lmrl.stages.chat_prompts import model_path
-    from lmrl.stages.compare import torch_device
+    from lmrl.stages.asking import model_path
+    from lmrl.stages.chat.loop import converse
+    from lmrl.stages.chat.stage import ChatSession
+    from lmrl.stages.evaluate.compare import torch_device
 
     session = ChatSession(
         load(

@@ -18,7 +18,7 @@ from lmrl.errors import SettingsError
 from lmrl.specs import CommandSpec
 
 if TYPE_CHECKING:
-    from lmrl.stages.compare import Answer, SideBySide
+    from lmrl.stages.evaluate.compare import Answer, SideBySide
 
 NARROWEST = 22
 """Characters that an answer's column needs; with less, answers are stacked below one another."""
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer, print the table and write the files that were asked for."""
     from lmrl.config import apply_overrides
-    from lmrl.stages.compare import compare
-    from lmrl.stages.compare_pages import to_markdown, to_page
+    from lmrl.stages.evaluate.compare import compare
+    from lmrl.stages.evaluate.comparison_page import to_markdown, to_page
 
     if arguments.reward_setting and not arguments.reward:
         raise SettingsError(f"--reward-setting {arguments.reward_setting[0]} stands without --reward NAME")
@@ -108,7 +108,7 @@ def read_prompts(arguments: argparse.Namespace) -> list[Any]:
 
 def print_side_by_side(table: SideBySide, console: Console) -> None:
     """Print answers in columns, or below one another where the console is too narrow for that."""
-    from lmrl.stages.compare_pages import settings_lines
+    from lmrl.stages.evaluate.comparison_page import settings_lines
 
     left = console.width - 3 * len(table.columns) - 2
     most = left - NARROWEST * len(table.columns)
@@ -122,7 +122,7 @@ def print_side_by_side(table: SideBySide, console: Console) -> None:
 
 
 def _columns(table: SideBySide, prompt_width: int) -> Table:
-    from lmrl.stages.compare_pages import means_note
+    from lmrl.stages.evaluate.comparison_page import means_note
 
     shown = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False, expand=True)
     shown.add_column("prompt", width=prompt_width, overflow="fold")
@@ -137,7 +137,7 @@ def _columns(table: SideBySide, prompt_width: int) -> Table:
 
 
 def _blocks(table: SideBySide) -> list[RenderableType]:
-    from lmrl.stages.compare_pages import answer_note, means_note
+    from lmrl.stages.evaluate.comparison_page import answer_note, means_note
 
     blocks: list[RenderableType] = []
     for prompt, answers in zip(table.prompts, table.answers, strict=True):
@@ -153,7 +153,7 @@ def _blocks(table: SideBySide) -> list[RenderableType]:
 
 
 def _answer(answer: Answer) -> Group:
-    from lmrl.stages.compare_pages import answer_note
+    from lmrl.stages.evaluate.comparison_page import answer_note
 
     note = answer_note(answer)
     return Group(Text(answer.text.strip()), *([Text(note, "dim")] if note else []))

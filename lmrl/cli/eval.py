@@ -18,12 +18,12 @@ from lmrl.errors import SettingsError
 from lmrl.specs import CommandSpec
 
 if TYPE_CHECKING:
-    from lmrl.stages.evaluate import EvaluateResult
+    from lmrl.stages.evaluate.stage import EvaluateResult
 
 _RECIPE = recipe_command(
     "eval",
-    config="lmrl.stages.evaluate_config:EvaluateConfig",
-    stage="lmrl.stages.evaluate:evaluate",
+    config="lmrl.stages.evaluate.config:EvaluateConfig",
+    stage="lmrl.stages.evaluate.stage:evaluate",
     report="lmrl.cli.eval:print_result",
     summary="measure models on held-out prompts: reward, KL, win rate, perplexity, diversity",
     example="lmrl eval stories runs/rl-1 --names base,RLHF reference=stories prompts.stories.split=test",
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def evaluation_table(result: EvaluateResult) -> Table:
     """Return the measures, one a row, with a column for each model."""
-    from lmrl.stages.evaluate_report import shown_value, title
+    from lmrl.stages.evaluate.report import shown_value, title
 
     table = Table(title=title(result), title_justify="left")
     table.add_column("")
@@ -79,7 +79,7 @@ def evaluation_table(result: EvaluateResult) -> Table:
 def print_result(result: EvaluateResult, console: Console | None = None) -> None:
     """Print the table, sample answers, what was noted, and where things are."""
     from lmrl.cli.compare import print_side_by_side
-    from lmrl.stages.evaluate_report import PAGE_FILE, RESULTS_FILE
+    from lmrl.stages.evaluate.report import PAGE_FILE, RESULTS_FILE
 
     console = console or make_console()
     console.print(evaluation_table(result))

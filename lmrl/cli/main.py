@@ -96,7 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     folder = _resumed_folder(arguments)
     if folder:
-        from lmrl.stages.plugin_files import resumed_files
+        from lmrl.training.plugin_files import resumed_files
 
         files = resumed_files(folder, files)
     manager = PluginManager(files, strict=False if name == LISTING else None)

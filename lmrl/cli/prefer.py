@@ -12,14 +12,14 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
-    from lmrl.stages.prefer import PreferResult
-    from lmrl.stages.prefer_report import PreferReport
-    from lmrl.statistics import Interval
+    from lmrl.stages.prefer.report import PreferReport
+    from lmrl.stages.prefer.stage import PreferResult
+    from lmrl.statistics.intervals import Interval
 
 SPEC = recipe_command(
     "prefer",
-    config="lmrl.stages.prefer_config:PreferConfig",
-    stage="lmrl.stages.prefer:prefer",
+    config="lmrl.stages.prefer.config:PreferConfig",
+    stage="lmrl.stages.prefer.stage:prefer",
     report="lmrl.cli.prefer:print_result",
     summary="make preference data: sample responses and have a reward, a judge or a person rank them",
     example="lmrl prefer examples/prefer.toml annotators.me.kind=person samples.prompts=20",

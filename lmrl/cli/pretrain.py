@@ -12,13 +12,13 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
-    from lmrl.data.text import CorpusReport
-    from lmrl.stages.pretrain import PretrainResult
+    from lmrl.corpus import CorpusReport
+    from lmrl.stages.pretrain.stage import PretrainResult
 
 
 def print_result(result: PretrainResult, console: Console | None = None) -> None:
     """Print what became of the documents, the held-out numbers, samples, and where things are."""
-    from lmrl.stages.plots import PLOT_FILE
+    from lmrl.reporting.plots import PLOT_FILE
 
     console = console or make_console()
     console.print(corpus_table(result.report))
@@ -73,8 +73,8 @@ def held_out_table(result: PretrainResult) -> Table:
 
 SPEC = recipe_command(
     "pretrain",
-    config="lmrl.stages.pretrain_config:PretrainConfig",
-    stage="lmrl.stages.pretrain:pretrain",
+    config="lmrl.stages.pretrain.config:PretrainConfig",
+    stage="lmrl.stages.pretrain.stage:pretrain",
     report="lmrl.cli.pretrain:print_result",
     summary="train a language model on text, from scratch or from a checkpoint",
     example="lmrl pretrain examples/pretrain.toml 'corpus.paths=[\"shakespeare.txt\"]' train.steps=500",

@@ -55,7 +55,7 @@ def recipe_command(
             return work(arguments)
 
     def work(arguments: argparse.Namespace) -> int:
-        from lmrl.stages.run import is_main_process
+        from lmrl.training.run import is_main_process
 
         cls = imported(config)
         read = read_config(arguments, cls, (*FREE_ON_RESUME, *free_on_resume))
@@ -75,13 +75,13 @@ def recipe_command(
 @contextmanager
 def _working_folder(arguments: argparse.Namespace) -> Iterator[None]:
     """Work in the folder in which a run to resume was started; anything else works in the current one."""
-    from lmrl.stages.run import CONFIG_FILE
+    from lmrl.training.run import CONFIG_FILE
 
     folder = getattr(arguments, "resume", None)
     if not folder or not (Path(folder) / CONFIG_FILE).exists():
         yield
         return
-    from lmrl.stages.origin import in_starting_folder
+    from lmrl.training.origin import in_starting_folder
 
     given = [arguments.recipe, *arguments.overrides]
     with in_starting_folder(Path(folder), [item for item in given if item and "=" in item]) as valid:
@@ -96,7 +96,7 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
     that a resumed run cannot take.
     """
     from lmrl.config import apply_overrides, build, override_names, read_toml, refuse_unread, select_by_path
-    from lmrl.stages.run import CONFIG_FILE
+    from lmrl.training.run import CONFIG_FILE
 
     recipe, overrides = arguments.recipe, list(arguments.overrides)
     folder = getattr(arguments, "resume", None)
@@ -128,7 +128,7 @@ def read_config(arguments: argparse.Namespace, cls: type, free_on_resume: Sequen
 
 
 def _refuse_other_stage(arguments: argparse.Namespace, folder: str) -> None:
-    from lmrl.stages.run import stage_of
+    from lmrl.training.run import stage_of
 
     wanted, found = getattr(arguments, "command_name", ""), stage_of(Path(folder))
     if wanted and found and wanted != found:

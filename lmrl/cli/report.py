@@ -11,9 +11,9 @@ from rich.text import Text
 from lmrl.cli.tables import make_console
 
 if TYPE_CHECKING:
-    from lmrl.stages.evaluation import Evaluation
-    from lmrl.stages.rl import RLResult
-    from lmrl.statistics import Interval
+    from lmrl.stages.rl.evaluation import Evaluation
+    from lmrl.stages.rl.stage import RLResult
+    from lmrl.statistics.intervals import Interval
 
 
 def evaluation_table(before: Evaluation | None, after: Evaluation | None) -> Table:
@@ -45,7 +45,7 @@ def sample_table(evaluation: Evaluation) -> Table:
 
 def print_result(result: RLResult, console: Console | None = None) -> None:
     """Print a run's table, its sample texts and its files."""
-    from lmrl.stages.plots import plot_run
+    from lmrl.reporting.plots import plot_run
 
     console = console or make_console()
     if result.interrupted:

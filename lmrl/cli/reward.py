@@ -11,8 +11,8 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
-    from lmrl.stages.reward import RewardTrainingResult
-    from lmrl.stages.reward_measures import RewardReport
+    from lmrl.stages.reward.measures import RewardReport
+    from lmrl.stages.reward.stage import RewardTrainingResult
 
 
 def print_result(result: RewardTrainingResult, console: Console | None = None) -> None:
@@ -56,8 +56,8 @@ def report_table(report: RewardReport) -> Table:
 
 SPEC = recipe_command(
     "reward",
-    config="lmrl.stages.reward_config:RewardConfig",
-    stage="lmrl.stages.reward:reward",
+    config="lmrl.stages.reward.config:RewardConfig",
+    stage="lmrl.stages.reward.stage:reward",
     report="lmrl.cli.reward:print_result",
     summary="train a reward model, or an ensemble, on preferences",
     example="lmrl reward examples/reward.toml data.path=preferences.jsonl ensemble.members=3",

@@ -6,8 +6,8 @@ from lmrl.cli.recipes import recipe_command
 
 SPEC = recipe_command(
     "rl",
-    config="lmrl.stages.rl_config:RLConfig",
-    stage="lmrl.stages.rl:rl",
+    config="lmrl.stages.rl.config:RLConfig",
+    stage="lmrl.stages.rl.stage:rl",
     report="lmrl.cli.report:print_result",
     summary="train a policy with reinforcement learning",
     example="lmrl rl examples/stories.toml optimizer.name=reinforce train.updates=50",

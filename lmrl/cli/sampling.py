@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lmrl.sampling.settings import SamplingSettings
+from lmrl.engines.settings import SamplingSettings
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, temperature: float, max_new_tokens: int) -> None:

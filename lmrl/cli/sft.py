@@ -12,12 +12,12 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console
 
 if TYPE_CHECKING:
-    from lmrl.stages.sft import SFTResult
+    from lmrl.stages.sft.stage import SFTResult
 
 SPEC = recipe_command(
     "sft",
-    config="lmrl.stages.sft_config:SFTConfig",
-    stage="lmrl.stages.sft:sft",
+    config="lmrl.stages.sft.config:SFTConfig",
+    stage="lmrl.stages.sft.stage:sft",
     report="lmrl.cli.sft:print_result",
     summary="fine-tune a language model on conversations, instructions or completions",
     example="lmrl sft examples/sft.toml data.path=instructions.json adapter.method=lora",

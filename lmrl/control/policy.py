@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import UndeclaredNeed, select_record
+from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
+from lmrl.algorithms.rollout import UndeclaredNeed, select_record
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ActorCritic(nn.Module):
 
 @dataclass
 class ControlEvaluation:
-    """The policy on a batch of episodes; see ``lmrl.optimizer.Evaluation``."""
+    """The policy on a batch of episodes; see ``lmrl.algorithms.optimizer.Evaluation``."""
 
     module: ActorCritic
     inputs: ObservationInputs
@@ -99,7 +99,7 @@ class ControlEvaluation:
 
 
 class ControlPolicy:
-    """A ``lmrl.optimizer.Policy`` over an ``ActorCritic``."""
+    """A ``lmrl.algorithms.optimizer.Policy`` over an ``ActorCritic``."""
 
     def __init__(self, module: ActorCritic) -> None:
         self.module = module

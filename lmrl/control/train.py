@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lmrl.algorithms.kl import KLSettings
 from lmrl.config import PluginChoice, choice
 from lmrl.control.collect import Collector, make_rollout
 from lmrl.control.policy import ActorCritic, ControlPolicy
 from lmrl.errors import SettingsError
-from lmrl.kl import KLSettings
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.training.update import Updater
 
 
 @dataclass

@@ -1,11 +1,11 @@
 """Data: prompts, examples and rankings from files, lists and the hub, and the order in which training draws them."""
 
 from lmrl.data.examples import Example, ExampleSet, load_examples
+from lmrl.data.layouts.rows import RowSettings
 from lmrl.data.order import PromptOrder
 from lmrl.data.prompts import PromptSet, PromptSettings, load_prompts, load_rows
 from lmrl.data.rankings import RankingSet, load_rankings
 from lmrl.data.records import Answer, ChatExample, CompletionExample, Message, Prompt, Ranking
-from lmrl.data.rows import RowSettings
 
 __all__ = [
     "Answer",

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from lmrl.data.layouts.readers import is_good
+from lmrl.data.layouts.reading import Answered, Skip, cell, number, refuse_half_characters
+from lmrl.data.layouts.rows import Reading, RowSettings, Tally, as_asked
+from lmrl.data.layouts.shapes import Shape, column_sets, find_shape
+from lmrl.data.loading.sources import Opened, Source, open_rows
 from lmrl.data.rankings import load_rankings
-from lmrl.data.readers import is_good
-from lmrl.data.reading import Answered, Skip, cell, number, refuse_half_characters
 from lmrl.data.records import Answer, Prompt
-from lmrl.data.rows import Reading, RowSettings, Tally, as_asked
-from lmrl.data.shapes import Shape, column_sets, find_shape
-from lmrl.data.sources import Opened, Source, open_rows
 from lmrl.errors import DataError
 
 Number: TypeAlias = Literal["label", "reward"]

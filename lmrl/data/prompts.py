@@ -12,19 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lmrl.config.unread import only_if
-from lmrl.data.chat import render
-from lmrl.data.columns import SETTING, PromptReader, RowPrompt
+from lmrl.data.layouts.chat import render
+from lmrl.data.layouts.columns import SETTING, PromptReader, RowPrompt
+from lmrl.data.layouts.reading import Skip, refuse_half_characters
+from lmrl.data.layouts.rows import Chat, Tally, as_message, gathered, unread_of_file
+from lmrl.data.layouts.shapes import column_sets, find_shape
+from lmrl.data.loading.sources import Opened, Source, open_rows
 from lmrl.data.notes import log_notes
-from lmrl.data.reading import Skip, refuse_half_characters
-from lmrl.data.rows import Chat, Tally, as_message, gathered, unread_of_file
-from lmrl.data.shapes import column_sets, find_shape
-from lmrl.data.sources import Opened, Source, open_rows
 from lmrl.data.splitting import digest_of, held_out_places, others
 from lmrl.errors import DataError, SettingsError
-from lmrl.models.chat_rendering import unread_keys
+from lmrl.text.chat_rendering import unread_keys
 
 if TYPE_CHECKING:
-    from lmrl.models.card import TextCodec
+    from lmrl.text.card import TextCodec
 
 
 logger = logging.getLogger(__name__)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lmrl.data.conversations import opening
-from lmrl.data.reading import Answered, Skip
+from lmrl.data.layouts.conversations import opening
+from lmrl.data.layouts.reading import Answered, Skip
+from lmrl.data.layouts.rows import RowSettings, Tally, as_asked, columns_of, load
+from lmrl.data.layouts.shapes import Row, Shape
+from lmrl.data.loading.sources import Source
 from lmrl.data.records import Answer, Ranking
-from lmrl.data.rows import RowSettings, Tally, as_asked, columns_of, load
-from lmrl.data.shapes import Row, Shape
-from lmrl.data.sources import Source
 from lmrl.data.splitting import digest_of, held_out_places, others
-from lmrl.models.conversation import variables_of
+from lmrl.text.conversation import variables_of
 
 
 @dataclass(frozen=True)

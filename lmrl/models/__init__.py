@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lmrl.models.card import ModelCard, load_card, response_texts
+from lmrl.text.card import ModelCard, load_card, response_texts
 
 if TYPE_CHECKING:
     from lmrl.models.loading import LanguageModel, freeze_copy, load

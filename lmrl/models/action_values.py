@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.ops import token_logprobs
 from lmrl.errors import ModelError
-from lmrl.ops import token_logprobs
 
 ACTION_VALUES_FILE = "action_values.safetensors"
 PREFIX = "language_model_head."

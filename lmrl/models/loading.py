@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lmrl.errors import ModelError
-from lmrl.models.card import ModelCard, load_card
-from lmrl.models.files import find_files
 from lmrl.models.pretrained import load_weights
-from lmrl.models.weight_files import stored_dtype
+from lmrl.text.card import ModelCard, load_card
+from lmrl.text.files import find_files
+from lmrl.text.weight_files import stored_dtype
 
 LOADER = "AutoModelForCausalLM"
 

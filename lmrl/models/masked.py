@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.engines.cache import JointCache
+from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ResumeError
-from lmrl.models.folders import MASK_FILE
 from lmrl.models.loading import freeze_copy
 from lmrl.models.policy import PolicyModel, StateOutputs
-from lmrl.rollout import TextInputs, lengths_to_mask
-from lmrl.sampling.cache import JointCache
-from lmrl.sampling.spec import SamplingSpec
+from lmrl.text.folders import MASK_FILE
 
 
 class MaskPolicy:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.rollout import TextInputs
 from lmrl.models.packing import Packing, counted_attention, pack, packed_attention
-from lmrl.rollout import TextInputs
 
 
 def packed_states(model: Any, packing: Packing) -> Tensor:

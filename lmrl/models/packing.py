@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
 from lmrl.errors import ModelError
-from lmrl.rollout import TextInputs, lengths_to_mask
 
 ATTENTION_NAME = "lmrl_packed"
 BUCKET_RATIO = 1.25

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
 from lmrl.errors import ModelError
 from lmrl.models.action_values import (
     ACTION_VALUES_FILE,
@@ -28,12 +29,11 @@ from lmrl.models.action_values import (
     require_linear_head,
     restore_head,
 )
-from lmrl.models.folders import copy_tokenizer
 from lmrl.models.head import head_logprobs
 from lmrl.models.packable import is_packable, packed_states
 from lmrl.models.packing import pack
 from lmrl.models.saving import save_model
-from lmrl.rollout import TextInputs, lengths_to_mask
+from lmrl.text.folders import copy_tokenizer
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 CRITIC_FILE = "critic.safetensors"

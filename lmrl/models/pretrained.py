@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.models.card import remote_code_message, short_text
-from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
-from lmrl.models.kinds import media_of, text_model_type
-from lmrl.models.vocabulary import grown_rows
-from lmrl.models.weight_files import listing, read_header, require_weights
+from lmrl.text.card import remote_code_message, short_text
+from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
+from lmrl.text.kinds import media_of, text_model_type
+from lmrl.text.vocabulary import grown_rows
+from lmrl.text.weight_files import listing, read_header, require_weights
 
 logger = logging.getLogger(__name__)
 TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head": "lm_head"}
@@ -181,6 +181,6 @@ def _merged(model: Any, files: CheckpointFiles) -> Any:
 
 
 def _is_embedding(name: str) -> bool:
-    from lmrl.models.vocabulary import EMBEDDINGS
+    from lmrl.text.vocabulary import EMBEDDINGS
 
     return any(part in EMBEDDINGS for part in name.split("."))

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.rollout import lengths_to_mask, split_by_length
 from lmrl.errors import ModelError, NonFiniteError
-from lmrl.models.card import ModelCard, load_card, load_codec
-from lmrl.models.codec import TEMPLATE_FILE
-from lmrl.models.files import CheckpointFiles, find_files
-from lmrl.models.folders import copy_tokenizer
-from lmrl.models.labels import ONLY_SCORE, Choice, Output
 from lmrl.models.loading import require_trainable
 from lmrl.models.pretrained import load_weights
-from lmrl.models.reward_card import (
+from lmrl.models.saving import read_back, save_model
+from lmrl.seeds import derive_seed
+from lmrl.text.card import ModelCard, load_card, load_codec
+from lmrl.text.codec import TEMPLATE_FILE
+from lmrl.text.files import CheckpointFiles, find_files
+from lmrl.text.folders import copy_tokenizer
+from lmrl.text.labels import ONLY_SCORE, Choice, Output
+from lmrl.text.reward_card import (
     HEAD,
     SECTION,
     Normalisation,
@@ -32,10 +35,7 @@ from lmrl.models.reward_card import (
     member_folders,
     reward_config,
 )
-from lmrl.models.saving import read_back, save_model
-from lmrl.models.weight_files import stored_dtype
-from lmrl.rollout import lengths_to_mask, split_by_length
-from lmrl.seeds import derive_seed
+from lmrl.text.weight_files import stored_dtype
 
 LOADER = "AutoModelForSequenceClassification"
 

@@ -6,10 +6,10 @@ import copy
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lmrl.models.card import FastCodec, ModelCard, TransformersCodec
-from lmrl.models.chat_template import PLAIN_TEMPLATE, response_row
-from lmrl.models.conversation import is_prefilled
-from lmrl.models.encoding import opening_ids
+from lmrl.text.card import FastCodec, ModelCard, TransformersCodec
+from lmrl.text.chat_template import PLAIN_TEMPLATE, response_row
+from lmrl.text.conversation import is_prefilled
+from lmrl.text.encoding import opening_ids
 
 if TYPE_CHECKING:
     from lmrl.data.records import Answer, Prompt

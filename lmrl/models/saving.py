@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lmrl.errors import ModelError
-from lmrl.models.files import find_files, read_json
 from lmrl.models.pretrained import load_weights, quiet_transformers
+from lmrl.text.files import find_files, read_json
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
 CheckpointDtype = Literal["auto", "float32", "bfloat16", "float16"]

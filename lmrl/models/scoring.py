@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.ops import scatter_rows
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.engines.spec import SamplingSpec
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation, plain_temperature
-from lmrl.ops import scatter_rows
-from lmrl.rollout import TextInputs, lengths_to_mask, split_by_length, split_by_prompt
-from lmrl.sampling.spec import SamplingSpec
 
 
 @torch.no_grad()

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.experience import Responses
+from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
+from lmrl.algorithms.rollout import Batch, TextInputs, lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ModelError
-from lmrl.experience import Responses
 from lmrl.models.action_values import ActionValues
 from lmrl.models.policy import StateOutputs
-from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import Batch, TextInputs, lengths_to_mask, split_by_length, split_by_prompt
-from lmrl.sampling.spec import SamplingSpec
 
 
 @dataclass
 class TextEvaluation:
-    """The policy on a batch of responses, (B, T) with 0 outside the mask; see ``lmrl.optimizer.Evaluation``."""
+    """The policy on a batch of responses, (B, T) with 0 outside the mask; see ``lmrl.algorithms.optimizer.Evaluation``."""
 
     outputs: StateOutputs
     ids: Tensor
@@ -101,7 +101,7 @@ def plain_temperature(spec: SamplingSpec) -> float | None:
 
 
 class TextPolicy:
-    """A ``lmrl.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
+    """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
 
     ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
     be drawn in each state of a response; without it ``spec`` alone does.

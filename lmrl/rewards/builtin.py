@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from lmrl.rewards.exact_match import ExactMatch, ExactMatchSettings
-from lmrl.rewards.good_story import GoodStory, GoodStorySettings
-from lmrl.rewards.happy_end import HappyEnd, HappyEndSettings
+from lmrl.rewards.answers.exact_match import ExactMatch, ExactMatchSettings
+from lmrl.rewards.answers.math_answer import MathAnswer, MathAnswerSettings
+from lmrl.rewards.answers.multiple_choice import MultipleChoice, MultipleChoiceSettings
+from lmrl.rewards.answers.numeric_answer import NumericAnswer, NumericAnswerSettings
+from lmrl.rewards.answers.pattern import Pattern, PatternSettings
 from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings
 from lmrl.rewards.learned import Learned, LearnedSettings
-from lmrl.rewards.lexicon import Lexicon, LexiconSettings
-from lmrl.rewards.math_answer import MathAnswer, MathAnswerSettings
-from lmrl.rewards.multiple_choice import MultipleChoice, MultipleChoiceSettings
-from lmrl.rewards.numeric_answer import NumericAnswer, NumericAnswerSettings
-from lmrl.rewards.pattern import Pattern, PatternSettings
 from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSettings
+from lmrl.rewards.stories.good_story import GoodStory, GoodStorySettings
+from lmrl.rewards.stories.happy_end import HappyEnd, HappyEndSettings
+from lmrl.rewards.stories.lexicon import Lexicon, LexiconSettings
 from lmrl.specs import RewardSpec
 
 

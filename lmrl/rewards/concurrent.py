@@ -1,7 +1,7 @@
 """Calling a reward with a few rows at a time, in threads or processes, while the other rows are still sampled.
 
 Only for rewards whose scores each depend on their own row. Leaves out: deciding which rows are complete
-(``lmrl.stages.early_scores``), and starting the sampling.
+(``lmrl.stages.rl.early_scores``), and starting the sampling.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmrl.errors import AnnotatorError, JudgeError, SettingsError
-from lmrl.preferences.asking import Answer, Asker, Budget, Choices, budget_of
-from lmrl.preferences.grades import GRADE_LINE, read_grade
-from lmrl.preferences.grading import load_grading_template
-from lmrl.preferences.judge_cache import AnswerCache
-from lmrl.preferences.judge_settings import AskingSettings
-from lmrl.preferences.questions import as_text
-from lmrl.preferences.reading import Reading
+from lmrl.judges.asking import Answer, Asker, Budget, Choices, budget_of
+from lmrl.judges.cache import AnswerCache
+from lmrl.judges.grades import GRADE_LINE, read_grade
+from lmrl.judges.grading import load_grading_template
+from lmrl.judges.questions import as_text
+from lmrl.judges.reading import Reading
+from lmrl.judges.settings import AskingSettings
 from lmrl.specs import Concurrency
 
 MINIMUM = 20
@@ -239,10 +239,10 @@ class JudgeReward:
 def _askers(settings: JudgeRewardSettings, budget: Budget, by_logprobs: bool) -> list[Asker]:
     """Return an asker for each rubric item; they share one model, and equal scales share one asker."""
     if settings.base_url:
-        from lmrl.preferences.endpoint import EndpointAsker
+        from lmrl.judges.endpoint import EndpointAsker
 
         return [EndpointAsker(settings, budget)] * len(settings.rubric)
-    from lmrl.preferences.local_judge import LocalAsker
+    from lmrl.judges.local import LocalAsker
 
     made: dict[Choices | None, LocalAsker] = {}
     for item in settings.rubric:

@@ -15,10 +15,10 @@ import numpy as np
 
 from lmrl.config import only_if
 from lmrl.errors import RewardError, SettingsError
-from lmrl.models.labels import Output
-from lmrl.models.reward_card import RewardCard, load_reward_card, member_folders
 from lmrl.models.reward_rows import fitted_row, reward_row, text_row
 from lmrl.rewards.ensemble import Aggregation, aggregate
+from lmrl.text.labels import Output
+from lmrl.text.reward_card import RewardCard, load_reward_card, member_folders
 
 if TYPE_CHECKING:
     from lmrl.models.reward_model import RewardModel

@@ -73,10 +73,10 @@ def live_reward(reward: Any, table: Mapping[str, Any]) -> Any:
 
 
 def _classifier(model: Any, tokenizer: Any, settings: LearnedSettings) -> Learned:
-    from lmrl.models.card import ModelCard, TransformersCodec
-    from lmrl.models.labels import choose_label
-    from lmrl.models.reward_card import read_normalisation, scorer_card
     from lmrl.models.reward_model import RewardModel
+    from lmrl.text.card import ModelCard, TransformersCodec
+    from lmrl.text.labels import choose_label
+    from lmrl.text.reward_card import read_normalisation, scorer_card
 
     config = model.config.to_dict()
     text = model.config.get_text_config()

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmrl.models.responses import continuations
-from lmrl.sampling.finish import FinishReason
+from lmrl.engines.finish import FinishReason
+from lmrl.text.responses import continuations
 
 if TYPE_CHECKING:
-    from lmrl.models.card import TextCodec
+    from lmrl.text.card import TextCodec
 
 
 def sampled_columns(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lmrl.errors import LmrlError, SettingsError
 
 if TYPE_CHECKING:
-    from lmrl.models.card import ModelCard
+    from lmrl.text.card import ModelCard
 
 logger = logging.getLogger(__name__)
 SAMPLE = "Once upon a time, there was a little girl named Lily. She found a red ball in the garden."
@@ -56,7 +56,7 @@ def note_story_reward(card: ModelCard, setting: str) -> None:
 
 @cache
 def _story_ids() -> tuple[int, ...]:
-    from lmrl.models.card import load_codec
     from lmrl.stories import MODEL_PATH
+    from lmrl.text.card import load_codec
 
     return tuple(load_codec(MODEL_PATH).encode_plain(SAMPLE))

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lmrl.kl import shaping_term
-from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Rollout, UndeclaredNeed
+from lmrl.algorithms.kl import shaping_term
+from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
 from lmrl.testing.columns import clone, first_change
 from lmrl.testing.shapes import kind_of, wrong_advantages, wrong_columns, wrong_informative, wrong_loss, wrong_state
 from lmrl.testing.toy_experience import EVERYTHING

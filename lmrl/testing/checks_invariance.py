@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.rollout import Rollout
+from lmrl.algorithms.rollout import Rollout
 from lmrl.testing.columns import map_tensors, with_gap
 from lmrl.testing.trial import Trial, mask_rows
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import NonFiniteError
-from lmrl.kl import KLSettings
-from lmrl.rollout import Rollout
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.thread_ranks import ThreadAccelerator
 from lmrl.testing.toy_policy import ToyModel, ToyPolicy, expected_score
 from lmrl.testing.trial import Trial, learn, parameter_groups
+from lmrl.training.update import Updater
 
 UPDATES = 60
 LEARNING_RATE = 0.03

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, select_record
+from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation
-from lmrl.rollout import TextInputs, lengths_to_mask, select_record
-from lmrl.sampling import SamplingSpec
 
 MOST_RESPONSES = 100_000
 """Problems with more responses than this are refused."""

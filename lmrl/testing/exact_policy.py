@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
 from lmrl.models import PolicyModel
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextPolicy
-from lmrl.rollout import TextInputs, lengths_to_mask
 from lmrl.specs import Needs
 from lmrl.testing.exact import EnumeratedInputs, ExactProblem
 

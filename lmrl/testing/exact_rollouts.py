@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lmrl import ops
-from lmrl.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
-from lmrl.kl import KLSettings, shape_rewards
-from lmrl.rollout import Rollout
+from lmrl.algorithms import ops
+from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.kl import KLSettings, shape_rewards
+from lmrl.algorithms.rollout import Rollout
 from lmrl.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
 

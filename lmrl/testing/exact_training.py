@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lmrl.algorithms.experience import Experience
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import SettingsError
-from lmrl.experience import Experience
-from lmrl.kl import KLSettings
-from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Rollout
 from lmrl.seeds import derive_seed
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.rl_setup import make_torch_optimizer
-from lmrl.stages.settings import RunSettings
-from lmrl.stages.update import Updater, learning_rate_factor
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
 from lmrl.testing.exact_policy import EnumeratedMask, EnumeratedPolicy
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
+from lmrl.training.devices import make_accelerator
+from lmrl.training.settings import RunSettings
+from lmrl.training.update import Updater, learning_rate_factor
 
 
 @dataclass

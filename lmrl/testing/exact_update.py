@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.engines import SamplingSpec
 from lmrl.errors import SettingsError
-from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation
-from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.sampling import SamplingSpec
 from lmrl.specs import Needs, OptimizerSpec
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.settings import RunSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
 from lmrl.testing.exact_rollouts import make_rollout
+from lmrl.training.devices import make_accelerator
+from lmrl.training.settings import RunSettings
+from lmrl.training.update import Updater
 
 MOST_DRAWS = 200_000
 """Expectations over more groups than this are refused."""
@@ -128,7 +128,7 @@ def _draws(problem: ExactProblem, table: PolicyTable, group_size: int) -> Iterat
 
 
 class _TablePolicy:
-    """A ``lmrl.optimizer.Policy`` that looks states up in a table whose logits and values are leaves of the graph.
+    """A ``lmrl.algorithms.optimizer.Policy`` that looks states up in a table whose logits and values are leaves of the graph.
 
     By the chain rule one backward pass through the model, with the gradients that the leaves have gathered over all
     draws, does the work of one for each draw.

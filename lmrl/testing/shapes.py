@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.optimizer import Loss, PolicyOptimizer
-from lmrl.rollout import Advantages, Rollout
+from lmrl.algorithms.optimizer import Loss, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages, Rollout
 
 
 def wrong_informative(optimizer: PolicyOptimizer, rollout: Rollout) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
-from lmrl.kl import KLSettings, shape_rewards
-from lmrl.rollout import Rollout, lengths_to_mask
+from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.kl import KLSettings, shape_rewards
+from lmrl.algorithms.rollout import Rollout, lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
 EVERYTHING = frozenset({"values", "reference", "greedy_scores", "action_values"})

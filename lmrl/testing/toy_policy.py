@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.ops import entropy, scatter_rows, token_logprobs
-from lmrl.rollout import UndeclaredNeed, lengths_to_mask, select_record
+from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
+from lmrl.algorithms.rollout import UndeclaredNeed, lengths_to_mask, select_record
 
 PROMPTS = 4
 VOCABULARY = 4
@@ -89,7 +89,7 @@ class ToyModel(nn.Module):
 
 @dataclass
 class ToyEvaluation:
-    """The policy on a batch; see ``lmrl.optimizer.Evaluation``."""
+    """The policy on a batch; see ``lmrl.algorithms.optimizer.Evaluation``."""
 
     model: ToyModel
     inputs: ToyInputs
@@ -146,7 +146,7 @@ class ToyEvaluation:
 
 
 class ToyPolicy:
-    """A ``lmrl.optimizer.Policy`` over a ``ToyModel``."""
+    """A ``lmrl.algorithms.optimizer.Policy`` over a ``ToyModel``."""
 
     def __init__(self, model: ToyModel, with_values: bool = True, with_action_values: bool = True) -> None:
         self.module = model

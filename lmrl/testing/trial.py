@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.experience import PairBatch, TrajectoryBatch
-from lmrl.kl import KLSettings
-from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Batch, Rollout
+from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
 from lmrl.testing.toy_policy import ToyModel, ToyPolicy
+from lmrl.training.update import Updater
 
 GROUP_SIZE = 4
 TOLERANCE = 2e-3

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmrl import hookimpl
-from lmrl.actor_critic import ActorCritic, ActorCriticSettings
-from lmrl.optimizer import Loss, Policy
-from lmrl.rollout import Batch
+from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl.algorithms.optimizer import Loss, Policy
+from lmrl.algorithms.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 

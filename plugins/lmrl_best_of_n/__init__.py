@@ -2,7 +2,7 @@
 
 Of n answers to each prompt the one that a reward likes best is given (Stiennon et al. 2020; Nakano et al. 2021).
 Nothing is trained, and the KL to the model that is sampled is at most log n - (n - 1) / n (Beirami et al. 2024,
-theorem 1; ``lmrl.measures.best_of_kl``).
+theorem 1; ``lmrl.statistics.best_of_kl``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 
 from lmrl import PluginManager, Samples, SamplingSpec, hookimpl
 from lmrl.errors import SettingsError
-from lmrl.models import response_texts
 from lmrl.rewards import resolve, sampled_columns
 from lmrl.specs import EngineSpec
+from lmrl.text.card import response_texts
 
 
 @dataclass
@@ -59,7 +59,7 @@ class BestOfN:
     def generate(
         self, model: Any, prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int, codec: Any = None
     ) -> Samples:
-        """Return the best of n answers to each row of ``prompts``; see ``lmrl.sampling.Engine``."""
+        """Return the best of n answers to each row of ``prompts``; see ``lmrl.engines.Engine``."""
         if codec is None:
             raise SettingsError("best_of_n scores texts; expected the model's codec")
         n = self.settings.n

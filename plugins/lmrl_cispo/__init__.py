@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lmrl import hookimpl, ops
+from lmrl import hookimpl
+from lmrl.algorithms import ops
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages, Batch, Rollout
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
 from lmrl.specs import Needs, OptimizerSpec
 
 

@@ -13,10 +13,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from lmrl import hookimpl
+from lmrl.algorithms.experience import PairBatch, Responses
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.algorithms.preference_losses import PairLossSettings, pair_loss, sequence_logprobs, sigmoid_loss
 from lmrl.errors import SettingsError
-from lmrl.experience import PairBatch, Responses
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.preference_losses import PairLossSettings, pair_loss, sequence_logprobs, sigmoid_loss
 from lmrl.specs import Needs, OptimizerSpec
 
 

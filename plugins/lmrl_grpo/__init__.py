@@ -14,10 +14,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmrl import hookimpl, ops
+from lmrl import hookimpl
+from lmrl.algorithms import ops
+from lmrl.algorithms.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages, Batch, Rollout
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.rollout import Advantages, Batch, Rollout
 from lmrl.specs import Needs, OptimizerSpec
 
 

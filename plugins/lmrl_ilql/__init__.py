@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lmrl import hookimpl, ops
+from lmrl import hookimpl
+from lmrl.algorithms import ops
+from lmrl.algorithms.experience import TrajectoryBatch
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
 from lmrl.errors import SettingsError
-from lmrl.experience import TrajectoryBatch
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
 from lmrl.specs import Needs, OptimizerSpec
 
 LARGEST_WEIGHT = 100.0

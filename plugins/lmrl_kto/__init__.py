@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lmrl import hookimpl
+from lmrl.algorithms.experience import LabelledBatch, Responses
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.algorithms.preference_losses import kahneman_tversky_loss, sequence_logprobs
 from lmrl.errors import SettingsError
-from lmrl.experience import LabelledBatch, Responses
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.preference_losses import kahneman_tversky_loss, sequence_logprobs
 from lmrl.specs import Needs, OptimizerSpec
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lmrl import hookimpl, ops
-from lmrl.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl import hookimpl
+from lmrl.algorithms import ops
+from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl.algorithms.optimizer import Loss, MaskSettings, Policy
+from lmrl.algorithms.rollout import Batch
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, MaskSettings, Policy
-from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lmrl import hookimpl
-from lmrl.experience import PairBatch, Responses
-from lmrl.optimizer import Loss, Policy, PolicyOptimizer
-from lmrl.preference_losses import PairLossSettings, pair_loss, sequence_logprobs
-from lmrl.rollout import Rollout
+from lmrl.algorithms.experience import PairBatch, Responses
+from lmrl.algorithms.optimizer import Loss, Policy, PolicyOptimizer
+from lmrl.algorithms.preference_losses import PairLossSettings, pair_loss, sequence_logprobs
+from lmrl.algorithms.rollout import Rollout
 from lmrl.specs import Needs, OptimizerSpec
 
 

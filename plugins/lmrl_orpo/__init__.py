@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmrl import hookimpl
+from lmrl.algorithms.experience import PairBatch
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl.algorithms.preference_losses import log_odds, sequence_logprobs, sigmoid_loss
 from lmrl.errors import SettingsError
-from lmrl.experience import PairBatch
-from lmrl.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.preference_losses import log_odds, sequence_logprobs, sigmoid_loss
 from lmrl.specs import Needs, OptimizerSpec
 
 

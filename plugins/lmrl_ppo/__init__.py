@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lmrl import hookimpl, ops
-from lmrl.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl import hookimpl
+from lmrl.algorithms import ops
+from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+from lmrl.algorithms.optimizer import Loss, Policy
+from lmrl.algorithms.rollout import Batch
 from lmrl.errors import SettingsError
-from lmrl.optimizer import Loss, Policy
-from lmrl.rollout import Batch
 from lmrl.specs import Needs, OptimizerSpec
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lmrl.bench.records import Record
-from lmrl.bench.statistics import Scores
 from lmrl.bench.suite import Budget
+from lmrl.statistics.aggregates import Scores
 
 
 def record(score=0.5, **changes):

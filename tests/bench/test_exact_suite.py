@@ -11,8 +11,8 @@ from lmrl.bench.records import read_records
 from lmrl.bench.running import plan, run_suite
 from lmrl.bench.suite import Budget, Recipe, load_suite
 from lmrl.errors import SettingsError
-from lmrl.measures import best_of_kl
 from lmrl.plugins import PluginManager
+from lmrl.statistics import best_of_kl
 from lmrl.testing import counting_problem, random_problem
 
 

@@ -17,8 +17,8 @@ from lmrl.cli.main import main
 from lmrl.data import Ranking
 from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward_data import RankedRows
-from lmrl.stages.reward_measures import HeldOut
+from lmrl.stages.reward.data import RankedRows
+from lmrl.stages.reward.measures import HeldOut
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from bench_records import scores_of
 from scipy.stats import binomtest, trim_mean
 
-from lmrl.bench.statistics import (
+from lmrl.statistics.aggregates import (
     interquartile_interval,
     interquartile_mean,
     performance_profile,

@@ -20,7 +20,7 @@ from lmrl.bench.throughput.table import rows_of, target_of
 from lmrl.bench.throughput.timing import Comparison, Host, Side, compare
 from lmrl.bench.throughput.update import PaddedBatch, PaddedLearner
 from lmrl.errors import SettingsError
-from lmrl.models import load_card
+from lmrl.text.card import load_card
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
 SMALL = Shape(vocabulary=10, width=4, layers=2, heads=2, inner=6)

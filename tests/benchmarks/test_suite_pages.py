@@ -9,7 +9,7 @@ import pytest
 from bench_records import record, results
 
 from lmrl.bench.summary import summarise
-from lmrl.statistics import Interval
+from lmrl.statistics.intervals import Interval
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

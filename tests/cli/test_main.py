@@ -189,8 +189,8 @@ import importlib, sys, warnings
 warnings.simplefilter("error")
 import lmrl, gymnasium
 spec = gymnasium.spec("TextGen-v0")
-assert spec.entry_point == "lmrl.env.text_generation:TextGenEnv", spec
-assert spec.vector_entry_point == "lmrl.env.vector:TextGenVectorEnv" and spec.max_episode_steps is None
+assert spec.entry_point == "lmrl.envs.text_generation:TextGenEnv", spec
+assert spec.vector_entry_point == "lmrl.envs.vector:TextGenVectorEnv" and spec.max_episode_steps is None
 importlib.reload(lmrl)
 assert lmrl.hookimpl and lmrl.PluginManager and "torch" not in sys.modules and "transformers" not in sys.modules
 assert all(getattr(lmrl, name) is not None for name in lmrl.__all__) and set(lmrl.__all__) <= set(dir(lmrl))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lmrl.errors import SettingsError
-from lmrl.stages.quickstart import quickstart
-from lmrl.stages.quickstart_recipes import STAGES, Sizes, recipes
-from lmrl.stages.run import read_metrics, stage_of
+from lmrl.stages.quickstart.recipes import STAGES, Sizes, recipes
+from lmrl.stages.quickstart.stage import quickstart
+from lmrl.training.run import read_metrics, stage_of
 
 SCALE = "0.02"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

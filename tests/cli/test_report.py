@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 from lmrl.cli.report import print_result
-from lmrl.stages import plots
-from lmrl.statistics import Interval
+from lmrl.reporting import plots
+from lmrl.statistics.intervals import Interval
 
 
 def test_samples_hang_below_their_reward(monkeypatch, capsys, tmp_path):

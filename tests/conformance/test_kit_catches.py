@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from lmrl import Advantages, Loss, Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer, ops
+from lmrl import Advantages, Loss, Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer
+from lmrl.algorithms import ops
 from lmrl.errors import ConformanceError, LmrlError, SettingsError
 from lmrl.testing import CHECKS, check_optimizer, failures_of
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from trap_checks import check_20, check_24, check_26, check_27
 
-from lmrl import ops
+from lmrl.algorithms import ops
+from lmrl.algorithms.rollout import Rollout
 from lmrl.config import build
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.rollout import Rollout
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
 
 TRUE = torch.ones(1, 4, dtype=torch.bool)
 

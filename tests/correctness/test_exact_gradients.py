@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
 from lmrl.config import build
-from lmrl.kl import KLSettings
 from lmrl.plugins import PluginManager
 from lmrl.testing import expected_update, policy_parameters, random_problem
 

@@ -9,14 +9,14 @@ import torch
 from trap_checks import check_10, check_13, check_14, check_15, check_16, check_18
 
 from lmrl.config import build
+from lmrl.engines import SamplingSpec
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.plugins import PluginManager
-from lmrl.sampling import SamplingSpec
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.training.run import read_metrics
 
 
 def make(name, **settings):
@@ -61,7 +61,7 @@ def test_trap_12_dropout_is_off_in_every_role():
     assert sum(part.p > 0 for part in policy.modules() if isinstance(part, torch.nn.Dropout)) > 5
     torch.nn.init.ones_(policy.value_head.weight)
     ids = torch.arange(3, 9)[None]
-    from lmrl.rollout import TextInputs
+    from lmrl.algorithms.rollout import TextInputs
 
     inputs = TextInputs(ids[:, :2], torch.tensor([2]), ids[:, 2:], torch.tensor([4]))
     for score in (

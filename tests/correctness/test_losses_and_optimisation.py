@@ -10,19 +10,19 @@ import pytest
 import torch
 from trap_checks import check_28, check_29, check_30
 
-from lmrl import ops
+from lmrl.algorithms import ops
+from lmrl.algorithms.experience import PairBatch
+from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
 from lmrl.errors import NonFiniteError, ResumeError, RewardError
-from lmrl.experience import PairBatch
 from lmrl.models import PolicyModel
+from lmrl.models.ranking_losses import pairwise_bradley_terry, plackett_luce
 from lmrl.plugins import PluginManager
-from lmrl.ranking_losses import pairwise_bradley_terry, plackett_luce
-from lmrl.rollout import Batch, Rollout
-from lmrl.stages import rl as rl_stage
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl.stage import stage as rl_stage
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far .", "the dog", "a cat", "sad", "."]
 
@@ -126,7 +126,7 @@ def test_trap_32_importance_weights_are_detached_and_truncated():
 
 def test_trap_33_the_value_head_starts_at_zero_and_scores_are_centred(toy, tiny_folder):
     from lmrl.models.reward_model import start_reward_model
-    from lmrl.stages.reward_reference import normalisation_of
+    from lmrl.stages.reward.reference import normalisation_of
 
     rollout = toy().rollout(rows=12)
     assert not rollout.values.any() and not rollout.bootstrap_values.any()

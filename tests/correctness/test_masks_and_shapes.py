@@ -7,14 +7,14 @@ import torch
 from trap_checks import check_03, check_04, check_05
 
 from lmrl.data.examples import load_examples
+from lmrl.engines import FinishReason, SamplingSpec
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
-from lmrl.models.chat_template import chat_row, response_row
 from lmrl.models.reward_model import start_reward_model
-from lmrl.sampling import FinishReason, SamplingSpec
-from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.stages.sft_batches import Row
+from lmrl.stages.sft.batches import Row
 from lmrl.testing import write_tiny_model
+from lmrl.text.chat_template import chat_row, response_row
 
 
 def sampled(folder, eos_ids, rows=64, length=6):

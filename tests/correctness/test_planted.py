@@ -8,13 +8,13 @@ import pytest
 import torch
 import trap_checks as checks
 
-from lmrl import kl, ops
-from lmrl.kl import KLController
+from lmrl.algorithms import kl, ops
+from lmrl.algorithms.kl import KLController
+from lmrl.engines import SamplingSpec
 from lmrl.models import policy as policies
 from lmrl.models import scoring
-from lmrl.sampling import SamplingSpec
-from lmrl.stages import rollouts
-from lmrl.stages import update as updates
+from lmrl.stages.rl.stage import rollouts
+from lmrl.training import update as updates
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from lmrl import kl, ops
-from lmrl.kl import KLController, KLSettings
+from lmrl.algorithms import kl, ops
+from lmrl.algorithms.kl import KLController, KLSettings
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages, TextInputs
+from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, scoring
 from lmrl.models.scoring import reference_spec
-from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Advantages, TextInputs
-from lmrl.sampling import SamplingSpec
-from lmrl.stages import update as updates
+from lmrl.training import update as updates
 
 
 def check_03(world):

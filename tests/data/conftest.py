@@ -29,7 +29,7 @@ def chat_codec(tmp_path_factory):
 def _codec(folder: Path, template: str):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    from lmrl.models.codec import FastCodec
+    from lmrl.text.codec import FastCodec
 
     vocabulary = {letter: number for number, letter in enumerate(string.printable)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))

@@ -9,7 +9,7 @@ import pytest
 from lmrl.data import PromptSettings, RowSettings, load_examples, load_prompts, load_rankings
 from lmrl.data.logged import load_logged
 from lmrl.errors import DataError
-from lmrl.models.conversation import variables_of
+from lmrl.text.conversation import variables_of
 
 Q, S = "What is the capital of France?", "Answer in one sentence."
 BETTER, WORSE = "The capital of France is Paris.", "The capital of France is Lyon."

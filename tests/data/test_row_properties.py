@@ -22,8 +22,8 @@ from lmrl.data import (
     load_prompts,
     load_rankings,
 )
+from lmrl.data.layouts.shapes import SHAPES
 from lmrl.data.records import ChatExample, CompletionExample, dense_ranks
-from lmrl.data.shapes import SHAPES
 from lmrl.errors import DataError, LmrlError, SettingsError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)

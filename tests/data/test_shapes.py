@@ -329,7 +329,7 @@ def test_the_documents_python_runs(root):
 
 
 def test_the_documented_table_is_the_table(root):
-    from lmrl.data.shapes import SHAPES
+    from lmrl.data.layouts.shapes import SHAPES
 
     page = (root / "docs" / "datasets.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|\n]+) " + r"\|([^|\n]+)" * 4 + r"\|$", page, re.MULTILINE)

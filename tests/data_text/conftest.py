@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrl.data.text import CorpusReport, CorpusSettings, Document, find_sources, read_documents
+from lmrl.corpus import CorpusReport, CorpusSettings, Document, find_sources, read_documents
 
 
 @pytest.fixture

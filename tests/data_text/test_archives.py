@@ -103,7 +103,7 @@ def test_a_damaged_member_costs_one_record(tmp_path, read):
 
 @pytest.mark.parametrize("chunk", [64, 1 << 20])
 def test_damage_is_found_across_chunks(tmp_path, read, monkeypatch, chunk):
-    monkeypatch.setattr("lmrl.data.text.archives.CHUNK", chunk)
+    monkeypatch.setattr("lmrl.corpus.archives.CHUNK", chunk)
     members = archive(4)
     members[1] = members[1][:30] + members[1][50:]
     (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
@@ -139,7 +139,7 @@ def test_an_archive_in_one_gzip_member_is_read_up_to_a_size(tmp_path, read, monk
     path = tmp_path / "a.warc.gz"
     path.write_bytes(gzip.compress(b"".join(archive(3, compressed=False))))
     assert numbers(read(path)[0]) == [1, 2, 3]
-    monkeypatch.setattr("lmrl.data.text.archives.LARGEST_MEMBER", 1000)
+    monkeypatch.setattr("lmrl.corpus.archives.LARGEST_MEMBER", 1000)
     with pytest.raises(DataError, match="warcio recompress"):
         read(path)
 

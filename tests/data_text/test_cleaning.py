@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.data.text import Cleaner, CleanSettings, CorpusReport, Document, QualityRules
-from lmrl.data.text.duplicates import ExactDuplicates, NearDuplicates, normal_form, shingle_hashes
-from lmrl.data.text.quality import broken_rule, filter_lines, repeated
+from lmrl.corpus import Cleaner, CleanSettings, CorpusReport, Document, QualityRules
+from lmrl.corpus.duplicates import ExactDuplicates, NearDuplicates, normal_form, shingle_hashes
+from lmrl.corpus.quality import broken_rule, filter_lines, repeated
 from lmrl.errors import SettingsError
 
 OFF = QualityRules(**{field.name: type(field.default)(0) for field in fields(QualityRules)})

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from lmrl.data.text import (
+from lmrl.corpus import (
     CleanSettings,
     CorpusSettings,
     DocumentEncoder,
@@ -20,7 +20,7 @@ from lmrl.data.text import (
     open_corpus,
     prepare_corpus,
 )
-from lmrl.data.text import prepare as module
+from lmrl.corpus import prepare as module
 from lmrl.errors import DataError
 
 WORDS = TokenizerSettings(kind="words", min_frequency=1)
@@ -137,7 +137,7 @@ def test_what_breaks_off_leaves_no_half_step_and_goes_on(tmp_path, write_lines, 
 
 SCRIPT = """
 import sys
-from lmrl.data.text import CleanSettings, CorpusSettings, TokenizerSettings, prepare_corpus
+from lmrl.corpus import CleanSettings, CorpusSettings, TokenizerSettings, prepare_corpus
 corpus = CorpusSettings(paths=[sys.argv[1]], folder=sys.argv[2], held_out=0.1)
 prepare_corpus(corpus, CleanSettings(near_duplicates=True), TokenizerSettings(kind="words"), progress=False)
 """

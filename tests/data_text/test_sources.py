@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lmrl.data.text import CorpusReport, CorpusSettings, find_sources, read_documents
+from lmrl.corpus import CorpusReport, CorpusSettings, find_sources, read_documents
 from lmrl.errors import DataError, SettingsError
 
 zstandard = pytest.importorskip("zstandard")
@@ -25,7 +25,7 @@ def test_a_text_file_is_one_document_or_its_pieces(tmp_path, read):
 
 
 def test_a_separator_that_lies_on_a_border_of_chunks_is_found(tmp_path, read, monkeypatch):
-    monkeypatch.setattr("lmrl.data.text.plain.CHUNK", 3)
+    monkeypatch.setattr("lmrl.corpus.plain.CHUNK", 3)
     path = tmp_path / "a.txt"
     path.write_text("ab<|end|>cdé<|end|>\r\nf", encoding="utf-8")
     assert [document.text for document in read(path, separator="<|end|>")[0]] == ["ab", "cdé", "\nf"]
@@ -180,14 +180,14 @@ def test_an_id_on_the_hub_that_cannot_be_reached(read):
 
 
 def test_a_text_too_large_for_one_document_names_the_separator(tmp_path, read, monkeypatch):
-    monkeypatch.setattr("lmrl.data.text.plain.LARGEST_DOCUMENT", 10)
+    monkeypatch.setattr("lmrl.corpus.plain.LARGEST_DOCUMENT", 10)
     (tmp_path / "a.txt").write_text("x" * 11, encoding="utf-8")
     with pytest.raises(DataError, match=r"corpus\.separator"):
         read(tmp_path / "a.txt")
 
 
 def test_a_missing_extra_is_named(tmp_path, read, monkeypatch):
-    import lmrl.data.text.documents as documents
+    import lmrl.corpus.documents as documents
 
     def absent(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
@@ -241,7 +241,7 @@ def test_a_zstandard_frame_with_a_long_window(tmp_path, read):
 @pytest.mark.parametrize("separator", ["\n\n", "\n", "<|end|>", "aab"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
 def test_separators_are_found_wherever_a_chunk_ends(tmp_path, read, monkeypatch, separator, chunk):
-    monkeypatch.setattr("lmrl.data.text.plain.CHUNK", chunk)
+    monkeypatch.setattr("lmrl.corpus.plain.CHUNK", chunk)
     text = "one\r\n\r\ntwo\nthree\n\n\nfour<|end|>five<|en<|end|>aaab\r\n"
     (tmp_path / "a.txt").write_bytes(text.encode())
     expected = [piece for piece in text.replace("\r\n", "\n").split(separator) if piece.strip()]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.data.text import DocumentEncoder, TokenizerSettings, bring_tokenizer, train_tokenizer
-from lmrl.data.text.tokenizer import PIECE_CHARACTERS, pieces
+from lmrl.corpus import DocumentEncoder, TokenizerSettings, bring_tokenizer, train_tokenizer
+from lmrl.corpus.tokenizer import PIECE_CHARACTERS, pieces
 from lmrl.errors import DataError, ModelError, SettingsError
-from lmrl.models.codec import FastCodec
 from lmrl.stories import grammar
+from lmrl.text.codec import FastCodec
 
 TEXTS = [grammar.story(random.Random(number), "train").text for number in range(200)]
 
@@ -86,7 +86,7 @@ def test_words_decode_to_proper_english(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["word", " ", "\n", "  ", "it's", "é", "1", ".", "\u201c", "x y", "\t"]), max_size=60))
 def test_long_texts_are_cut_where_tokens_end_anyway(encoders, parts):
-    from lmrl.data.text import tokenizer as module
+    from lmrl.corpus import tokenizer as module
 
     text = "".join(parts)
     with pytest.MonkeyPatch.context() as patch:

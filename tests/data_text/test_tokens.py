@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.data.text import TokenDataset, TokenFiles, TokenWriter
-from lmrl.data.text.batches import Shuffle
-from lmrl.data.text.tokens import token_dtype
+from lmrl.corpus import TokenDataset, TokenFiles, TokenWriter
+from lmrl.corpus.batches import Shuffle
+from lmrl.corpus.tokens import token_dtype
 from lmrl.errors import DataError
 
 EOS = 1

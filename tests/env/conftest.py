@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lmrl.env import TextGenEnv, TextGenVectorEnv
+from lmrl.envs import TextGenEnv, TextGenVectorEnv
 from lmrl.testing import write_tiny_model
 
 PROMPTS = ["the cat", "a dog ran", "the", "a home far a"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrl.env.task import TaskKeywords
+from lmrl.envs.task import TaskKeywords
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "environment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmrl.env import TextGenEnv
+from lmrl.envs import TextGenEnv
 from lmrl.errors import (
     InvalidAction,
     LmrlError,

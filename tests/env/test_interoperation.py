@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from lmrl.env import TextGenVectorEnv
+from lmrl.envs import TextGenVectorEnv
 from lmrl.models import load
 
 ID = "lmrl:TextGen-v0"
@@ -44,7 +44,7 @@ def test_stable_baselines_checker(keywords, strict):
 
 def test_make_wants_no_torch():
     code = (
-        "import sys, gymnasium as gym, lmrl.env\n"
+        "import sys, gymnasium as gym, lmrl.envs\n"
         "env = gym.make('lmrl:TextGen-v0'); env.reset(seed=0)\n"
         "envs = gym.make_vec('lmrl:TextGen-v0', num_envs=2, reference=False); envs.reset(seed=0)\n"
         "for _ in range(70): envs.step([3, 4])\n"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmrl.env import KLShaping, TextGenVectorEnv
+from lmrl.envs import KLShaping, TextGenVectorEnv
 from lmrl.errors import InvalidAction, MissingActionLogprob, SettingsError
 
 EOS = 1

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmrl.env.reference import FrozenModel, Reference, reference_of
-from lmrl.env.reference_scorers import CachedScorer, ReencodingScorer, make_scorer
+from lmrl.envs.reference import FrozenModel, Reference, reference_of
+from lmrl.envs.reference_scorers import CachedScorer, ReencodingScorer, make_scorer
 from lmrl.errors import NonFiniteError
 from lmrl.models import LanguageModel, load
 from lmrl.testing import write_tiny_model

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrl.errors import SettingsError
-from lmrl.measures import (
+from lmrl.statistics import (
     best_of_kl,
     best_of_weights,
     compression_ratio,
@@ -23,7 +23,7 @@ from lmrl.measures import (
     longest_loop,
     repeated_share,
 )
-from lmrl.measures.diversity import words
+from lmrl.statistics.diversity import words
 
 TEXTS = st.lists(st.text(alphabet="ab .,\n\u00e9\u4e2d", max_size=30), min_size=1, max_size=6)
 
@@ -107,5 +107,5 @@ def test_best_of_one_is_the_mean_and_of_all_the_best():
 
 
 def test_importing_the_measures_is_cheap():
-    code = "import lmrl.measures, lmrl.html, sys; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    code = "import lmrl.statistics, lmrl.reporting.pages, sys; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -10,12 +10,13 @@ from checkpoint_files import cache_on_hub, edit_json
 from safetensors.torch import load_file, save_file
 
 from lmrl.errors import ModelError
-from lmrl.models import load, load_card
+from lmrl.models import load
 from lmrl.models.adapters import AdapterSettings, add_adapter, save_adapter
-from lmrl.models.chat_setup import add_token_rows
-from lmrl.models.reward_card import load_reward_card
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
+from lmrl.text.chat_setup import add_token_rows
+from lmrl.text.reward_card import load_reward_card
 
 peft = pytest.importorskip("peft")
 IDS = torch.tensor([[3, 5, 7, 9, 4]])

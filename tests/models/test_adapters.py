@@ -9,8 +9,8 @@ import transformers
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import load
 from lmrl.models.adapters import AdapterSettings, add_adapter, load_adapter, merged_copy, save_adapter
-from lmrl.models.chat_setup import add_token_rows
 from lmrl.testing import write_tiny_model
+from lmrl.text.chat_setup import add_token_rows
 
 peft = pytest.importorskip("peft")
 IDS = torch.tensor([[3, 5, 7, 9, 4]])

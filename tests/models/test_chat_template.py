@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmrl.errors import DataError
-from lmrl.models.card import TransformersCodec, load_card
-from lmrl.models.chat_template import (
+from lmrl.testing import write_tiny_model
+from lmrl.text.card import TransformersCodec, load_card
+from lmrl.text.chat_template import (
     DEFAULT_TEMPLATE,
     DEFAULT_TOKENS,
     PLAIN_TEMPLATE,
@@ -20,7 +21,6 @@ from lmrl.models.chat_template import (
     response_row,
     template_end_id,
 )
-from lmrl.testing import write_tiny_model
 
 CHATML = """{% for message in messages %}
 {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
@@ -139,7 +139,7 @@ def make_codecs(folder):
     """Return lmrl's own codec and the one through transformers."""
     from transformers import AutoTokenizer
 
-    from lmrl.models.codec import FastCodec
+    from lmrl.text.codec import FastCodec
 
     return FastCodec(folder / "tokenizer.json"), TransformersCodec(AutoTokenizer.from_pretrained(folder))
 
@@ -247,7 +247,7 @@ CODECS = {}
 
 
 def cached_codec(tmp_path_factory, name, kind):
-    from lmrl.models.codec import FastCodec
+    from lmrl.text.codec import FastCodec
 
     if (name, kind) not in CODECS:
         folder = write_tokenizer(tmp_path_factory.mktemp("codec"), kind, TEMPLATES[name])
@@ -355,7 +355,7 @@ def test_templates_in_the_configuration(tmp_path):
 
 def test_importing_needs_no_heavy_library():
     code = (
-        "import sys, lmrl.models, lmrl.models.chat_template; "
+        "import sys, lmrl.models, lmrl.text.chat_template; "
         "print([m for m in ('torch', 'transformers', 'jinja2') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

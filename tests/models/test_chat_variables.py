@@ -7,9 +7,9 @@ import pytest
 from test_chat_template import TALK, TEMPLATES, end_of, make_codecs, write_tokenizer
 
 from lmrl.errors import DataError
-from lmrl.models.chat_rendering import unread_keys
-from lmrl.models.chat_template import chat_row, prompt_ids, response_row
-from lmrl.models.conversation import Conversation, variables_of
+from lmrl.text.chat_rendering import unread_keys
+from lmrl.text.chat_template import chat_row, prompt_ids, response_row
+from lmrl.text.conversation import Conversation, variables_of
 
 QWEN = """{%- if tools %}{{- '<|im_start|>system\\n' }}{%- for tool in tools %}{{- tool | tojson + '\\n' }}{%- endfor %}
 {{- '<|im_end|>\\n' }}{%- endif %}

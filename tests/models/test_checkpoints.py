@@ -14,9 +14,10 @@ from checkpoint_files import cache_on_hub, edit_json, edit_weights
 from safetensors.torch import load_file, save_file
 
 from lmrl.errors import DataError, ModelError, VocabularyError
-from lmrl.models import load, load_card
+from lmrl.models import load
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
 
 LAYER = "model.layers.1."
 
@@ -240,7 +241,7 @@ def test_a_placeholder_for_images_needs_no_row(checkpoint, named):
 
 
 def test_all_weights_are_checked_before_the_first_model_answers(checkpoint, named, tmp_path, monkeypatch):
-    from lmrl.stages import compare
+    from lmrl.stages.evaluate.stage import compare
 
     cut(checkpoint)
     monkeypatch.setattr(compare, "sample_texts", lambda *arguments: pytest.fail("sampled"))

@@ -8,14 +8,14 @@ import transformers
 from byte_models import ADDING, VOCABULARY, write_byte_model
 
 from lmrl.data import load_prompts
-from lmrl.models.card import FastCodec, TransformersCodec, load_card
-from lmrl.models.chat_template import prompt_ids, response_row
-from lmrl.models.encoding import opening_ids, text_ids
 from lmrl.models.loading import load
 from lmrl.models.reward_rows import reward_row
-from lmrl.stages.chat import ChatSession
-from lmrl.stages.chat_prompts import ask
-from lmrl.stages.rl_checks import encode_prompts
+from lmrl.stages.asking import ask
+from lmrl.stages.chat.stage import ChatSession
+from lmrl.stages.rl.checks import encode_prompts
+from lmrl.text.card import FastCodec, TransformersCodec, load_card
+from lmrl.text.chat_template import prompt_ids, response_row
+from lmrl.text.encoding import opening_ids, text_ids
 
 BEFORE = {"none": [], "bos": [1], "eos": [], "both": [1], "two": [1, 0]}
 TEXTS = ("Once upon a time", " Once", "", "a <s> b", "Once</s>", "é\U0001f600 \n", " <s>Once")

@@ -6,8 +6,9 @@ import transformers
 from checkpoint_files import edit_json, edit_weights
 
 from lmrl.errors import ModelError
-from lmrl.models import PolicyModel, load, load_card
+from lmrl.models import PolicyModel, load
 from lmrl.models.reward_model import load_reward_model, start_reward_model
+from lmrl.text.card import load_card
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 15}
 ENCODER = {"model_type": "bert", "max_position_embeddings": 48, "is_decoder": ..., **SIZES}

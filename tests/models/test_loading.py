@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lmrl.errors import ModelError
-from lmrl.models import load, load_card, response_texts
-from lmrl.models.card import TransformersCodec
+from lmrl.models import load
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import TransformersCodec, load_card, response_texts
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmrl.algorithms.rollout import Advantages, Batch, Rollout
+from lmrl.engines import SamplingSpec
+from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.errors import ResumeError
 from lmrl.models import PolicyModel, load
 from lmrl.models.masked import MaskPolicy, RestrictedModel
 from lmrl.models.scoring import score_logprobs
 from lmrl.models.text_policy import TextPolicy
-from lmrl.rollout import Advantages, Batch, Rollout
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.testing import write_tiny_model
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [6, 6], [4]]

@@ -19,11 +19,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from lmrl.algorithms.rollout import TextInputs
 from lmrl.models.head import head_logprobs
 from lmrl.models.packable import attends_to_everything, is_packable
 from lmrl.models.packing import ATTENTION_NAME, pack
 from lmrl.models.policy import PolicyModel
-from lmrl.rollout import TextInputs
 
 SIZES = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 32, "initializer_range": 0.3}

@@ -4,14 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lmrl.algorithms.experience import Responses
+from lmrl.algorithms.rollout import Batch, Rollout, TextInputs, UndeclaredNeed, lengths_to_mask
+from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
-from lmrl.experience import Responses
 from lmrl.models import PolicyModel, load
 from lmrl.models.policy import join_rows, state_positions
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextPolicy
-from lmrl.rollout import Batch, Rollout, TextInputs, UndeclaredNeed, lengths_to_mask
-from lmrl.sampling import SamplingSpec
 from lmrl.testing import write_tiny_model
 
 

@@ -13,10 +13,11 @@ from checkpoint_files import edit_json
 
 import lmrl
 from lmrl.errors import ModelError
-from lmrl.models import PolicyModel, load, load_card
-from lmrl.models.reward_card import load_reward_card
+from lmrl.models import PolicyModel, load
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
+from lmrl.text.reward_card import load_reward_card
 
 MARK = "open({mark!r}, 'a').write('ran')\n"
 TOKENIZER = """

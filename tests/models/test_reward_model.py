@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrl.errors import DataError, ModelError, NonFiniteError
-from lmrl.models.reward_card import Normalisation, load_reward_card, read_normalisation, write_normalisation
 from lmrl.models.reward_model import load_reward_model, pad_rows, start_reward_model
 from lmrl.models.reward_rows import fitted_row, reward_row, with_template
 from lmrl.testing import write_tiny_model
+from lmrl.text.reward_card import Normalisation, load_reward_card, read_normalisation, write_normalisation
 
 KINDS = [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True)]
 ROWS = [[3, 4, 1], [1, 0, 5, 1, 6, 1, 0, 7, 1], [0, 0, 1], [8], list(range(3, 15)) * 3]

@@ -9,18 +9,19 @@ import torch
 import transformers
 
 from lmrl.config import build
+from lmrl.engines.settings import SamplingSettings
+from lmrl.engines.texts import sample_texts, sampling_spec
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import LmrlError, ModelError, SettingsError, VocabularyError
-from lmrl.models import load, load_card
-from lmrl.models.vocabulary import require_same_vocabulary, require_sampled_ids
-from lmrl.sampling.settings import SamplingSettings
-from lmrl.sampling.texts import sample_texts, sampling_spec
-from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.stages.compare import compare
-from lmrl.stages.evaluate_scores import why_no_kl
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
+from lmrl.models import load
+from lmrl.stages.evaluate.compare import compare
+from lmrl.stages.evaluate.scores import why_no_kl
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
 from lmrl.testing import write_tiny_model
 from lmrl.testing.toys import WORDS
+from lmrl.text.card import load_card
+from lmrl.text.vocabulary import require_same_vocabulary, require_sampled_ids
 
 
 def other_ids(folder):

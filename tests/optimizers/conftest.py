@@ -7,20 +7,20 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
-from lmrl.kl import KLSettings
+from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.scoring import score_logprobs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
-from lmrl.rollout import Batch, Rollout
-from lmrl.sampling import SamplingSpec
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import LearningData, RLConfig, TrainSettings
-from lmrl.stages.rl_offline import load_offline
-from lmrl.stages.run import read_metrics
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import LearningData, RLConfig, TrainSettings
+from lmrl.stages.rl.offline import load_offline
+from lmrl.stages.rl.stage import rl
 from lmrl.testing import write_tiny_model
+from lmrl.training.run import read_metrics
+from lmrl.training.update import Updater
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran"]
 PAIRS = [

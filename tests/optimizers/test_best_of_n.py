@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from lmrl.config import build
+from lmrl.engines import SamplingSpec
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import SettingsError
-from lmrl.models import load, response_texts
+from lmrl.models import load
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import response_texts
 from lmrl_best_of_n import BestOfN, BestOfNSettings
 
 

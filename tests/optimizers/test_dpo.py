@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lmrl.algorithms.experience import PairBatch, Responses
 from lmrl.config import build
 from lmrl.errors import DataError, SettingsError
-from lmrl.experience import PairBatch, Responses
 from lmrl.plugins import PluginManager
 from lmrl_dpo import DPO, DPOSettings, SimPO, SimPOSettings
 

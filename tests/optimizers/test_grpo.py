@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
 from lmrl.errors import SettingsError
-from lmrl.kl import KLSettings
 from lmrl.plugins import PluginManager
 from lmrl.testing import expected_update, random_problem
 from lmrl_grpo import GRPOSettings

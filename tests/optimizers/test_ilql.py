@@ -8,23 +8,23 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from lmrl.algorithms.experience import Responses, TrajectoryBatch
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.rollout import TextInputs
 from lmrl.config import build
+from lmrl.engines import SamplingSpec
 from lmrl.errors import DataError, ModelError, SettingsError
-from lmrl.experience import Responses, TrajectoryBatch
-from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
-from lmrl.rollout import TextInputs
-from lmrl.sampling import SamplingSpec
 from lmrl.specs import Needs
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import LearningData, RLConfig, TrainSettings
-from lmrl.stages.rl_offline import load_offline
-from lmrl.stages.rl_setup import make_torch_optimizer
-from lmrl.stages.run import read_metrics
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import LearningData, RLConfig, TrainSettings
+from lmrl.stages.rl.offline import load_offline
+from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.stages.rl.stage import rl
 from lmrl.testing import random_problem, write_tiny_model
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
+from lmrl.training.update import Updater
 from lmrl_ilql import ILQL, ILQLSettings
 
 ROWS = [

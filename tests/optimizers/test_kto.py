@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lmrl.algorithms.experience import LabelledBatch, Responses
 from lmrl.errors import DataError, SettingsError
-from lmrl.experience import LabelledBatch, Responses
 from lmrl_kto import KTO, KTOSettings
 
 
@@ -95,8 +95,8 @@ def test_a_mismatched_answer_is_cut_to_the_context(tiny_folder):
     """Each row fits, but a long prompt with another row's long answer would not."""
     from lmrl.models import load
     from lmrl.specs import Needs
-    from lmrl.stages.rl_config import LearningData
-    from lmrl.stages.rl_offline import load_offline
+    from lmrl.stages.rl.config import LearningData
+    from lmrl.stages.rl.offline import load_offline
 
     card = load(tiny_folder).card
     assert card.context_length == 48

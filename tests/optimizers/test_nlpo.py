@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmrl.algorithms.optimizer import MaskSettings, OptimizerSettings
 from lmrl.config import build
 from lmrl.control import ControlConfig, train_control
 from lmrl.errors import ResumeError, SettingsError
-from lmrl.models.folders import MASK_FILE
 from lmrl.models.masked import MaskPolicy
-from lmrl.optimizer import MaskSettings, OptimizerSettings
 from lmrl.specs import Needs, OptimizerSpec
-from lmrl.stages.chat_prompts import model_path
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_checks import check_settings
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
+from lmrl.stages.asking import model_path
+from lmrl.stages.rl.checks import check_settings
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.text.folders import MASK_FILE
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
 from lmrl_nlpo import NLPO, NLPOSettings
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]

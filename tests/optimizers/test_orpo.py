@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lmrl.algorithms.experience import PairBatch, Responses
 from lmrl.errors import SettingsError
-from lmrl.experience import PairBatch, Responses
 from lmrl_orpo import ORPO, ORPOSettings
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmrl.rollout import Rollout, UndeclaredNeed
-from lmrl.stages.rollouts import PromptBatch
-from lmrl.stages.update import global_advantages
+from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
+from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.testing.toys import WORDS
+from lmrl.training.update import global_advantages
 from lmrl_remax import ReMax, ReMaxSettings
 
 spec = importlib.util.spec_from_file_location("stages_conftest", Path(__file__).parents[1] / "stages" / "conftest.py")

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
 from lmrl.config import build
 from lmrl.errors import SettingsError
-from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig, TrainSettings
-from lmrl.stages.rl_setup import make_torch_optimizer
-from lmrl.stages.run import read_metrics
+from lmrl.stages.rl.config import RLConfig, TrainSettings
+from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.stages.rl.stage import rl
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
 from lmrl_trpo import TRPO, TRPOSettings
 
 STAGES = Path(__file__).parents[1] / "stages"
@@ -77,7 +77,7 @@ def test_without_damping_and_whitening_a_small_step_is_the_natural_gradient(tiny
 
 def test_a_line_search_that_fails_leaves_the_parameters_bit_for_bit(tiny_folder, monkeypatch):
     world, updater = world_of(tiny_folder, TRPOSettings())
-    monkeypatch.setattr("lmrl.stages.minibatch.WholeMinibatch.loss", lambda self: 1.0)  # nothing is ever gained
+    monkeypatch.setattr("lmrl.training.minibatch.WholeMinibatch.loss", lambda self: 1.0)  # nothing is ever gained
     before, critic = model_parameters(world), world.policy.value_head.bias.clone()
     metrics = updater.update(world.rollout(), 0.1, 1, seed=0)
     assert metrics["optimizer/step_failed"] == 1 and metrics["optimizer/step_fraction"] == 0

@@ -104,9 +104,9 @@ class ModelEndpoint(Endpoint):
         super().__init__()
 
     def reply(self, body):
-        from lmrl.preferences.local_judge import response_logprobs
-        from lmrl.sampling.settings import SamplingSettings
-        from lmrl.sampling.texts import sample_texts, sampling_spec
+        from lmrl.engines.settings import SamplingSettings
+        from lmrl.engines.texts import sample_texts, sampling_spec
+        from lmrl.judges.local import response_logprobs
 
         card, choices = self.model.card, body.get("guided_choice")
         most = body.get("max_completion_tokens", body.get("max_tokens", 16))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from lmrl.preferences.agreement import (
+from lmrl.annotators.agreement import (
     cohen_kappa,
     compare_annotators,
     krippendorff_alpha,
@@ -17,8 +17,8 @@ from lmrl.preferences.agreement import (
     tau_b,
     verdict_table,
 )
-from lmrl.preferences.annotators import Judgement
-from lmrl.preferences.habits import find_habits
+from lmrl.annotators.annotators import Judgement
+from lmrl.annotators.habits import find_habits
 
 RANKS = st.integers(2, 6).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 3), min_size=n, max_size=n)] * 2))
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.preferences.bradley_terry import EQUAL, PRIOR_GAMES, connected, pairs_to_ask, strengths
-from lmrl.preferences.ranks import dense_ranks
+from lmrl.annotators.bradley_terry import EQUAL, PRIOR_GAMES, connected, pairs_to_ask, strengths
+from lmrl.annotators.ranks import dense_ranks
 
 
 @st.composite

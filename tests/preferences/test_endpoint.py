@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from lmrl.annotators import AnnotatorSettings, Comparison, build_annotator
+from lmrl.annotators.annotators import Unanswered
 from lmrl.errors import AnnotatorError, SettingsError
-from lmrl.preferences import AnnotatorSettings, Comparison, build_annotator
-from lmrl.preferences.annotators import Unanswered
-from lmrl.preferences.judge_settings import JudgeSettings
+from lmrl.judges.settings import JudgeSettings
 
 pytest.importorskip("openai", reason="the client library openai is not installed (it is in the extra judge)")
 PAIR = Comparison("Tell me a story.", "Tell me a story.", ("long and good", "short"))
@@ -167,7 +167,7 @@ def test_without_the_client_library_the_extra_is_named(endpoint):
         "import sys; sys.modules['openai'] = None\n"
         "import importlib.util; find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'openai' else find(name, *rest)\n"
-        "from lmrl.preferences import *\nfrom lmrl.preferences.judge_settings import JudgeSettings\n"
+        "from lmrl.annotators import *\nfrom lmrl.judges.settings import JudgeSettings\n"
         f"settings = JudgeSettings(model='m', base_url='{endpoint.url}')\n"
         "build_annotator(AnnotatorSettings(kind='judge', judge=settings))"
     )

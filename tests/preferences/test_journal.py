@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from lmrl.annotators.annotators import Judgement, Unanswered
+from lmrl.annotators.journal import Journal
 from lmrl.errors import ResumeError
-from lmrl.preferences.annotators import Judgement, Unanswered
-from lmrl.preferences.journal import Journal
 
 HEADER = {"annotator": "me", "samples": "abc"}
 ANSWERS = [
@@ -79,7 +79,7 @@ def test_a_journal_changed_by_hand_is_refused_with_its_line(tmp_path, line):
 def test_a_kill_loses_nothing_that_was_kept(tmp_path):
     """A process that keeps answers and says so is killed; all that it said is there."""
     code = (
-        "import sys\nfrom lmrl.preferences.journal import Journal\nfrom lmrl.preferences.annotators import Judgement\n"
+        "import sys\nfrom lmrl.annotators.journal import Journal\nfrom lmrl.annotators.annotators import Judgement\n"
         f"journal = Journal(__import__('pathlib').Path(sys.argv[1]), {HEADER!r})\n"
         "for i in range(10**6):\n    journal.append(i, Judgement((0, 1)))\n    print(i, flush=True)\n"
     )

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmrl.annotators import Comparison
+from lmrl.annotators.annotators import Judgement, Unanswered
+from lmrl.annotators.judge import JudgeAnnotator
+from lmrl.annotators.ranks import dense_ranks
 from lmrl.errors import SettingsError
-from lmrl.preferences import Comparison
-from lmrl.preferences.annotators import Judgement, Unanswered
-from lmrl.preferences.asking import Answer, Budget
-from lmrl.preferences.judge import JudgeAnnotator
-from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.questions import load_template
-from lmrl.preferences.ranks import dense_ranks
+from lmrl.judges.asking import Answer, Budget
+from lmrl.judges.questions import load_template
+from lmrl.judges.settings import JudgeSettings
 
 ANSWERS = re.compile(r"=== Answer A ===\n(.*?)\n\n=== Answer B ===\n(.*?)\n\n=== Your verdict", re.DOTALL)
 TEXTS = st.lists(st.text("abc", max_size=6), min_size=2, max_size=5, unique_by=str.strip)

@@ -12,10 +12,10 @@ import pytest
 
 from lmrl.config import build
 from lmrl.errors import JudgeError, RewardError, SettingsError
-from lmrl.preferences.grades import read_grade
+from lmrl.judges.grades import read_grade
 from lmrl.rewards import resolve
 from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings
-from lmrl.stages.run import read_metrics
+from lmrl.training.run import read_metrics
 
 pytest.importorskip("openai", reason="the client library openai is not installed (it is in the extra judge)")
 TWO = [

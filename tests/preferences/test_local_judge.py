@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 
+from lmrl.annotators import AnnotatorSettings, Comparison, build_annotator
 from lmrl.errors import ModelError, SettingsError
-from lmrl.preferences import AnnotatorSettings, Comparison, build_annotator
-from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.local_judge import response_logprobs
+from lmrl.judges.local import response_logprobs
+from lmrl.judges.settings import JudgeSettings
 from lmrl.stories import MODEL_PATH
 
 PAIRS = [

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.preferences import Comparison
-from lmrl.preferences.annotators import Judgement, Unanswered
-from lmrl.preferences.person import PersonAnnotator, UnreadableAnswer, read_ranking, shuffled
-from lmrl.preferences.ranks import compact_ranks
+from lmrl.annotators import Comparison
+from lmrl.annotators.annotators import Judgement, Unanswered
+from lmrl.annotators.person import PersonAnnotator, UnreadableAnswer, read_ranking, shuffled
+from lmrl.annotators.ranks import compact_ranks
 
 PAIR = Comparison("Hello?", "Hello?", ("yes", "no"))
 THREE = Comparison(({"role": "user", "content": "Hi"},), "", ("one", "two", "three"))

@@ -10,18 +10,18 @@ import sys
 import pytest
 from datasets import load_dataset
 
+from lmrl.annotators import AnnotatorSettings, Judgement
+from lmrl.annotators.ranks import ranked_pairs
+from lmrl.annotators.writing import write_rows
 from lmrl.config import apply_overrides, build, read_toml
 from lmrl.data import load_rankings
-from lmrl.data.shapes import SHAPES
+from lmrl.data.layouts.shapes import SHAPES
 from lmrl.errors import DataError, ResumeError, SettingsError
-from lmrl.preferences import AnnotatorSettings, Judgement
-from lmrl.preferences.ranks import ranked_pairs
-from lmrl.preferences.writing import write_rows
-from lmrl.stages.prefer import prefer
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.run import stage_of
+from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer.stage import prefer
 from lmrl.stories import is_happy
 from lmrl.testing import write_tiny_model
+from lmrl.training.run import stage_of
 
 
 def config_of(folder, *overrides):

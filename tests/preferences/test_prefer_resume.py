@@ -13,8 +13,8 @@ import time
 
 import pytest
 
+from lmrl.annotators.person import shuffled
 from lmrl.cli.main import main
-from lmrl.preferences.person import shuffled
 from lmrl.seeds import derive_seed
 
 

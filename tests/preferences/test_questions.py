@@ -3,8 +3,8 @@
 import pytest
 
 from lmrl.errors import SettingsError
-from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.questions import as_text, load_template
+from lmrl.judges.questions import as_text, load_template
+from lmrl.judges.settings import JudgeSettings
 
 TEMPLATE = load_template(JudgeSettings(), at_once=False)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.preferences.ranks import all_tied, compact_ranks, dense_ranks, ranked_pairs
+from lmrl.annotators.ranks import all_tied, compact_ranks, dense_ranks, ranked_pairs
 
 SCORES = st.lists(st.floats(-100, 100), min_size=1, max_size=7)
 RANKS = st.lists(st.integers(0, 5), min_size=1, max_size=6)

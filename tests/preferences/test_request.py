@@ -4,9 +4,9 @@ import pytest
 
 from lmrl.config import apply_overrides, build
 from lmrl.errors import SettingsError
-from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.preferences.request import advice_for, refused_field
-from lmrl.stages.prefer_config import PreferConfig
+from lmrl.judges.request import advice_for, refused_field
+from lmrl.judges.settings import JudgeSettings
+from lmrl.stages.prefer.config import PreferConfig
 
 URL = "http://localhost:1/v1"
 

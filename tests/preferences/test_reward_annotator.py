@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from lmrl.annotators import AnnotatorSettings, Comparison, build_annotator
+from lmrl.annotators.reward import RewardAnnotator
 from lmrl.errors import RewardError, SettingsError
-from lmrl.preferences import AnnotatorSettings, Comparison, build_annotator
-from lmrl.preferences.reward_annotator import RewardAnnotator
 from lmrl.rewards import resolve
 
 HAPPY, SAD, NONE = "The ball was red. Tom was happy.", "The ball was lost. Tom was sad.", "The ball"

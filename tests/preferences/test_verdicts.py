@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.preferences.reading import CONTRADICTION, OPEN_REASONING, without_reasoning
-from lmrl.preferences.verdicts import read_verdict
+from lmrl.judges.reading import CONTRADICTION, OPEN_REASONING, without_reasoning
+from lmrl.judges.verdicts import read_verdict
 
 FORMS = {
     "A": (

@@ -15,16 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
 PUBLIC = {
     "lmrl",
-    "lmrl.actor_critic",
+    "lmrl.algorithms.actor_critic",
     "lmrl.errors",
-    "lmrl.experience",
+    "lmrl.algorithms.experience",
     "lmrl.models",
-    "lmrl.ops",
-    "lmrl.optimizer",
+    "lmrl.algorithms.ops",
+    "lmrl.algorithms.optimizer",
     "lmrl.plugins",
-    "lmrl.preference_losses",
+    "lmrl.algorithms.preference_losses",
     "lmrl.rewards",
-    "lmrl.rollout",
+    "lmrl.algorithms.rollout",
     "lmrl.specs",
     "lmrl.testing",
 }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lmrl.errors import RewardError, SettingsError
 from lmrl.rewards import resolve
-from lmrl.rewards.multiple_choice import chosen_letter
-from lmrl.rewards.plain_numbers import plain_number
+from lmrl.rewards.answers.multiple_choice import chosen_letter
+from lmrl.rewards.answers.plain_numbers import plain_number
 
 
 def score(name, response, answer, table=None, **columns):

@@ -11,10 +11,10 @@ import pytest
 
 from lmrl.cli.main import main
 from lmrl.errors import ModelError, SettingsError
-from lmrl.models.reward_card import Normalisation
 from lmrl.rewards import resolve
 from lmrl.rewards.ensemble import aggregate
 from lmrl.testing import write_tiny_model
+from lmrl.text.reward_card import Normalisation
 
 PROMPTS = ["the cat", "a", "the dog ran"]
 RESPONSES = ["sat home", "dog", "far . happy ! sad the cat"]
@@ -219,7 +219,7 @@ def test_paths_that_lead_nowhere(base, folder, ensemble, tmp_path, monkeypatch):
 def test_a_recipe_may_name_a_path(folder):
     from lmrl.config import build, resolved, to_toml
     from lmrl.plugins import PluginManager
-    from lmrl.stages.rl_config import RLConfig
+    from lmrl.stages.rl.config import RLConfig
 
     config = build(RLConfig, {"reward": {"name": str(folder)}})
     assert f'name = "{folder}"' in to_toml(resolved(config, PluginManager()))

@@ -8,11 +8,11 @@ import pytest
 
 import lmrl  # noqa: F401 - registers the environment
 from lmrl.cli.main import main
+from lmrl.engines.finish import FinishReason
 from lmrl.errors import RewardError
-from lmrl.models.codec import FastCodec
 from lmrl.rewards import per_row, resolve, sampled_columns
-from lmrl.sampling.finish import FinishReason
 from lmrl.testing import write_tiny_model
+from lmrl.text.codec import FastCodec
 
 MODULE = """
 NAMES = ("response_ids", "completion_ids", "prompt_ids", "finish_reasons", "raw_responses")

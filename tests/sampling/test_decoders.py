@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 
+from lmrl.engines import SamplingSpec
+from lmrl.engines.llama_decoder import supports
+from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.llama_decoder import supports
-from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
 
 IDS = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
 SIZES = {"vocab_size": 131, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}

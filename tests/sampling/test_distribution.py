@@ -14,9 +14,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lmrl.engines import FinishReason, SamplingSpec, finish_codes, finish_flags
+from lmrl.engines.distribution import draw, draw_from_logits
 from lmrl.errors import SettingsError
-from lmrl.sampling import FinishReason, SamplingSpec, finish_codes, finish_flags
-from lmrl.sampling.distribution import draw, draw_from_logits
 
 
 @settings(deadline=None, max_examples=60)

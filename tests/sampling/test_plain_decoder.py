@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from lmrl.engines import SamplingSpec
+from lmrl.engines.plain_decoder import PlainDecoder, decodes_in_steps
+from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.plain_decoder import PlainDecoder, decodes_in_steps
-from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
 
 IDS = {"vocab_size": 131, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -56,7 +56,7 @@ def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):
     engines = [TransformersEngine(TransformersEngineSettings(rows=4, fast_path=fast)) for fast in (True, False)]
     expected = [engine.generate(model, PROMPTS, spec, 0) for engine in engines]
     monkeypatch.setattr(
-        "lmrl.sampling.transformers_engine.general_decoder", lambda model, prompts, *_: PlainDecoder(model, prompts)
+        "lmrl.engines.transformers_engine.general_decoder", lambda model, prompts, *_: PlainDecoder(model, prompts)
     )
     found = engines[1].generate(model, PROMPTS, spec, 0)
     for other in expected:

@@ -5,17 +5,17 @@ import pytest
 import transformers
 from byte_models import write_byte_model
 
-from lmrl.models.card import FastCodec, TransformersCodec, contains_stop, response_texts
+from lmrl.engines.finish import FinishReason
+from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.texts import sample_texts
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models.loading import load
-from lmrl.models.responses import certain_text
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.resolve import resolve
-from lmrl.sampling.finish import FinishReason
-from lmrl.sampling.spec import SamplingSpec
-from lmrl.sampling.texts import sample_texts
-from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.stages.chat_stream import Stream
-from lmrl.stages.early_scores import EarlyScores
+from lmrl.stages.chat.stream import Stream
+from lmrl.stages.rl.early_scores import EarlyScores
+from lmrl.text.card import FastCodec, TransformersCodec, contains_stop, response_texts
+from lmrl.text.responses import certain_text
 
 END, START = "<|im_end|>", "<|im_start|>"
 CASES = [

@@ -5,13 +5,13 @@ import shutil
 import pytest
 import torch
 
+from lmrl.engines import FinishReason, SamplingSpec
+from lmrl.engines.distribution import draw
+from lmrl.engines.llama_decoder import supports
+from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
-from lmrl.sampling import FinishReason, SamplingSpec
-from lmrl.sampling.distribution import draw
-from lmrl.sampling.llama_decoder import supports
-from lmrl.sampling.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.testing import write_tiny_model
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5]]

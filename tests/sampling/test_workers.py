@@ -12,15 +12,15 @@ import time
 import pytest
 import torch
 
+from lmrl.engines import SamplingSpec
+from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines.workers import ParallelEngine, share_rows
 from lmrl.errors import NonFiniteError, PromptError, SettingsError, WorkerError
 from lmrl.models import load
 from lmrl.models.action_values import replaced_head
 from lmrl.models.masked import MaskPolicy
 from lmrl.plugins import PluginManager
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.settings import TransformersEngineSettings
-from lmrl.sampling.transformers_engine import TransformersEngine
-from lmrl.sampling.workers import ParallelEngine, share_rows
 from lmrl.testing import write_tiny_model
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [8, 8, 4], [3]]
@@ -188,9 +188,9 @@ def test_errors_reach_the_caller_and_the_next_call_works(model, tmp_path):
 SCRIPT = """
 import sys, time
 from lmrl.models import load
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.settings import TransformersEngineSettings
-from lmrl.sampling.workers import ParallelEngine
+from lmrl.engines import SamplingSpec
+from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.engines.workers import ParallelEngine
 model = load(sys.argv[1]).model
 engine = ParallelEngine(TransformersEngineSettings(workers=1))
 engine.generate(model, [[3]] * 4, SamplingSpec(max_new_tokens=4), 0)

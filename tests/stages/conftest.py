@@ -7,16 +7,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lmrl.kl import KLSettings
+from lmrl.algorithms.kl import KLSettings
+from lmrl.engines import SamplingSpec
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.text_policy import TextPolicy
-from lmrl.sampling import SamplingSpec
-from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.specs import Needs
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
+from lmrl.training.update import Updater
 
 PROMPTS = ["the cat", "a", "the dog sat home"]
 

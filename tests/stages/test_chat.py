@@ -7,15 +7,15 @@ import json
 import pytest
 
 from lmrl.data import ChatExample, CompletionExample, load_examples
+from lmrl.engines.finish import FinishReason
+from lmrl.engines.settings import SamplingSettings
+from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.texts import sample_texts
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models import load
-from lmrl.sampling.finish import FinishReason
-from lmrl.sampling.settings import SamplingSettings
-from lmrl.sampling.spec import SamplingSpec
-from lmrl.sampling.texts import sample_texts
-from lmrl.stages.chat import ChatSession, chat
-from lmrl.stages.chat_loop import converse
-from lmrl.stages.chat_stream import Stream
+from lmrl.stages.chat.loop import converse
+from lmrl.stages.chat.stage import ChatSession, chat
+from lmrl.stages.chat.stream import Stream
 from lmrl.stories import MODEL_PATH
 
 

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from lmrl.cli.compare import print_side_by_side
+from lmrl.engines.settings import SamplingSettings
 from lmrl.errors import ModelError, PromptError, SettingsError
 from lmrl.models import load
-from lmrl.sampling.settings import SamplingSettings
-from lmrl.stages.chat_prompts import answer_spec, as_messages, ask, transcript
-from lmrl.stages.compare import Answer, Column, SideBySide, compare
-from lmrl.stages.compare_pages import to_markdown, to_page
-from lmrl.stages.evaluate_scores import sequence_logprobs
+from lmrl.stages.asking import answer_spec, as_messages, ask, transcript
+from lmrl.stages.evaluate.compare import Answer, Column, SideBySide, compare
+from lmrl.stages.evaluate.comparison_page import to_markdown, to_page
+from lmrl.stages.evaluate.scores import sequence_logprobs
 from lmrl.stories import MODEL_PATH
 from lmrl.testing import write_tiny_model
 

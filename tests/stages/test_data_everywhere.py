@@ -8,18 +8,18 @@ import pytest
 
 from lmrl.config import build
 from lmrl.data import load_rankings
-from lmrl.env.prompts import read_prompts
+from lmrl.envs.prompts import read_prompts
 from lmrl.errors import DataError, LmrlError, PromptError
-from lmrl.models.card import load_card
-from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.evaluate_prompts import held_out_questions
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.prefer_drawing import prepare_prompts
-from lmrl.stages.prefer_samples import load_samples, read_completions, write_samples
-from lmrl.stages.rl_config import LearningData, RLConfig
-from lmrl.stages.sft_config import SFTDataSettings
-from lmrl.stages.sft_rows import encode_examples
+from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate.prompts import held_out_questions
+from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer.drawing import prepare_prompts
+from lmrl.stages.prefer.samples import load_samples, read_completions, write_samples
+from lmrl.stages.rl.config import LearningData, RLConfig
+from lmrl.stages.sft.config import SFTDataSettings
+from lmrl.stages.sft.rows import encode_examples
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
 
 TEMPLATE = (
     "{% if tools %}{{ tools | length }} {% endif %}{% for m in messages %}"
@@ -145,7 +145,7 @@ def test_tools_and_prefill_survive_being_written_down(tmp_path):
 @pytest.mark.parametrize("needs", ["preferences", "labelled", "trajectories"])
 def test_learning_data_are_mapped_and_rendered_with_their_tools(card, needs):
     from lmrl.specs import Needs
-    from lmrl.stages.rl_offline import load_offline
+    from lmrl.stages.rl.offline import load_offline
 
     rows, columns = {
         "preferences": (

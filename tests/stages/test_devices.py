@@ -7,9 +7,9 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from lmrl.errors import SettingsError
-from lmrl.stages import devices
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.settings import RunSettings
+from lmrl.training import devices
+from lmrl.training.devices import make_accelerator
+from lmrl.training.settings import RunSettings
 
 
 @pytest.fixture(autouse=True)

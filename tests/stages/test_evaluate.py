@@ -7,22 +7,23 @@ import math
 
 import pytest
 
+from lmrl.annotators.annotators import Judgement
 from lmrl.config import build, read_toml
+from lmrl.engines.finish import FinishReason
+from lmrl.engines.texts import Completion
 from lmrl.errors import DataError, PromptError, ResumeError, SettingsError
-from lmrl.models import load, load_card
-from lmrl.preferences.annotators import Judgement
-from lmrl.sampling.finish import FinishReason
-from lmrl.sampling.texts import Completion
-from lmrl.stages.chat_prompts import Asked
-from lmrl.stages.evaluate import evaluate
-from lmrl.stages.evaluate_answers import Answers
-from lmrl.stages.evaluate_config import EvaluateConfig, TextSettings
-from lmrl.stages.evaluate_prompts import Question, Questions
-from lmrl.stages.evaluate_report import to_dict
-from lmrl.stages.evaluate_texts import read_texts, row_nats, text_measures, text_rows
-from lmrl.stages.evaluate_wins import win_rate
-from lmrl.statistics import wilson_interval
+from lmrl.models import load
+from lmrl.stages.asking import Asked
+from lmrl.stages.evaluate.answers import Answers
+from lmrl.stages.evaluate.config import EvaluateConfig, TextSettings
+from lmrl.stages.evaluate.prompts import Question, Questions
+from lmrl.stages.evaluate.report import to_dict
+from lmrl.stages.evaluate.stage import evaluate
+from lmrl.stages.evaluate.texts import read_texts, row_nats, text_measures, text_rows
+from lmrl.stages.evaluate.wins import win_rate
+from lmrl.statistics.intervals import wilson_interval
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
 
 BASE = {
     "run": {"device": "cpu"},
@@ -60,8 +61,8 @@ def uniform_folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_numbers_are_those_of_the_rl_run_itself(tmp_path):
-    from lmrl.stages.rl import rl
-    from lmrl.stages.rl_config import RLConfig
+    from lmrl.stages.rl.config import RLConfig
+    from lmrl.stages.rl.stage import rl
 
     shared = {"prompts": BASE["prompts"], "sampling": BASE["sampling"]}
     recipe = shared | {

@@ -5,8 +5,8 @@ import torch
 
 from lmrl.config import build
 from lmrl.errors import ModelError
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
 
 PAIRS = [
     {"prompt": "the cat", "chosen": " sat", "rejected": " ran"},
@@ -51,7 +51,7 @@ def run(model, folder, optimizer, **sampling):
 
 @pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto"])
 def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_path, monkeypatch, optimizer):
-    from lmrl.stages import rl_setup
+    from lmrl.stages.rl.stage import setup as rl_setup
 
     def changed_copy(model):
         copy = original(model)
@@ -81,8 +81,8 @@ def test_a_recurrent_model_starts_with_no_kl(tmp_path, tiny_folder):
 
     from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
-    from lmrl.models import load_card
-    from lmrl.stages.run import read_metrics
+    from lmrl.text.card import load_card
+    from lmrl.training.run import read_metrics
 
     card = load_card(tiny_folder)
     torch.manual_seed(0)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from lmrl.algorithms.rollout import TextInputs
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel, load
-from lmrl.rollout import TextInputs
-from lmrl.stages.memory import CPU_TOKENS, GIB, bytes_per_token, microbatch_budget
-from lmrl.stages.rl_config import TrainSettings
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.training.memory import CPU_TOKENS, GIB, bytes_per_token, microbatch_budget
 from lmrl_ppo import PPO, PPOSettings
 
 CPU = torch.device("cpu")

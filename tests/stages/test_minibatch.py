@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmrl import ops
-from lmrl.kl import KLSettings
+from lmrl.algorithms import ops
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
-from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Advantages
-from lmrl.stages.memory import GIB, saved_bytes
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.rl_setup import make_torch_optimizer
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.training.memory import GIB, saved_bytes
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
 

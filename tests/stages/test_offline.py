@@ -10,10 +10,10 @@ from lmrl.config import PluginChoice, build, refuse_unread, unread_note
 from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_checks import refuse_defaults
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
+from lmrl.stages.rl.checks import refuse_defaults
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran"]
 PAIRS = [
@@ -122,8 +122,8 @@ def test_microbatches_change_nothing(tiny_folder, tmp_path, plugins, name, data)
 
 def test_rankings_give_all_their_pairs_or_the_extreme_one(tiny_folder, tmp_path, plugins):
     from lmrl.models import load
-    from lmrl.stages.rl_config import LearningData
-    from lmrl.stages.rl_offline import load_offline
+    from lmrl.stages.rl.config import LearningData
+    from lmrl.stages.rl.offline import load_offline
 
     card = load(str(tiny_folder)).card
     rows = [{"prompt": "the", "completions": [" cat", " dog", " home"], "ranks": [0, 1, 2]}]
@@ -136,7 +136,7 @@ def test_rankings_give_all_their_pairs_or_the_extreme_one(tiny_folder, tmp_path,
 
 
 def test_the_reference_is_scored_once_per_row():
-    from lmrl.stages.rl_offline import Item, OfflineData
+    from lmrl.stages.rl.offline import Item, OfflineData
 
     calls = []
 

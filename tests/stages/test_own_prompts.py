@@ -7,18 +7,18 @@ import pytest
 
 from lmrl.config import build
 from lmrl.errors import LmrlError, SettingsError
-from lmrl.models import load_card
 from lmrl.plugins import PluginManager
-from lmrl.stages.evaluate import evaluate
-from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.prefer import prefer
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.sft import sft
-from lmrl.stages.sft_config import SFTConfig
+from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate.stage import evaluate
+from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer.stage import prefer
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.stages.sft.config import SFTConfig
+from lmrl.stages.sft.stage import sft
 from lmrl.stories import MODEL_PATH
 from lmrl.stories.recognise import is_story_model
+from lmrl.text.card import load_card
 
 FILE = {"name": "file", "file": {"path": "there-is-none.jsonl"}}
 STORIES = {"name": "stories"}

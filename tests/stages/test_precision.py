@@ -7,30 +7,30 @@ import math
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.ops import aggregate_losses, masked_mean
+from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
-from lmrl.kl import KLSettings
+from lmrl.engines.spec import SamplingSpec
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextEvaluation, TextPolicy
-from lmrl.ops import aggregate_losses, masked_mean
 from lmrl.plugins import PluginManager
-from lmrl.rollout import Batch, Rollout
-from lmrl.sampling.spec import SamplingSpec
 from lmrl.seeds import derive_seed
-from lmrl.stages.evaluate import evaluate
-from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.prefer import prefer
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.pretrain import pretrain
-from lmrl.stages.pretrain_config import PretrainConfig
-from lmrl.stages.reward import reward
-from lmrl.stages.reward_config import RewardConfig
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import open_session
-from lmrl.stages.run import read_metrics
-from lmrl.stages.sft import sft
-from lmrl.stages.sft_config import SFTConfig
+from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate.stage import evaluate
+from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer.stage import prefer
+from lmrl.stages.pretrain.config import PretrainConfig
+from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.reward.config import RewardConfig
+from lmrl.stages.reward.stage import reward
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.stage import rl
+from lmrl.stages.sft.config import SFTConfig
+from lmrl.stages.sft.stage import sft
+from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 PAIRS = [{"prompt": prompt, "chosen": " happy home .", "rejected": " sad far ."} for prompt in PROMPTS]
@@ -191,7 +191,7 @@ def test_values_and_log_probabilities_are_float32(tiny_folder, packs, plain):
 
 
 def inputs_of():
-    from lmrl.rollout import TextInputs
+    from lmrl.algorithms.rollout import TextInputs
 
     two, three = torch.tensor([2, 2]), torch.tensor([3, 3])
     return TextInputs(torch.tensor([[5, 6], [7, 8]]), two, torch.tensor([[4, 5, 6], [7, 4, 9]]), three)

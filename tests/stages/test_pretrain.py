@@ -20,16 +20,16 @@ import torch
 
 from lmrl.cli.main import main
 from lmrl.config import build, read_toml
-from lmrl.data.text import CorpusSettings, TokenizerSettings, open_corpus
+from lmrl.corpus import CorpusSettings, TokenizerSettings, open_corpus
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.pretrain import pretrain
-from lmrl.stages.pretrain_config import PretrainConfig, PretrainModelSettings, PretrainTrainSettings, SampleSettings
-from lmrl.stages.pretrain_task import PretrainTask
-from lmrl.stages.run import read_metrics
-from lmrl.stages.settings import CheckpointSettings, RunSettings
+from lmrl.stages.pretrain.config import PretrainConfig, PretrainModelSettings, PretrainTrainSettings, SampleSettings
+from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.pretrain.task import PretrainTask
 from lmrl.stories import grammar
+from lmrl.training.devices import make_accelerator
+from lmrl.training.run import read_metrics
+from lmrl.training.settings import CheckpointSettings, RunSettings
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def changed(config, section, **values):
 
 
 def make_task(config):
-    from lmrl.stages.pretrain import _corpus, _model
+    from lmrl.stages.pretrain.stage import _corpus, _model
 
     accelerator = make_accelerator(config.run)
     corpus = _corpus(config, accelerator, resume=False, progress=False)
@@ -387,8 +387,8 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from lmrl.config import build, read_toml
-from lmrl.stages.pretrain import pretrain
-from lmrl.stages.pretrain_config import PretrainConfig
+from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.pretrain.config import PretrainConfig
 result = pretrain(build(PretrainConfig, read_toml(sys.argv[1])), progress=False)
 from accelerate import PartialState
 if PartialState().is_main_process:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lmrl.errors import SettingsError
-from lmrl.stages.pretrain_config import PretrainModelSettings, PretrainTrainSettings, SampleSettings
-from lmrl.stages.pretrain_evaluation import bits_per_byte, document_windows, total_nats
-from lmrl.stages.pretrain_model import SpecialIds, count_parameters, make_config, new_model, require_model
-from lmrl.stages.pretrain_speed import flops_per_token, peak_flops
+from lmrl.stages.pretrain.config import PretrainModelSettings, PretrainTrainSettings, SampleSettings
+from lmrl.stages.pretrain.evaluation import bits_per_byte, document_windows, total_nats
+from lmrl.stages.pretrain.model import SpecialIds, count_parameters, make_config, new_model, require_model
+from lmrl.stages.pretrain.speed import flops_per_token, peak_flops
 
 IDS = SpecialIds(eos=1, pad=0)
 SMALL = {"context_length": 16, "hidden_size": 16, "layers": 2, "heads": 2}

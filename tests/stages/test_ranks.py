@@ -19,7 +19,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("stage_fixtures", sys.argv[1] + "/conftest.py")
 fixtures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fixtures)
-from lmrl.kl import KLSettings
+from lmrl.algorithms.kl import KLSettings
 from lmrl.models.text_policy import TextPolicy
 from lmrl_ppo import PPO, PPOSettings
 world = fixtures.Toy(Path(sys.argv[2]), kl=KLSettings(beta=0.1, placement=sys.argv[3]))

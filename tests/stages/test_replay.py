@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import lmrl  # noqa: F401 (registers TextGen-v0)
-from lmrl.kl import KLSettings
+from lmrl.algorithms.kl import KLSettings
+from lmrl.engines import FinishReason, SamplingSpec
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.rewards import resolve
-from lmrl.sampling import FinishReason, SamplingSpec
-from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.specs import Needs
-from lmrl.stages.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
 PROMPTS = [
     {"prompt": "the cat", "wanted": "home"},

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from lmrl import ops
+from lmrl.algorithms import ops
+from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import join_records
 from lmrl.config import build
-from lmrl.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import join_records
-from lmrl.sampling import SamplingSpec
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.resampling import resample
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rollouts import PromptBatch
-from lmrl.stages.run import read_metrics
+from lmrl.engines import SamplingSpec
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.resampling import resample
+from lmrl.stages.rl.rollouts import PromptBatch
+from lmrl.stages.rl.stage import rl
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
 
 TEXTS = ["the cat", "a", "the dog sat home", "a cat ran", "home", "far ."]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmrl.cli.main import main
-from lmrl.stages.origin import starting_folder
+from lmrl.training.origin import starting_folder
 
 REWARD = "def words(prompts, responses):\n    return [float(len(text.split())) for text in responses]\n"
 SMALL = ["train.prompts_per_update=4", "optimizer.ppo.minibatches=1", "sampling.max_new_tokens=4"]

@@ -18,15 +18,15 @@ from lmrl.cli.main import main
 from lmrl.config import build
 from lmrl.data import Ranking, load_rankings
 from lmrl.errors import DataError, ModelError, NonFiniteError, ResumeError, SettingsError
-from lmrl.models.reward_card import load_reward_card
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.rewards import resolve
-from lmrl.stages.reward import reward
-from lmrl.stages.reward_config import RewardConfig
-from lmrl.stages.reward_data import collate, encode_rankings, split_by_tokens
-from lmrl.stages.reward_task import RewardTask
-from lmrl.stages.run import read_metrics
+from lmrl.stages.reward.config import RewardConfig
+from lmrl.stages.reward.data import collate, encode_rankings, split_by_tokens
+from lmrl.stages.reward.stage import reward
+from lmrl.stages.reward.task import RewardTask
 from lmrl.testing import write_tiny_model
+from lmrl.text.reward_card import load_reward_card
+from lmrl.training.run import read_metrics
 
 WORDS = ("happy", "sad", "cat", "dog", "ran")
 
@@ -412,7 +412,7 @@ class TestBadInput:
             torch.nn.init.zeros_(model.model.score.weight)
             return model
 
-        monkeypatch.setattr("lmrl.stages.reward.start_reward_model", flat)
+        monkeypatch.setattr("lmrl.stages.reward.stage.start_reward_model", flat)
         with pytest.raises(NonFiniteError, match="cannot be normalised"):
             reward(config_of(base, data, tmp_path / "run", train={"steps": 1, "learning_rate": 0.0}), progress=False)
 

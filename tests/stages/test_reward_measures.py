@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lmrl.data import Ranking
-from lmrl.stages.reward_data import RankedRows
-from lmrl.stages.reward_measures import HeldOut, clustered_share, pair_accuracy
-from lmrl.stages.reward_plots import plot_report
+from lmrl.stages.reward.data import RankedRows
+from lmrl.stages.reward.measures import HeldOut, clustered_share, pair_accuracy
+from lmrl.stages.reward.plots import plot_report
 
 
 def item(prompt, ranks, lengths, scores=()):

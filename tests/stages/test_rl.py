@@ -15,11 +15,11 @@ import torch
 
 from lmrl.config import build, read_toml
 from lmrl.errors import NonFiniteError, PromptError, ResumeError, RewardError, SettingsError
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
-from lmrl.stages.schedule import schedule_factor
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
+from lmrl.training.schedule import schedule_factor
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 

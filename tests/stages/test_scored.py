@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.rollout import Rollout
 from lmrl.config import build
-from lmrl.env import TextGenVectorEnv
-from lmrl.kl import KLSettings
+from lmrl.engines import SamplingSpec
+from lmrl.envs import TextGenVectorEnv
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve
-from lmrl.rollout import Rollout
-from lmrl.sampling import SamplingSpec
 from lmrl.specs import Needs
-from lmrl.stages.evaluate import evaluate
-from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.evaluation import evaluate_policy
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
+from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate.stage import evaluate
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.evaluation import evaluate_policy
+from lmrl.stages.rl.stage import rl
+from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 SAMPLERS = sorted(
@@ -306,8 +306,8 @@ def test_a_truncated_episode_is_not_scored():
 
 
 def test_an_annotator_has_no_judgement_without_all_scores():
-    from lmrl.preferences.annotators import Comparison
-    from lmrl.preferences.reward_annotator import RewardAnnotator
+    from lmrl.annotators.annotators import Comparison
+    from lmrl.annotators.reward import RewardAnnotator
 
     annotator = RewardAnnotator(resolve(odd_only))
     comparisons = [Comparison("p", "p", texts) for texts in (("one", "now three words"), ("one", "two words"))]

@@ -15,12 +15,13 @@ import transformers
 
 from lmrl.config import build
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
-from lmrl.models import load, load_card
-from lmrl.models.chat_template import DEFAULT_TOKENS, chat_row, prompt_ids
-from lmrl.stages.run import read_metrics
-from lmrl.stages.sft import sft
-from lmrl.stages.sft_config import SFTConfig
+from lmrl.models import load
+from lmrl.stages.sft.config import SFTConfig
+from lmrl.stages.sft.stage import sft
 from lmrl.testing import write_tiny_model
+from lmrl.text.card import load_card
+from lmrl.text.chat_template import DEFAULT_TOKENS, chat_row, prompt_ids
+from lmrl.training.run import read_metrics
 
 PLACES = ("home", "far")
 ROWS = [
@@ -120,7 +121,7 @@ def test_transformers_and_peft_read_what_is_saved(tiny, tmp_path, method):
 
 @pytest.mark.parametrize("method", ["none", "lora"])
 def test_a_stopped_run_resumes_as_if_nothing_had_happened(tiny, tmp_path, method, monkeypatch):
-    from lmrl.stages import sft_task
+    from lmrl.stages.sft.stage import task as sft_task
 
     adapter = {"method": method, "rank": 4, "dropout": 0.2}
     whole = run(config_of(tiny, tmp_path / "whole", adapter=adapter))
@@ -148,8 +149,8 @@ def test_a_stopped_run_resumes_as_if_nothing_had_happened(tiny, tmp_path, method
 SCRIPT = """
     import json, sys
     from lmrl.config import build
-    from lmrl.stages.sft import sft
-    from lmrl.stages.sft_config import SFTConfig
+    from lmrl.stages.sft.stage import sft
+    from lmrl.stages.sft.config import SFTConfig
     settings, rows = json.loads(sys.argv[1]), json.loads(sys.argv[2])
     sft(build(SFTConfig, settings), examples=rows, resume=sys.argv[3] == "yes", progress=False)
 """

@@ -6,7 +6,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.stages.sft_batches import AnswerModel, Row, can_pack, make_microbatches
+from lmrl.stages.sft.batches import AnswerModel, Row, can_pack, make_microbatches
 
 VOCABULARY = 61
 COMMON = {

@@ -8,14 +8,14 @@ import gymnasium as gym
 import pytest
 
 from lmrl.config import build
-from lmrl.models import load_card
-from lmrl.models.chat_template import prompt_ids
-from lmrl.stages.evaluate import evaluate
-from lmrl.stages.evaluate_config import EvaluateConfig
-from lmrl.stages.prefer import prefer
-from lmrl.stages.prefer_config import PreferConfig
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import open_session
+from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate.stage import evaluate
+from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer.stage import prefer
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.setup import open_session
+from lmrl.text.card import load_card
+from lmrl.text.chat_template import prompt_ids
 
 WORDS = ("the cat", "a dog", "the dog", "a cat")
 

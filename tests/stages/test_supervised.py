@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.run import read_metrics, stage_of
-from lmrl.stages.schedule import schedule_factor
-from lmrl.stages.settings import CheckpointSettings, RunSettings, SupervisedSettings
-from lmrl.stages.supervised import fit, make_adamw
+from lmrl.training.devices import make_accelerator
+from lmrl.training.run import read_metrics, stage_of
+from lmrl.training.schedule import schedule_factor
+from lmrl.training.settings import CheckpointSettings, RunSettings, SupervisedSettings
+from lmrl.training.supervised import fit, make_adamw
 
 
 @dataclass

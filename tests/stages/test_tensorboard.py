@@ -10,10 +10,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.util import tensor_util
 
 from lmrl.config import build
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
-from lmrl.stages.tracking import TensorBoardTracker
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.training.run import read_metrics
+from lmrl.training.tracking import TensorBoardTracker
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 

@@ -10,12 +10,12 @@ import pytest
 from lmrl.config import build, refuse_unread
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
-from lmrl.stages.checkpoint import list_checkpoints
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.run import read_metrics
-from lmrl.stages.sft import sft
-from lmrl.stages.sft_config import SFTConfig
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.stage import rl
+from lmrl.stages.sft.config import SFTConfig
+from lmrl.stages.sft.stage import sft
+from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.run import read_metrics
 
 TRACKERS = """
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ def test_what_is_no_tracker_is_switched_off_too(name, error, tiny_folder, tmp_pa
 
 
 def test_a_full_disk_under_tensorboard_is_no_end_either(tiny_folder, tmp_path, plugins, monkeypatch):
-    from lmrl.stages.tracking import TensorBoardTracker
+    from lmrl.training.tracking import TensorBoardTracker
 
     def full(self, update, metrics):
         raise OSError(28, "No space left on device")
@@ -147,7 +147,7 @@ def test_a_full_disk_under_tensorboard_is_no_end_either(tiny_folder, tmp_path, p
 
 
 def test_ctrl_c_in_a_tracker_passes(tiny_folder, tmp_path, plugins, monkeypatch):
-    from lmrl.stages.tracking import TensorBoardTracker
+    from lmrl.training.tracking import TensorBoardTracker
 
     def pressed(self, update, metrics):
         raise KeyboardInterrupt

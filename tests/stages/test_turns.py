@@ -7,16 +7,16 @@ import pytest
 from byte_models import write_byte_model
 
 from lmrl.config import build
-from lmrl.models.card import load_card
-from lmrl.models.chat_template import response_row, template_end_id
+from lmrl.judges.settings import JudgeSettings
 from lmrl.models.loading import load
-from lmrl.models.turns import holds_turns, with_turn_end
-from lmrl.preferences.judge_settings import JudgeSettings
-from lmrl.stages.chat import ChatSession
-from lmrl.stages.chat_prompts import answer_spec, ask, in_chat
-from lmrl.stages.rl import rl
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import open_session
+from lmrl.stages.asking import answer_spec, ask, in_chat
+from lmrl.stages.chat.stage import ChatSession
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.stage import rl
+from lmrl.text.card import load_card
+from lmrl.text.chat_template import response_row, template_end_id
+from lmrl.text.turns import holds_turns, with_turn_end
 
 LOOP = "{%- for m in messages -%}"
 OPEN = "{%- if add_generation_prompt -%}"
@@ -190,8 +190,8 @@ def test_a_resumed_run_keeps_the_ends(tmp_path):
 
 
 def test_chat_compare_eval_judge_and_environment_stop_there(tmp_path):
-    from lmrl.preferences.asking import Budget
-    from lmrl.preferences.local_judge import LocalAsker
+    from lmrl.judges.asking import Budget
+    from lmrl.judges.local import LocalAsker
 
     folder, end = model_of(tmp_path / "m", "chatml")
     model = load(folder)

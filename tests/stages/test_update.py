@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages
 from lmrl.errors import NonFiniteError
-from lmrl.kl import KLSettings
-from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
-from lmrl.rollout import Advantages
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.update import learning_rate_factor, minibatch_rows
+from lmrl.stages.rl.config import TrainSettings
+from lmrl.training.update import learning_rate_factor, minibatch_rows
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 

@@ -8,22 +8,19 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from lmrl.algorithms.experience import Responses
+from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages
 from lmrl.config import build
+from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import ModelError, SettingsError
-from lmrl.experience import Responses
-from lmrl.kl import KLSettings
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextPolicy
-from lmrl.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.plugins import PluginManager
-from lmrl.rollout import Advantages
-from lmrl.sampling.transformers_engine import TransformersEngine
 from lmrl.specs import Needs, OptimizerSpec
-from lmrl.stages.devices import make_accelerator
-from lmrl.stages.rl_config import TrainSettings
-from lmrl.stages.settings import RunSettings
-from lmrl.stages.update import Updater
+from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing import (
     ExactProblem,
     ExactTrainer,
@@ -37,6 +34,9 @@ from lmrl.testing import (
 )
 from lmrl.testing.exact_policy import EnumeratedPolicy
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
+from lmrl.training.devices import make_accelerator
+from lmrl.training.settings import RunSettings
+from lmrl.training.update import Updater
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 

@@ -98,8 +98,8 @@ class ExactKind(Kind):
         )
 
     def _trained(self, suite: Suite, run: Run, problem: ExactProblem, every: int, plugins: PluginManager) -> ExactCurve:
-        from lmrl.kl import KLSettings
-        from lmrl.stages.rl_config import TrainSettings
+        from lmrl.algorithms.kl import KLSettings
+        from lmrl.stages.rl.config import TrainSettings
         from lmrl.testing.exact_training import ExactTrainer
 
         settings, _ = self._built(suite, run)

@@ -27,11 +27,11 @@ from lmrl.config import build
 from lmrl.data import RankingSet, load_rankings
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward_config import RewardConfig
-from lmrl.stages.reward_data import RankedRows, encode_rankings
+from lmrl.stages.reward.config import RewardConfig
+from lmrl.stages.reward.data import RankedRows, encode_rankings
 
 if TYPE_CHECKING:
-    from lmrl.stages.reward_measures import HeldOut, RewardReport
+    from lmrl.stages.reward.measures import HeldOut, RewardReport
 
 LOSSES = {"plackett_luce": "plackett_luce", "bradley_terry": "bradley_terry", "one_pair": "bradley_terry"}
 """The loss of each way of learning; one_pair takes one pair of a ranking, the others all of it."""
@@ -196,7 +196,7 @@ class RewardKind(Kind):
         self, way: str, part: RankingSet, items: Sequence[RankedRows], config: RewardConfig, epochs: int
     ) -> HeldOut:
         """Return the held-out rankings with the scores that one way of learning gives them."""
-        from lmrl.stages.reward_measures import HeldOut
+        from lmrl.stages.reward.measures import HeldOut
 
         if way == LONGER:
             return HeldOut.of(items, [np.array(item.answer_lengths, dtype=np.float64) for item in items])
@@ -205,7 +205,7 @@ class RewardKind(Kind):
 
             return HeldOut.of(items, bag_of_words(part.rankings, items))
         from lmrl.models.reward_model import load_reward_model
-        from lmrl.stages.reward import reward
+        from lmrl.stages.reward.stage import reward
 
         per_step = config.train.rankings_per_step
         steps = max(1, round(epochs * len(part) / per_step))

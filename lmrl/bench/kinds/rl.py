@@ -21,7 +21,7 @@ from lmrl.config import build, resolved, to_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs
-from lmrl.stages.rl_config import RLConfig
+from lmrl.stages.rl.config import RLConfig
 
 
 @dataclass
@@ -92,7 +92,7 @@ class RLKind(Kind):
         """Return the sections of the resolved recipe that figures depend on, and what the model and prompts are."""
         import tomllib
 
-        from lmrl.stages.rl_setup import configured_reward
+        from lmrl.stages.rl.setup import configured_reward
 
         task = self._task(suite, run.task)
         if not task.model:
@@ -158,8 +158,8 @@ class RLKind(Kind):
         self, config: RLConfig, rows: list[dict[str, Any]] | None, plugins: PluginManager
     ) -> list[dict[str, float]]:
         """Train in a folder that is thrown away, and return what was logged."""
-        from lmrl.stages.rl import rl
-        from lmrl.stages.run import read_metrics
+        from lmrl.stages.rl.stage import rl
+        from lmrl.training.run import read_metrics
 
         experience = plugins.get("optimizer", config.optimizer.name).needs.experience
         with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:

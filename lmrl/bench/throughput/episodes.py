@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lmrl.algorithms.ops import group_normalise
+from lmrl.algorithms.rollout import lengths_to_mask
 from lmrl.bench.throughput import trl_peer
 from lmrl.bench.throughput.flops import episode_flops
 from lmrl.bench.throughput.learner import Learner
@@ -19,8 +21,6 @@ from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Host, Run, compare
 from lmrl.bench.throughput.update import PaddedBatch, PaddedLearner, padded_logprobs
-from lmrl.ops import group_normalise
-from lmrl.rollout import lengths_to_mask
 
 PLAIN = "plain"
 

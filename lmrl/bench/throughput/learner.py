@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
+from lmrl.algorithms.rollout import Rollout, Scored
 from lmrl.bench.throughput.setting import Cell
 from lmrl.bench.throughput.shapes import ShareOfWords
 from lmrl.bench.throughput.stage import Stage
 from lmrl.config import build
 from lmrl.plugins import PluginManager
-from lmrl.rollout import Rollout, Scored
 from lmrl.seeds import derive_seed
-from lmrl.stages.memory import microbatch_budget
-from lmrl.stages.rl_config import RLConfig
-from lmrl.stages.rl_setup import open_session
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.setup import open_session
+from lmrl.training.memory import microbatch_budget
 
 BETA = 0.04
 """Coefficient of the KL on every side, so that all evaluate the reference."""

@@ -14,8 +14,8 @@ from lmrl.bench.throughput.flops import decode_floor, sampling_flops
 from lmrl.bench.throughput.setting import LARGE, Cell
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Run, compare
-from lmrl.sampling.settings import TransformersEngineSettings
-from lmrl.sampling.transformers_engine import TransformersEngine
+from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.engines.transformers_engine import TransformersEngine
 
 Sample = Callable[[Stage, Cell, Sequence[list[int]], int, int], list[int]]
 """``sample(stage, cell, prompts, new_tokens, number)`` draws once and returns every response's length."""

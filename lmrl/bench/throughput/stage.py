@@ -14,7 +14,7 @@ import torch
 from lmrl.bench.throughput.peaks import Peaks
 from lmrl.bench.throughput.setting import Cell, ThroughputSettings
 from lmrl.bench.throughput.shapes import SHAPES, Shape, prompt_rows, prompt_text, write_model
-from lmrl.sampling.spec import SamplingSpec
+from lmrl.engines.spec import SamplingSpec
 
 
 @dataclass

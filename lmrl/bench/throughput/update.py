@@ -7,13 +7,13 @@ import copy
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.ops import kl_estimate
+from lmrl.algorithms.rollout import Rollout
 from lmrl.bench.throughput.flops import update_flops
 from lmrl.bench.throughput.learner import ADAM_BETA2, BETA, STILL, Learner
 from lmrl.bench.throughput.setting import Cell
 from lmrl.bench.throughput.stage import Stage
 from lmrl.bench.throughput.timing import Comparison, Run, compare
-from lmrl.ops import kl_estimate
-from lmrl.rollout import Rollout
 
 BASELINE = "padded"
 

@@ -1,0 +1,1 @@
+"""Algorithms: the contract of a policy optimizer, and the functions that optimizers are made of."""

@@ -1,0 +1,188 @@
+"""What an optimizer learns from besides rollouts: preference pairs, labelled answers and logged trajectories.
+
+Like ``lmrl.algorithms.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that the trainer
+cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing, in no average.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from lmrl.algorithms.rollout import Rollout, UndeclaredNeed, select_record
+
+
+class Experience(Protocol):
+    """What the trainer needs to know of anything that an optimizer's ``loss`` is given."""
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on what has a loss, (B, T)."""
+        ...
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions that the policy computes for each row, (B,)."""
+        ...
+
+    @property
+    def group(self) -> Tensor:
+        """Rows with one number stay in one minibatch, (B,)."""
+        ...
+
+    @property
+    def means(self) -> Mapping[str, float]:
+        """What ``PolicyOptimizer.statistics`` came to over the whole minibatch."""
+        ...
+
+    def select(self, rows: Tensor) -> Any:
+        """Return the rows with these indices."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def loss_mask(experience: Any) -> Tensor:
+    """Return the mask of what enters the loss and its counts, (B, T): ``loss_mask``, or ``action_mask`` without one."""
+    mask: Tensor = experience.loss_mask if hasattr(experience, "loss_mask") else experience.action_mask
+    return mask
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Answers that a policy can be asked about: ``policy.evaluate(responses)``.
+
+    ``action_mask`` (B, T) is true on the tokens of the answers; ``reference_logprobs`` (B, T) exist when the
+    optimizer's spec declares ``Needs(reference=True)``.
+    """
+
+    inputs: Any
+    action_mask: Tensor
+    declared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reference_logprobs(self) -> Tensor:
+        """The frozen reference's log-probabilities of the answers' tokens, (B, T)."""
+        if "reference_logprobs" not in self.declared:
+            raise UndeclaredNeed(
+                "reference_logprobs was read, but the optimizer's spec does not declare it; register it with "
+                "Needs(reference=True)"
+            )
+        return self.declared["reference_logprobs"]
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+    def masked(self, kept: Tensor) -> Responses:
+        """Return the same with the mask all false in rows where ``kept`` (B,) is false."""
+        return Responses(self.inputs, self.action_mask & kept[:, None], self.declared)
+
+    def __len__(self) -> int:
+        return int(self.action_mask.shape[0])
+
+
+class _RowsAlone(ABC):
+    """What batches share whose rows belong to no group: every row stays on its own."""
+
+    @property
+    @abstractmethod
+    def action_mask(self) -> Tensor:
+        """True on what has a loss, (B, T)."""
+
+    @property
+    def group(self) -> Tensor:
+        """A number of its own for every row, (B,)."""
+        return torch.arange(len(self), device=self.action_mask.device)
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+    def __len__(self) -> int:
+        return int(self.action_mask.shape[0])
+
+
+@dataclass(frozen=True)
+class PairBatch(_RowsAlone):
+    """P pairs of answers, of which ``chosen`` was preferred to ``rejected``. Losses are per pair, (P,)."""
+
+    chosen: Responses
+    rejected: Responses
+    means: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_rollout(cls, rollout: Rollout, chosen: Tensor, rejected: Tensor, kept: Tensor) -> PairBatch:
+        """Return pairs of rows of a rollout, by index (P,).
+
+        Pairs where ``kept`` (P,) is false (ties, say) stay as rows that count for nothing, so that every rank computes
+        as many.
+        """
+        rows = Responses(rollout.inputs, rollout.action_mask, rollout.declared)
+        return cls(rows.select(chosen).masked(kept), rows.select(rejected).masked(kept))
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the tokens of both answers, (P, T + T')."""
+        return torch.cat([self.chosen.action_mask, self.rejected.action_mask], dim=1)
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions of both rows of a pair, (P,)."""
+        lengths: Tensor = self.chosen.inputs.row_lengths + self.rejected.inputs.row_lengths
+        return lengths
+
+
+@dataclass(frozen=True)
+class LabelledBatch(_RowsAlone):
+    """B answers, each labelled on its own: ``desirable`` (B,) bool. Losses are per row, (B,).
+
+    ``mismatched`` are the same prompts with answers to other prompts of the batch: what KTO estimates its reference
+    point from.
+    """
+
+    responses: Responses
+    desirable: Tensor
+    mismatched: Responses
+    means: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the tokens of the answers, (B, T)."""
+        return self.responses.action_mask
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions of a row and of its mismatched one, (B,)."""
+        lengths: Tensor = self.responses.inputs.row_lengths + self.mismatched.inputs.row_lengths
+        return lengths
+
+
+@dataclass(frozen=True)
+class TrajectoryBatch(_RowsAlone):
+    """B answers that somebody logged with what they got. Losses are per token, (B, T), or per row, (B,).
+
+    ``rewards`` (B, T) of every action, an answer's reward on its last one; ``terminated`` (B,) bool: nothing follows
+    the last action, so the value of the state after it is 0. Of other rows that value is unknown.
+    """
+
+    responses: Responses
+    rewards: Tensor
+    terminated: Tensor
+    means: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the tokens of the answers, (B, T)."""
+        return self.responses.action_mask
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions of each row, (B,)."""
+        lengths: Tensor = self.responses.inputs.row_lengths
+        return lengths

@@ -1,0 +1,123 @@
+"""KL shaping: the coefficient, where the penalty goes, and its one formula for reward, loss and log.
+
+Objective: E[score] - beta KL(pi || pi_ref) (Stiennon et al. 2020, eq. 2 in the reward; Shao et al. 2024 in the loss).
+Importable without torch, so that the environment can use ``shaping_term``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmrl.config.unread import only_if
+from lmrl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class KLSettings:
+    """The penalty that keeps the policy near the frozen reference."""
+
+    beta: float = 0.05
+    """Coefficient of the penalty; 0 switches it off."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """k1: log-ratio, unbiased; k2: half its square; k3: never negative, unbiased as a value. In the loss, k1 is the
+    score-function form, whose expected gradient is that of the KL itself."""
+    placement: Literal["reward", "loss"] = "reward"
+    """reward: subtracted from each token's reward; loss: added to the optimizer's loss."""
+    controller: Literal["fixed", "adaptive"] = "fixed"
+    """fixed, or adaptive: beta moves so that the KL per sequence stays near `target`."""
+    target: float = 6.0
+    """Adaptive: the KL per sequence to steer to, in nats."""
+    horizon: float = 10000.0
+    """Adaptive: episodes over which beta can change by 20% at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise SettingsError(f"kl.beta is {self.beta}; expected a finite number >= 0")
+        if self.target <= 0 or self.horizon <= 0:
+            raise SettingsError(f"kl.target is {self.target} and kl.horizon {self.horizon}; expected numbers above 0")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        adaptive = only_if(self.controller == "adaptive", "controller=adaptive", "target", "horizon")
+        return adaptive | only_if(self.beta > 0, "beta above 0", "estimator", "placement", "controller")
+
+
+def shaping_term(logprob: Any, reference_logprob: Any, beta: float) -> Any:
+    """Return -beta (log pi - log pi_ref) of floats, arrays or tensors: the k1 reward shaping of every token."""
+    return -beta * (logprob - reference_logprob)
+
+
+def shape_rewards(
+    scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor | None, mask: Tensor, settings: KLSettings, beta: float
+) -> Tensor:
+    """Return per-token rewards (B, T): the score on each row's last action, minus the penalty if it is in the reward.
+
+    ``scores`` (B,) is 0 for rows without a score; ``logprobs`` are those of whoever sampled.
+    """
+    import torch
+
+    from lmrl.algorithms.ops import kl_estimate
+
+    rewards = torch.zeros_like(logprobs)
+    if settings.placement == "reward" and beta > 0 and reference_logprobs is not None:
+        if settings.estimator == "k1":
+            rewards = shaping_term(logprobs, reference_logprobs, beta)
+        else:
+            rewards = -beta * kl_estimate(logprobs, reference_logprobs, settings.estimator)
+        rewards = rewards.masked_fill(~mask, 0)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).amax(1)
+    acted = last >= 0
+    rows = torch.arange(len(scores), device=mask.device)
+    rewards = rewards.index_put((rows[acted], last[acted]), scores.to(rewards.dtype)[acted], accumulate=True)
+    return rewards
+
+
+def kl_losses(
+    logprobs: Tensor, behavior_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, settings: KLSettings
+) -> Tensor:
+    """Return the penalty per token (B, T) to add, times beta, to an optimizer's losses.
+
+    k2 and k3 are differentiated as they stand: pathwise through the sampled token's log-probability, which leaves out
+    that earlier actions change later states (k2's gradient is that of each state's KL, k3's is that of the reverse
+    direction there). k1 as it stands would have gradient 0 in expectation, so it is used in the score-function form
+    ratio_t * stop_gradient(sum_{s >= t} (log pi_s - log pi_ref_s)), whose gradient under ``sequence_sum`` is exactly
+    that of the sequence's KL, on the first step from the sampling policy.
+    """
+    from lmrl.algorithms.ops import kl_estimate, returns_to_go
+
+    if settings.estimator != "k1":
+        return kl_estimate(logprobs, reference_logprobs, settings.estimator).masked_fill(~mask, 0)
+    to_go = returns_to_go((logprobs - reference_logprobs).detach().masked_fill(~mask, 0), mask)
+    return ((logprobs - behavior_logprobs).exp() * to_go).masked_fill(~mask, 0)
+
+
+class KLController:
+    """The coefficient beta over a run: fixed, or proportional control towards a target (Ziegler et al. 2019, sec. 2.2).
+
+    error = clip(KL / target - 1, -0.2, 0.2); beta <- beta (1 + error * min(episodes / horizon, 1)): a batch larger than
+    the horizon counts as one horizon, because more could turn beta negative.
+    """
+
+    def __init__(self, settings: KLSettings) -> None:
+        self.settings = settings
+        self.beta = settings.beta
+
+    def update(self, kl_per_sequence: float, episodes: int) -> None:
+        """Adapt beta to the KL per sequence, averaged over the global batch of ``episodes`` rows."""
+        if self.settings.controller == "fixed":
+            return
+        error = min(max(kl_per_sequence / self.settings.target - 1, -0.2), 0.2)
+        self.beta *= 1 + error * min(episodes / self.settings.horizon, 1.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the coefficient."""
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.beta = float(state["beta"])

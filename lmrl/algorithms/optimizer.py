@@ -1,0 +1,258 @@
+"""What a policy optimizer is: credit assignment and a loss, nothing else.
+
+The trainer samples, scores, shapes, cuts minibatches, aggregates losses with the *global* token or row count, and
+steps. An optimizer therefore never averages: it returns one loss per token or per row, and no accumulation, packing or
+number of ranks can change its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lmrl.algorithms.experience import PairBatch
+from lmrl.algorithms.rollout import Advantages, Rollout
+from lmrl.errors import SettingsError
+
+LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
+
+
+@dataclass
+class OptimizerSettings:
+    """Settings that every optimizer has; a plugin's own settings inherit from this class."""
+
+    epochs: int = 1
+    """Passes over each rollout."""
+    minibatches: int = 1
+    """Gradient steps per pass: each rollout is cut into this many minibatches."""
+    loss_aggregation: LossAggregation = "token_mean"
+    """token_mean: mean over all response tokens; sequence_mean: mean over rows of each row's token mean;
+    sequence_sum: mean over rows of each row's token sum, the gradient of the expected return itself."""
+
+
+@dataclass
+class MaskSettings(OptimizerSettings):
+    """What the settings of an optimizer with ``Needs(mask_policy=True)`` inherit: the trainer reads it."""
+
+    mask_top_p: float = 0.9
+    """In each state only the likeliest tokens that make up this much of the mask policy's probability are drawn."""
+    mask_update_every: int = 10
+    """Updates after which the mask policy becomes a copy of the policy again."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_top_p <= 1:
+            raise SettingsError(f"mask_top_p is {self.mask_top_p}; expected a number above 0 and up to 1")
+        if self.mask_update_every < 1:
+            raise SettingsError(f"mask_update_every is {self.mask_update_every}; expected an integer >= 1")
+
+
+class Evaluation(Protocol):
+    """The current policy on a batch: gradients flow through every field.
+
+    ``logprobs`` (B, T) of the sampled actions, ``entropy`` (B, T) of the full distributions, ``values`` (B, T) if the
+    optimizer declared ``Needs(values=True)``. All are 0 outside the action mask. ``entropy`` is computed when read.
+    ``log_distributions`` (N, V) are the full distributions, a row for each true entry of the mask in row-major order.
+    With ``Needs(action_values=True)`` there are ``action_values`` (2, B, T), of two heads, of the actions taken,
+    ``action_value_logprobs`` (2, B, T), log softmax(Q) of them, and, without gradients, ``target_action_values``.
+    """
+
+    @property
+    def logprobs(self) -> Tensor:
+        """Log-probabilities of the sampled actions, (B, T)."""
+        ...
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropies of the distributions that the actions were drawn from, (B, T)."""
+        ...
+
+    @property
+    def values(self) -> Tensor:
+        """Value estimates before each action, (B, T)."""
+        ...
+
+    @property
+    def log_distributions(self) -> Tensor:
+        """Log-probabilities of every action in each state, (N, V)."""
+        ...
+
+    @property
+    def action_values(self) -> Tensor:
+        """Values of the actions taken by both heads, (2, B, T)."""
+        ...
+
+    @property
+    def target_action_values(self) -> Tensor:
+        """The same by the heads' targets, (2, B, T), without gradients."""
+        ...
+
+    @property
+    def action_value_logprobs(self) -> Tensor:
+        """Log softmax of both heads' values at the actions taken, (2, B, T)."""
+        ...
+
+
+class Policy(Protocol):
+    """What ``loss`` receives to recompute the batch's actions under the current parameters."""
+
+    def evaluate(self, batch: Any) -> Evaluation:
+        """Return the current policy's log-probabilities, entropies and values of the batch's actions.
+
+        ``batch`` is a ``Batch``, or the ``Responses`` of a pair, of labelled answers or of trajectories.
+        """
+        ...
+
+    def move_targets(self, rate: float) -> None:
+        """Move the targets of the action values this share of the way to them (``Needs(action_values=True)``)."""
+        ...
+
+
+class Minibatch(Protocol):
+    """What ``step`` receives: the whole minibatch over all ranks, however it is cut for memory.
+
+    Vectors (N,) are flat over the policy's trained parameters, without those of a value function.
+    """
+
+    @property
+    def epoch(self) -> int:
+        """Which pass over the rollout this is, from 0."""
+        ...
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
+        ...
+
+    def loss(self) -> float:
+        """Return the aggregated loss at the current parameters, with the KL where ``kl.placement`` puts it there.
+
+        What a value function adds to it does not change while the policy moves, if its trunk is its own.
+        """
+        ...
+
+    def mean(self, losses: Callable[[Policy, Any], Tensor]) -> float:
+        """Return the aggregate of ``losses(policy, batch)``, per token or row, at the current parameters."""
+        ...
+
+    def hessian(self, losses: Callable[[Policy, Any], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the Hessian of that aggregate as a function of a vector, (N,) to (N,): their product.
+
+        It is the Hessian at the current parameters: take it anew once they have moved.
+        """
+        ...
+
+    def parameters(self) -> Tensor:
+        """Return a copy of the policy's parameters, (N,)."""
+        ...
+
+    def assign(self, vector: Tensor) -> None:
+        """Set the policy's parameters to ``vector``; assigning what ``parameters`` gave restores them bit for bit."""
+        ...
+
+    def at(self, vector: Tensor) -> AbstractContextManager[None]:
+        """Let the policy be the one with these parameters within a ``with``, to evaluate it without gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What ``loss`` returns: one loss per token (B, T) or per row (B,), not averaged.
+
+    ``metrics`` are columns of the same two shapes; the trainer logs their means over all tokens or rows.
+    """
+
+    losses: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class PolicyOptimizer:
+    """Base class of policy optimizers: write ``advantages`` and ``loss``, and register an ``OptimizerSpec``.
+
+    The other methods are there for algorithms that need more, and cost nothing where they are not written. An
+    optimizer of preference pairs or labelled answers (``Needs.experience``) writes ``loss`` alone.
+
+    ``Settings`` is the dataclass of the optimizer's own configuration section; its field docstrings are the help.
+    """
+
+    Settings: ClassVar[type[OptimizerSettings]] = OptimizerSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Assign credit to every action of a rollout (once per rollout, without gradients)."""
+        raise TypeError(f"{type(self).__name__} does not define advantages(rollout)")
+
+    def loss(self, policy: Policy, batch: Any) -> Loss:
+        """Return the loss of every token or row of a batch (once per microbatch, with gradients).
+
+        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``, by what it learns from.
+        """
+        raise TypeError(f"{type(self).__name__} does not define loss(policy, batch)")
+
+    def pairs(self, rollout: Rollout) -> PairBatch:
+        """Make preference pairs of a rollout; an optimizer that writes this learns from them, without advantages.
+
+        Called once per rollout and rank. Every group must give as many pairs on every rank; those that say nothing
+        are marked as not kept (``PairBatch.from_rollout``).
+        """
+        raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
+
+    def informative(self, scores: Tensor, group: Tensor) -> Tensor:
+        """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).
+
+        ``train.resamples`` says how often at the most; what still says nothing then is kept, so that batches stay as
+        large as they were asked for. Called once per round and rank, with the rows whose score was not withheld. An
+        algorithm that does so only by a setting registers a ``build`` that returns a subclass with this method.
+        """
+        return torch.ones_like(group, dtype=torch.bool)
+
+    def statistics(self, policy: Policy, batch: Any) -> Mapping[str, Tensor]:
+        """Return columns, (B, T) or (B,), whose means over the whole minibatch ``loss`` reads as ``batch.means``.
+
+        Called without gradients on every microbatch before the first is differentiated.
+        """
+        return {}
+
+    def step(self, minibatch: Minibatch) -> Mapping[str, float]:
+        """Move the policy's parameters in a way of the optimizer's own, and return numbers to log.
+
+        Called in place of AdamW's step, which still moves a value function.
+        """
+        raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
+
+    def after_step(self, policy: Policy) -> None:
+        """Do what follows every gradient step, such as moving the targets: ``policy.move_targets(rate)``."""
+        return None
+
+    def extraction(self) -> float:
+        """Return what action values are multiplied with where they are added to the logits of the policy.
+
+        That policy is sampled in evaluations and written into checkpoints. Read with ``Needs(action_values=True)``.
+        """
+        return 0.0
+
+    def should_stop(self, metrics: Mapping[str, float]) -> bool:
+        """Say whether to leave out this minibatch's step and the rest of this rollout's epochs (a target KL, say).
+
+        Called before each step with the minibatch's averaged metrics; the default never stops.
+        """
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a resume (a running baseline, say): JSON-like values and tensors."""
+        return {}
+
+    def defines(self, method: str) -> bool:
+        """Say whether the optimizer writes this optional method itself."""
+        return getattr(type(self), method) is not getattr(PolicyOptimizer, method)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")

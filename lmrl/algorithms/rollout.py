@@ -1,0 +1,352 @@
+"""What flows from sampling to the loss: one frozen type per stage of a batch's life.
+
+``Samples`` (sampled) -> ``Scored`` (text and scores) -> ``Rollout`` (reference, values, per-token rewards) -> ``Batch``
+(advantages, cut into minibatches). In every (B, T) field column t describes the same sampled token, and everything
+outside ``action_mask`` is 0. Masks come from lengths, never from a search for a token id.
+
+What an optimizer sees (``Rollout``, ``Batch``) is free of text: ``inputs`` is opaque to it and is read by the policy
+alone, so the same optimizer trains a language model or a CartPole controller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from lmrl.errors import LmrlError
+
+Record = TypeVar("Record")
+
+
+class Inputs(Protocol):
+    """What a policy needs to recompute the log-probabilities of a batch's actions; opaque to optimizers."""
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions that the policy computes for each row, (B,): what a microbatch is measured by."""
+        ...
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Prompts and sampled tokens, both right-padded with 0.
+
+    Shapes: ``prompt_ids`` (B, P) int64, ``prompt_lengths`` (B,) int64, ``response_ids`` (B, T) int64,
+    ``response_lengths`` (B,) int64.
+    """
+
+    prompt_ids: Tensor
+    prompt_lengths: Tensor
+    response_ids: Tensor
+    response_lengths: Tensor
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Tokens of prompt and response, (B,)."""
+        return self.prompt_lengths + self.response_lengths
+
+    def select(self, rows: Tensor) -> TextInputs:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a decode engine returns: tokens, who sampled them how likely, and how each row ended.
+
+    ``behavior_logprobs`` (B, T) float32 is the log-probability under the distribution that the token was drawn from.
+    ``finish_reasons`` (B,) int8 holds ``lmrl.engines.FinishReason`` codes. ``group`` (B,) int64 numbers the prompts:
+    rows with one number share a prompt.
+    """
+
+    inputs: TextInputs
+    action_mask: Tensor
+    behavior_logprobs: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finish_reasons: Tensor
+    group: Tensor
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples with their text and scores.
+
+    ``scores`` (B,): the reward of the whole response. ``scored`` (B,) bool is False where there is none, because the
+    response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
+    the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
+    not apply, and 0 in truncated rows, which the reward is not called with.
+    """
+
+    samples: Samples
+    prompts: list[str]
+    responses: list[str]
+    scores: Tensor
+    score_parts: Mapping[str, Tensor]
+    scored: Tensor = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.scored is None:
+            object.__setattr__(self, "scored", ~self.samples.truncated)
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+
+class UndeclaredNeed(LmrlError, AttributeError):
+    """An optimizer read a field that its spec does not declare a need for."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What an optimizer's ``advantages`` receives: B episodes of at most T steps.
+
+    Shapes: ``action_mask`` (B, T) bool, ``behavior_logprobs`` (B, T), ``rewards`` (B, T) with the KL shaping already in
+    when it is placed in the reward, ``scores`` (B,) the unshaped return of each episode, ``terminated`` and
+    ``truncated`` (B,) bool, ``group`` (B,) int64. ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state
+    after the last action, used for truncated rows) and ``reference_logprobs`` (B, T) exist when the optimizer's spec
+    declares the need; reading them otherwise raises ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score
+    of the greedy answer to each row's prompt, NaN where that answer has none.
+
+    ``scored`` (B,) bool is True where the episode has a score; elsewhere ``scores`` is 0 and means nothing: leave these
+    rows out of every mean, pair and comparison. It defaults to ``~truncated``, because a truncated row's score is
+    withheld; pass ``scored`` where truncated episodes have their rewards. ``loss_mask`` (B, T) bool, a subset of
+    ``action_mask``, marks the actions that enter the loss and its counts. By default these are the actions of rows
+    with a known return: scored rows and, where there are ``values``, truncated rows, whose return is bootstrapped.
+    """
+
+    inputs: Any
+    action_mask: Tensor
+    behavior_logprobs: Tensor
+    rewards: Tensor
+    scores: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    group: Tensor
+    declared: Mapping[str, Tensor] = field(default_factory=dict)
+    scored: Tensor = None  # type: ignore[assignment]  # set below
+    loss_mask: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        scored = ~self.truncated if self.scored is None else self.scored
+        mask = self.loss_mask
+        if mask is None:
+            mask = (scored | self.truncated if "values" in self.declared else scored)[:, None]
+        object.__setattr__(self, "scored", scored)
+        object.__setattr__(self, "loss_mask", self.action_mask & mask)
+
+    @property
+    def values(self) -> Tensor:
+        """Value estimates before each action, (B, T)."""
+        return self._declared("values")
+
+    @property
+    def bootstrap_values(self) -> Tensor:
+        """Value estimates of the state after each row's last action, (B,)."""
+        return self._declared("bootstrap_values")
+
+    @property
+    def reference_logprobs(self) -> Tensor:
+        """The frozen reference's log-probabilities of the sampled actions, (B, T)."""
+        return self._declared("reference_logprobs")
+
+    @property
+    def greedy_scores(self) -> Tensor:
+        """The score of the greedy answer to each row's prompt, (B,)."""
+        return self._declared("greedy_scores")
+
+    def _declared(self, name: str) -> Tensor:
+        if name not in self.declared:
+            need = {"reference_logprobs": "reference", "greedy_scores": "greedy_scores"}.get(name, "values")
+            raise UndeclaredNeed(
+                f"rollout.{name} was read, but the optimizer's spec does not declare it; "
+                f"register it with Needs({need}=True)"
+            )
+        return self.declared[name]
+
+    def __len__(self) -> int:
+        return int(self.action_mask.shape[0])
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What an optimizer's ``advantages`` returns.
+
+    ``advantages`` (B, T) weights each action; ``extra`` holds any further columns, (B, T) or (B,), that its ``loss``
+    reads back as ``batch["name"]`` (value targets, say); ``metrics`` are columns to log, (B, T) or (B,).
+    """
+
+    advantages: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a rollout with their advantages, as handed to ``loss``."""
+
+    rollout: Rollout
+    advantages: Tensor
+    extra: Mapping[str, Tensor]
+    means: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_rollout(cls, rollout: Rollout, advantages: Advantages) -> Batch:
+        """Join a rollout and its advantages; both are detached from any graph."""
+        return cls(
+            rollout,
+            advantages.advantages.detach(),
+            {name: column.detach() for name, column in advantages.extra.items()},
+        )
+
+    @property
+    def inputs(self) -> Any:
+        """What the policy reads; opaque to optimizers."""
+        return self.rollout.inputs
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the actions that the policy took, (B, T)."""
+        return self.rollout.action_mask
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """True on the actions that enter the loss and its counts, (B, T): a subset of ``action_mask``."""
+        return self.rollout.loss_mask
+
+    @property
+    def behavior_logprobs(self) -> Tensor:
+        """Log-probabilities under the distribution that was sampled from, (B, T)."""
+        return self.rollout.behavior_logprobs
+
+    @property
+    def group(self) -> Tensor:
+        """Which rows share a prompt, (B,)."""
+        return self.rollout.group
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions that the policy computes for each row, (B,)."""
+        lengths: Tensor = self.rollout.inputs.row_lengths
+        return lengths
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.extra:
+            raise KeyError(f"no column {name!r}; this optimizer's advantages() returned {sorted(self.extra)}")
+        return self.extra[name]
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+    def select(self, rows: Tensor) -> Batch:
+        """Return the rows with these indices."""
+        return select_record(self, rows)
+
+
+def select_record(record: Record, rows: Tensor) -> Record:
+    """Index every tensor and list of a dataclass (and of its nested records and mappings) by row."""
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.index_select(0, rows)
+        if isinstance(value, list):
+            return [value[row] for row in rows.tolist()]
+        if isinstance(value, Mapping):
+            return {key: pick(item) for key, item in value.items()}
+        if hasattr(value, "select"):
+            return value.select(rows)
+        return value
+
+    values = {f.name: pick(getattr(record, f.name)) for f in dataclasses.fields(record)}  # type: ignore[arg-type]
+    return type(record)(**values)
+
+
+def join_records(records: Sequence[Record]) -> Record:
+    """Return the rows of several records of one type below each other; narrower (B, T) columns are padded with 0."""
+
+    def join(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor) and first.ndim == 2:
+            width = max(value.shape[1] for value in values)
+            return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[1])) for value in values])
+        if isinstance(first, Tensor):
+            return torch.cat(values)
+        if isinstance(first, list):
+            return [item for value in values for item in value]
+        if isinstance(first, Mapping):
+            return {key: join([value[key] for value in values]) for key in first}
+        if dataclasses.is_dataclass(first):
+            return join_records(values)
+        return first
+
+    names = [f.name for f in dataclasses.fields(records[0])]  # type: ignore[arg-type]
+    return type(records[0])(**{name: join([getattr(record, name) for record in records]) for name in names})
+
+
+def with_group(scored: Scored, group: Tensor) -> Scored:
+    """Return the same rows with other group numbers, (B,)."""
+    return dataclasses.replace(scored, samples=dataclasses.replace(scored.samples, group=group))
+
+
+def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
+    """Return index tensors that cover all rows, each of rows of like length.
+
+    A piece is cut where (rows x longest row), the positions computed for it with padding, would exceed
+    ``token_budget``; a single row may. Reads the lengths on the host.
+    """
+    order = torch.argsort(lengths, stable=True)
+    cuts, first = [], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place > first and (place - first + 1) * length > token_budget:
+            cuts.append(place)
+            first = place
+    return list(order.tensor_split(cuts))
+
+
+def split_by_prompt(inputs: TextInputs, token_budget: int) -> list[Tensor]:
+    """Return index tensors that cover all rows, of ``token_budget`` tokens at most, where equal prompts count once.
+
+    Rows with one prompt stay together where they fit into a piece, and are cut where they do not; a single row may
+    exceed the budget. Reads the prompts on the host.
+    """
+    prompt_lengths, lengths = inputs.prompt_lengths.tolist(), inputs.response_lengths.tolist()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, ids in enumerate(inputs.prompt_ids.tolist()):
+        groups.setdefault(tuple(ids[: prompt_lengths[row]]), []).append(row)
+    pieces: list[list[int]] = []
+    left = 0
+    for prompt, rows in groups.items():
+        whole = len(prompt) + sum(lengths[row] for row in rows)
+        joined = bool(pieces) and whole <= left
+        if joined:
+            left -= len(prompt)
+        for row in rows:
+            if not joined or lengths[row] > left:
+                pieces.append([])
+                left, joined = token_budget - len(prompt), True
+            pieces[-1].append(row)
+            left -= lengths[row]
+    return [torch.tensor(piece, device=inputs.prompt_ids.device) for piece in pieces]
+
+
+def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
+    """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
+    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

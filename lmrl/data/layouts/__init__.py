@@ -1,0 +1,1 @@
+"""Layouts of rows: from named columns to prompts, answers and rankings."""

@@ -1,0 +1,1 @@
+"""Loading rows: files, folders, compressed streams, tables and data sets."""

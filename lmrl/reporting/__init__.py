@@ -1,0 +1,1 @@
+"""Reports: pages of tables and images, curves of a run."""

@@ -1,0 +1,1 @@
+"""Rewards that compare the response with an answer of the data."""

@@ -1,0 +1,1 @@
+"""Rewards of the embedded story world, and sentiment by a lexicon."""

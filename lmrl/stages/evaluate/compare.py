@@ -1,0 +1,304 @@
+"""The same questions answered side by side by several models: the table with which people judge them.
+
+Models are loaded one after the other, and all of them draw with the same random numbers, so that two equal models give
+equal answers. Leaves out statistics (``lmrl.stages.evaluate.stage``) and how the table is shown (``compare_pages``, the
+command).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lmrl.data import PromptSettings, load_rows
+from lmrl.data.layouts.parts import template_variables
+from lmrl.data.loading.sources import is_table
+from lmrl.engines.settings import SamplingSettings
+from lmrl.engines.texts import Completion, sample_texts
+from lmrl.errors import PromptError, SettingsError
+from lmrl.models.loading import LanguageModel, load
+from lmrl.rewards.offered import sampled_columns
+from lmrl.rewards.resolve import resolve as resolve_reward
+from lmrl.rewards.scorable import scorable_rows
+from lmrl.seeds import derive_seed
+from lmrl.stages.asking import (
+    Asked,
+    answer_spec,
+    as_messages,
+    ask,
+    chats,
+    in_chat,
+    model_path,
+    require_different,
+    short_names,
+)
+from lmrl.stages.evaluate.scores import sequence_logprobs, why_no_kl
+from lmrl.text.card import ModelCard, load_card
+from lmrl.text.conversation import with_variables
+from lmrl.text.weight_files import require_all_weights
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer; ``kl`` is log pi - log pi_ref summed over its tokens, in nats."""
+
+    text: str
+    tokens: int
+    ended: bool
+    reward: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model of the table; ``chatted`` says whether a chat template asked it, or its text was completed."""
+
+    name: str
+    path: str
+    chatted: bool
+
+    @property
+    def heading(self) -> str:
+        """The name, with a word for a model that only completes."""
+        return self.name if self.chatted else f"{self.name} (completes)"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Answers of several models to the same prompts: ``answers[i][j]`` is model j's to prompt i."""
+
+    prompts: list[str]
+    columns: list[Column]
+    answers: list[list[Answer]]
+    sampling: SamplingSettings
+    seed: int
+    system: str = ""
+    reward: str = ""
+    reference: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def mean(self, column: int, what: str) -> float | None:
+        """Return the mean ``"reward"`` or ``"kl"`` of the model's answers that have one, None where none has."""
+        values = [value for row in self.answers if (value := getattr(row[column], what)) is not None]
+        return sum(values) / len(values) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON."""
+        return asdict(self)
+
+
+def compare(
+    models: Sequence[str | Path],
+    prompts: Any,
+    *,
+    names: Sequence[str] = (),
+    system: str = "",
+    sampling: SamplingSettings | None = None,
+    seed: int = 0,
+    reward: Any = None,
+    reward_settings: Mapping[str, Any] | None = None,
+    reference: str | Path = "",
+    complete: bool = False,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    plugins: Any = None,
+    progress: bool = True,
+) -> SideBySide:
+    """Answer every prompt with every model.
+
+    ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with. A
+    prompt is a text, a conversation of messages, or a row with a ``prompt`` and columns for the reward; ``prompts`` may
+    also be a path or a table of pandas or ``datasets``. A model with a chat template is asked through it (unless
+    ``complete``), any other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to
+    the reference.
+
+    Raises ``SettingsError``, ``ModelError`` or ``PromptError`` before any weights are loaded.
+    """
+    sampling = sampling or SamplingSettings(max_new_tokens=128)
+    rows = _rows(prompts)
+    judge = None if reward is None else resolve_reward(reward, reward_settings, plugins)
+    if judge is not None:
+        origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
+        rows = [rows[place] for place in scorable_rows([judge], _reward_columns(rows), origins)]
+    columns, cards = _columns(models, names, complete, trust_remote_code)
+    asked = [[ask(card, row["prompt"], system, complete) for row in rows] for card in cards]
+    reference_path = model_path(reference) if str(reference) else ""
+    reference_card = load_card(reference_path, trust_remote_code=trust_remote_code) if reference_path else None
+    require_all_weights(filter(None, [*(column.path for column in columns), reference_path]))
+    notes = _notes(columns, system, sampling, bool(reference_path))
+    completions: list[list[Completion]] = []
+    own: list[list[float]] = []
+    bar = tqdm(total=len(columns), desc="compare", unit="model", disable=not progress)
+    with bar:
+        for column, card, questions in zip(columns, cards, asked, strict=True):
+            bar.set_postfix_str(column.name)
+            model = load(column.path, device=torch_device(device), trust_remote_code=trust_remote_code)
+            spec = answer_spec(sampling, card, in_chat(card, questions))
+            ids = [question.ids for question in questions]
+            completions.append(sample_texts(model, ids, spec, derive_seed(seed, "compare")))
+            own.append(own_logprobs(model, ids, completions[-1], sampling.temperature) if reference_path else [])
+            del model
+            _free()
+            bar.update()
+    kl: list[list[float] | None] = [None] * len(columns)
+    if reference_card is not None:
+        scorer = load(reference_path, device=torch_device(device), trust_remote_code=trust_remote_code)
+        for place, card in enumerate(cards):
+            sampled = [(q.ids, c.ids) for q, c in zip(asked[place], completions[place], strict=True)]
+            if reason := why_no_kl(card, reference_card, sampled):
+                notes.append(f"{columns[place].name} {reason}")
+                continue
+            others = sequence_logprobs(scorer, sampled, sampling.temperature)
+            kl[place] = [mine - other for mine, other in zip(own[place], others, strict=True)]
+    rewards = [
+        None
+        if judge is None
+        else _rewards(judge, card, rows, questions, answers, system, any(c.chatted for c in columns))
+        for card, questions, answers in zip(cards, asked, completions, strict=True)
+    ]
+    answers = [
+        [
+            Answer(
+                text=completions[j][i].text,
+                tokens=len(completions[j][i].ids),
+                ended=completions[j][i].ended,
+                reward=_at(rewards[j], i),
+                kl=_at(kl[j], i),
+            )
+            for j in range(len(columns))
+        ]
+        for i in range(len(rows))
+    ]
+    return SideBySide(
+        prompts=[shown(row["prompt"]) for row in rows],
+        columns=columns,
+        answers=answers,
+        sampling=sampling,
+        seed=seed,
+        system=system,
+        reward="" if judge is None else judge.name,
+        reference=str(reference) if reference_path else "",
+        notes=notes,
+    )
+
+
+def own_logprobs(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], temperature: float
+) -> list[float]:
+    """Return log pi of each completion, summed: under what it was drawn from, or at temperature 1 if it was greedy."""
+    if temperature == 0:
+        rows = [(prompt, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
+        return sequence_logprobs(model, rows)
+    return [math.fsum(completion.logprobs) for completion in completions]
+
+
+def torch_device(device: str) -> torch.device:
+    """Return the device that a setting ("auto", "cpu", or a name of torch's) stands for.
+
+    Raises ``SettingsError`` for a name that torch does not know and a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        raise SettingsError(
+            f"the device is {device!r}, which cannot be used here; expected auto, cpu, or one of {gpus} GPUs"
+            + (" (cuda, cuda:1 and so on)" if gpus else "")
+        ) from error
+    return found
+
+
+def shown(prompt: Any) -> str:
+    """Return a prompt as people read it: a text, or a conversation with the speakers' names."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+def _rows(prompts: Any) -> list[dict[str, Any]]:
+    rows = load_rows(PromptSettings(), prompts) if is_table(prompts) else []
+    rows = rows or [dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
+    if not rows:
+        raise PromptError("there is no prompt to answer; give at least one")
+    for number, row in enumerate(rows, start=1):
+        if not row.get("prompt") or not shown(row["prompt"]).strip():
+            raise PromptError(f"prompt {number} is empty; expected a text or messages")
+        variables = template_variables(row)
+        if variables:
+            row["prompt"] = with_variables(as_messages(row["prompt"]), variables)
+    return rows
+
+
+def _columns(
+    models: Sequence[str | Path], names: Sequence[str], complete: bool, trust_remote_code: bool
+) -> tuple[list[Column], list[ModelCard]]:
+    if not models:
+        raise SettingsError("no model was named; expected at least one folder or hub id")
+    if names and len(names) != len(models):
+        raise SettingsError(f"{len(names)} names were given for {len(models)} models; expected one for each")
+    paths = [model_path(model) for model in models]
+    require_different(names)
+    found = list(names) or short_names([str(model) or "stories" for model in models])
+    cards = [load_card(path, trust_remote_code=trust_remote_code) for path in paths]
+    columns = [
+        Column(name, path, chats(card) and not complete) for name, path, card in zip(found, paths, cards, strict=True)
+    ]
+    return columns, cards
+
+
+def _notes(columns: Sequence[Column], system: str, sampling: SamplingSettings, with_kl: bool) -> list[str]:
+    notes = []
+    plain = [column.name for column in columns if not column.chatted]
+    if plain:
+        verb = "completes" if len(plain) == 1 else "complete"
+        said = f"{', '.join(plain)} {verb} the text: no chat template, so no roles"
+        notes.append(said + (" and no system prompt" if system else ""))
+    if with_kl and sampling.temperature == 0:
+        notes.append("KL of greedy answers is the log-ratio of that one answer at temperature 1, no expectation")
+    return notes
+
+
+def _rewards(
+    judge: Any,
+    card: ModelCard,
+    rows: Sequence[Mapping[str, Any]],
+    questions: Sequence[Asked],
+    answers: Sequence[Completion],
+    system: str,
+    as_chat: bool,
+) -> list[float | None]:
+    columns = _reward_columns(rows)
+    if as_chat:  # the same for every model, whatever it was asked through: a learned reward has a template of its own
+        columns["prompt_messages"] = [list(as_messages(row["prompt"], system)) for row in rows]
+    ids, sampled = [question.ids for question in questions], [answer.ids for answer in answers]
+    columns |= sampled_columns(judge, card.codec, ids, sampled, [answer.finish for answer in answers])
+    texts = [question.text for question in questions]
+    scores: list[float | None] = judge(texts, [answer.text for answer in answers], columns).given()
+    return scores
+
+
+def _reward_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "prompt"))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _at(values: Sequence[float | None] | None, index: int) -> float | None:
+    return None if values is None else values[index]
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

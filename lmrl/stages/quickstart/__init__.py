@@ -1,0 +1,1 @@
+"""Run every stage on the embedded stories."""

@@ -1,0 +1,1 @@
+"""Optimise a policy by reinforcement learning."""

@@ -1,0 +1,177 @@
+"""The configuration of the RL stage: one dataclass per section of the recipe; field docstrings are the help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from lmrl.algorithms.kl import KLSettings
+from lmrl.config import PluginChoice, all_but, choice, only_if
+from lmrl.data.layouts.rows import RowSettings
+from lmrl.engines.settings import SamplingSettings
+from lmrl.rewards.scorable import OnUnreadable
+from lmrl.training.settings import CheckpointSettings, RunSettings, require_at_least
+
+if TYPE_CHECKING:
+    from lmrl.plugins import PluginManager
+
+
+@dataclass
+class TrainSettings:
+    """Size of a batch and how parameters move."""
+
+    updates: int = 100
+    """Number of rollout batches to sample and learn from."""
+    prompts_per_update: int = 64
+    """Prompts per rollout batch, over all ranks."""
+    group_size: int = 1
+    """Responses sampled per prompt."""
+    microbatch_tokens: int = 0
+    """Tokens per forward and backward pass, a prompt that rows share counted once (with models whose rows cannot be
+    packed: positions, padding included). A memory limit that changes no gradient. 0: as microbatch_memory says."""
+    microbatch_memory: float = 0.0
+    """GiB that may be kept for a backward pass; tokens are measured by it at the start. 0: on a GPU 0.4 of what is free
+    beside gradients and AdamW's moments; on a CPU 2048 tokens, which measured fastest."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the policy."""
+    value_learning_rate: float = 1e-3
+    """Peak learning rate of the value head, which starts at zero."""
+    separate_critic: bool = False
+    """Give the value function a trunk of its own, a copy of the starting policy's, instead of the policy's."""
+    resamples: int = 3
+    """For optimizers that sample uninformative groups anew: how often at the most in one update."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 switches it off."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    adam_beta2: float = 0.95
+    """AdamW's decay of the gradient's second moment."""
+
+    def __post_init__(self) -> None:
+        require_at_least("train", self, {"updates": 1, "prompts_per_update": 1, "group_size": 1})
+        optional = (
+            "microbatch_tokens",
+            "microbatch_memory",
+            "resamples",
+            "warmup_updates",
+            "max_gradient_norm",
+            "weight_decay",
+        )
+        require_at_least("train", self, dict.fromkeys(("learning_rate", "value_learning_rate", *optional), 0))
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(not self.microbatch_tokens, "microbatch_tokens=0", "microbatch_memory")
+
+
+@dataclass
+class ScoringSettings:
+    """When and where rewards are called."""
+
+    concurrency: Literal["auto", "none", "thread", "process"] = "auto"
+    """none: once per batch, after the sampling; thread, process: in a pool, with each row as soon as it is complete,
+    while the others are still sampled. Only for rewards that score each row by itself. auto: what the reward says of
+    itself, which is none unless its author has thought about it."""
+    workers: int = 8
+    """Threads, or processes, of that pool."""
+    on_unreadable: OnUnreadable = "skip"
+    """Rows of the data whose answer a reward cannot read: skip counts and names them before the run, error refuses
+    them."""
+
+    def __post_init__(self) -> None:
+        require_at_least("scoring", self, {"workers": 1})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.concurrency != "none", "concurrency=thread or process", "workers")
+
+
+@dataclass
+class EvaluationSettings:
+    """Evaluation on prompts that training never sees."""
+
+    every: int = 10
+    """Updates between evaluations; the first and the last are always made. 0: only those two."""
+    prompts: int = 64
+    """Prompts held out of the data; 0 switches evaluation off."""
+    samples_per_prompt: int = 1
+    """Responses per held-out prompt."""
+    show: int = 3
+    """Sample texts that are stored and shown."""
+
+    def __post_init__(self) -> None:
+        require_at_least("evaluation", self, {"every": 0, "prompts": 0, "samples_per_prompt": 1, "show": 0})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.prompts > 0, "prompts above 0", *all_but(self, "prompts"))
+
+
+@dataclass
+class LearningData(RowSettings):
+    """What optimizers that do not sample learn from; see docs/datasets.md for the shapes."""
+
+    pairs: Literal["all", "best_worst"] = "all"
+    """Of each ranking: every pair of answers of different rank, or the best and the worst one."""
+
+
+@dataclass
+class RLConfig:
+    """Everything that `lmrl rl` can be told."""
+
+    model: str = ""
+    """Folder or hub id of a causal language model; empty is the embedded story model."""
+    reference: str = ""
+    """Folder or hub id of the frozen reference; empty is the starting policy itself."""
+    trust_remote_code: bool = False
+    """Run Python code that a model or tokenizer comes with; read that code first."""
+    run: RunSettings = field(default_factory=RunSettings)
+    prompts: PluginChoice = choice("dataset", "stories")
+    engine: PluginChoice = choice("engine", "transformers")
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    reward: PluginChoice = choice("reward", "happy_end", instead="reward_weights")
+    reward_weights: dict[str, float] = field(default_factory=dict)
+    """Several rewards at once: name = weight; used instead of reward.name when not empty."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    kl: KLSettings = field(default_factory=KLSettings)
+    optimizer: PluginChoice = choice("optimizer", "ppo")
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    data: LearningData = field(default_factory=LearningData)
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Experiment trackers besides metrics.jsonl, by name."""
+    tracker: PluginChoice = choice("tracker", "", instead="trackers")
+
+    def unread_sections(self, plugins: PluginManager) -> dict[str, str]:
+        """Return the settings that nothing reads because of another section, each with the one that it needs."""
+        optimizer, settings = self.optimizer.resolve(plugins)
+        needs = optimizer.needs
+        samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
+        reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
+        found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
+        found |= only_if(samples, "the optimizer.name of one that samples", "kl", "train.group_size", "train.resamples")
+        found |= only_if(
+            needs.experience == "preferences", "the optimizer.name of one that learns from pairs", "data.pairs"
+        )
+        built = optimizer.build(settings)
+        dynamic = built.defines("informative") and getattr(settings, "dynamic_sampling", True)
+        found |= only_if(dynamic, "an optimizer with dynamic sampling", "train.resamples")
+        if samples:
+            pairs = built.defines("pairs")
+            found |= only_if(not pairs, "the optimizer.name of one that does not learn from pairs", "kl")
+            penalized = pairs or optimizer.reads_rewards or self.kl.placement == "loss"
+            penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
+            found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)
+        values = "the optimizer.name of one with a value function"
+        found |= only_if(needs.values or needs.action_values, values, "train.value_learning_rate")
+        found |= only_if(needs.values, values, "train.separate_critic")
+        used = ("reward", "reward_weights", "engine", "scoring")
+        found |= only_if(samples or evaluates, "evaluation.prompts above 0", *used)
+        return found | only_if(not self.reward_weights, "reward_weights left out", "reward.name")

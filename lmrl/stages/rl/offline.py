@@ -1,0 +1,238 @@
+"""Data for optimizers that do not sample: pairs, labelled and rewarded answers as batches of token ids.
+
+Rows are encoded once, as fine-tuning and reward models encode them. The reference's log-probabilities of a row are
+computed when it is first drawn and kept, so no epoch repeats them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.data.logged import load_logged
+from lmrl.data.notes import log_notes
+from lmrl.data.prompts import dropped_keys
+from lmrl.data.rankings import load_rankings
+from lmrl.data.records import Answer, Prompt
+from lmrl.data.splitting import digest_of
+from lmrl.errors import DataError
+from lmrl.specs import Needs
+from lmrl.stages.rl.config import LearningData
+from lmrl.text.card import ModelCard
+from lmrl.text.chat_template import response_row
+from lmrl.text.turns import holds_turns, with_turn_end
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[tuple[int, ...], tuple[int, ...]]
+"""The ids of a prompt and of an answer, its end included."""
+Scorer = Callable[[TextInputs], Tensor]
+"""Returns the reference's log-probabilities, (B, T)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one loss is about: the rows (chosen and rejected, or one answer), and what it got."""
+
+    rows: tuple[Row, ...]
+    reward: float = 0.0
+
+
+class OfflineData:
+    """Items of one kind of experience; ``batch(indices)`` makes of them what ``loss`` is given."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        needs: Needs,
+        scorer: Scorer | None,
+        device: torch.device,
+        context_length: int | None = None,
+    ) -> None:
+        self.items = list(items)
+        self.needs = needs
+        self.scorer = scorer if needs.reference else None
+        self.device = device
+        self.context_length = context_length
+        self._reference: dict[Row, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the rows: a resumed run refuses changed data."""
+        return digest_of([[list(map(list, row)) for row in item.rows], item.reward] for item in self.items)
+
+    def in_turns(self, card: ModelCard) -> bool:
+        """Return whether the rows are conversations: they hold the end-of-turn token of the card's template."""
+        return holds_turns(card, (ids for item in self.items for row in item.rows for ids in row))
+
+    def batch(self, indices: Sequence[int]) -> Experience:
+        """Return the items at these indices."""
+        items = [self.items[index] for index in indices]
+        if self.needs.experience == "preferences":
+            return PairBatch(
+                self._responses([item.rows[0] for item in items]), self._responses([item.rows[1] for item in items])
+            )
+        rows = [item.rows[0] for item in items]
+        if self.needs.experience == "trajectories":
+            return self._trajectories(rows, [item.reward for item in items])
+        # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1), as far as it has room.
+        mismatched = [
+            (row[0], other[1][: self._room(row)]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+        ]
+        desirable = torch.tensor([item.reward > 0 for item in items], device=self.device)
+        return LabelledBatch(self._responses(rows), desirable, self._responses(mismatched))
+
+    def _trajectories(self, rows: Sequence[Row], rewards: Sequence[float]) -> TrajectoryBatch:
+        """Return answers with their rewards on the last token, which ends each of them."""
+        responses = self._responses(rows)
+        last = responses.inputs.response_lengths[:, None] - 1
+        column = torch.tensor(rewards, device=self.device)[:, None]
+        spread = torch.zeros(responses.action_mask.shape, device=self.device).scatter(1, last, column)
+        return TrajectoryBatch(responses, spread, torch.ones(len(rows), dtype=torch.bool, device=self.device))
+
+    def _room(self, row: Row) -> int | None:
+        return None if self.context_length is None else self.context_length - len(row[0])
+
+    def _responses(self, rows: Sequence[Row]) -> Responses:
+        inputs = text_inputs(rows, self.device)
+        mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+        declared = {} if self.scorer is None else {"reference_logprobs": self._scored(rows, inputs)}
+        return Responses(inputs, mask, declared)
+
+    def _scored(self, rows: Sequence[Row], inputs: TextInputs) -> Tensor:
+        assert self.scorer is not None
+        new = [place for place, row in enumerate(rows) if row not in self._reference]
+        if new:
+            found = self.scorer(inputs.select(torch.tensor(new, device=self.device))).cpu()
+            for place, logprobs in zip(new, found, strict=True):
+                self._reference[rows[place]] = logprobs[: len(rows[place][1])].clone()
+        width = inputs.response_ids.shape[1]
+        table = torch.zeros(len(rows), width)
+        for place, row in enumerate(rows):
+            table[place, : len(row[1])] = self._reference[row]
+        return table.to(self.device)
+
+
+def text_inputs(rows: Sequence[Row], device: torch.device) -> TextInputs:
+    """Return rows of ids as right-padded tensors."""
+
+    def padded(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(ids) for ids in lists])
+        table = torch.zeros(len(lists), int(lengths.max()), dtype=torch.long)
+        for place, ids in enumerate(lists):
+            table[place, : len(ids)] = torch.tensor(ids)
+        return table.to(device), lengths.to(device)
+
+    return TextInputs(*padded([row[0] for row in rows]), *padded([row[1] for row in rows]))
+
+
+def load_offline(
+    settings: LearningData, source: Any, card: ModelCard, needs: Needs, scorer: Scorer, device: torch.device
+) -> OfflineData:
+    """Read and encode what the optimizer learns from; what does not fit the context is left out and counted.
+
+    Raises ``DataError`` when the data cannot be read, are of another kind, or nothing is left.
+    """
+    records = READERS[needs.experience](settings, source)
+    card = with_turn_end(card)  # a text that ends with the end of a turn gets no EOS behind it
+    skipped: Counter[str] = Counter()
+    items, first_error = [], ""
+    for prompt, answers, reward in records:
+        try:
+            rows = tuple(_row(card, prompt, answer) for answer in answers)
+        except DataError as error:
+            first_error = first_error or str(error)
+            skipped["cannot be rendered"] += 1
+            continue
+        if any(len(asked) + len(answer) > card.context_length for asked, answer in rows):
+            skipped["too long for the context"] += 1
+            continue
+        items.append(Item(rows, reward))
+    conversations = [item for prompt, answers, _ in records for item in (prompt, *answers)]
+    log_notes(logger, dropped_keys(card.codec, conversations, "the data"))
+    if not items:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
+        raise DataError(
+            f"none of {len(records)} rows can be read by {card.path}, whose context is {card.context_length} tokens: "
+            f"{reasons}. {first_error}"
+        )
+    if skipped:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
+        logger.warning("%d of %d rows were left out: %s", len(records) - len(items), len(records), reasons)
+    return OfflineData(items, needs, scorer, device, card.context_length)
+
+
+Record = tuple[Prompt, tuple[Answer, ...], float]
+
+
+def _pairs(settings: LearningData, source: Any) -> list[Record]:
+    try:
+        found = load_rankings(source, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error} This optimizer learns from pairs or rankings of answers. Answers that are labelled one by one "
+            "make pairs only where a prompt has a good and a bad one; other optimizers learn from such labels."
+        ) from error
+    log_notes(logger, found.notes)
+    records: list[Record] = []
+    for ranking in found.rankings:
+        pairs = ranking.pairs()
+        if settings.pairs == "best_worst":
+            pairs = [(ranking.ranks.index(0), ranking.ranks.index(max(ranking.ranks)))]
+        records += [(ranking.prompt, (ranking.completions[a], ranking.completions[b]), 0.0) for a, b in pairs]
+    return records
+
+
+def _labelled(settings: LearningData, source: Any) -> list[Record]:
+    found = load_logged("label", source, settings)
+    log_notes(logger, found.notes)
+    good = sum(answer.reward > 0 for answer in found.answers)
+    if good in (0, len(found)):
+        raise DataError(
+            f"all {len(found)} answers are labelled {'good' if good else 'bad'}; expected both kinds, because the loss "
+            "sets one against the other. `lmrl sft` imitates good answers alone."
+        )
+    return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+
+
+def _rewarded(settings: LearningData, source: Any) -> list[Record]:
+    try:
+        found = load_logged("reward", source, settings)
+    except DataError as error:
+        raise DataError(
+            f"{error} This optimizer learns from answers with the reward that each got: give rows with prompt, "
+            "completion and reward, or rankings with scores, as `lmrl prefer` writes them when a reward ranks."
+        ) from error
+    log_notes(logger, found.notes)
+    rewards = {answer.reward for answer in found.answers}
+    if len(rewards) == 1:
+        raise DataError(
+            f"all {len(found)} answers have the reward {rewards.pop():g}; expected different ones, because there is "
+            "nothing to prefer among them. `lmrl sft` imitates answers that are all good."
+        )
+    return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+
+
+READERS: dict[str, Callable[[LearningData, Any], list[Record]]] = {
+    "preferences": _pairs,
+    "labelled": _labelled,
+    "trajectories": _rewarded,
+}
+"""What reads the records of each kind of experience."""
+
+
+def _row(card: ModelCard, prompt: Prompt, answer: Answer) -> Row:
+    asked, said = response_row(card.codec, card.eos_ids, prompt, answer)
+    if not asked:
+        raise DataError("a prompt without tokens; expected at least one.")
+    return tuple(asked), tuple(said)

@@ -1,0 +1,97 @@
+"""Sampling groups anew that say nothing to the optimizer (dynamic sampling; Yu et al. 2025, DAPO, sec. 3.2).
+
+Every rank keeps its number of rows and takes part in every round, so that collectives have the same shape everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lmrl.algorithms.optimizer import PolicyOptimizer
+from lmrl.algorithms.rollout import Scored, join_records, with_group
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+
+MorePrompts = Callable[[int, int], PromptBatch]
+"""(round, number of prompts) -> so many further prompts, each as often as the group size says."""
+
+
+def resample(
+    maker: RolloutMaker,
+    optimizer: PolicyOptimizer,
+    scored: Scored,
+    prompts: PromptBatch,
+    more: MorePrompts,
+    seeds: Callable[[int], int],
+    rounds: int,
+    accelerator: Any,
+) -> tuple[Scored, PromptBatch, int]:
+    """Replace uninformative groups by informative ones of new prompts.
+
+    Each round samples as many new prompts as the rank that lacks most still lacks. Returns this rank's rows and
+    prompts, and how many groups of all ranks have stayed uninformative.
+    """
+
+    def lacking() -> torch.Tensor:
+        count: torch.Tensor = accelerator.gather((~_informative_groups(optimizer, scored)).sum()[None])
+        return count
+
+    for number in range(rounds):
+        most = int(lacking().max())
+        if most == 0:
+            break
+        fresh_prompts = more(number, most)
+        fresh = maker.sample(fresh_prompts, seeds(number))
+        scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
+    return scored, prompts, int(lacking().sum())
+
+
+def _informative_groups(optimizer: PolicyOptimizer, scored: Scored) -> torch.Tensor:
+    """Say of each group, in the order of its number, whether all its rows are informative.
+
+    Unscored rows are ignored; a group of only these is uninformative.
+    """
+    group, seen = scored.samples.group, scored.scored
+    labels, place = group.unique(return_inverse=True)
+    votes = torch.zeros(len(labels), 2, dtype=torch.long, device=group.device)
+    if bool(seen.any()):
+        rows = optimizer.informative(scored.scores[seen], group[seen])
+        votes = votes.index_add(0, place[seen], torch.stack([rows, ~rows], dim=1).long())
+    return (votes[:, 0] > 0) & (votes[:, 1] == 0)
+
+
+def _exchange(
+    optimizer: PolicyOptimizer, old: Scored, old_prompts: PromptBatch, new: Scored, new_prompts: PromptBatch
+) -> tuple[Scored, PromptBatch]:
+    """Put informative new groups in the place of uninformative old ones, as far as they go."""
+    free = (~_informative_groups(optimizer, old)).nonzero().squeeze(1).tolist()
+    found = _informative_groups(optimizer, new).nonzero().squeeze(1).tolist()
+    old_rows, new_rows = _rows_of_groups(old_prompts), _rows_of_groups(new_prompts)
+    chosen = dict(enumerate(old_rows))
+    for slot, source in zip(free, found, strict=False):
+        chosen[slot] = [len(old_prompts.groups) + row for row in new_rows[source]]
+    rows = [row for slot in sorted(chosen) for row in chosen[slot]]
+    groups = [slot for slot in sorted(chosen) for _ in chosen[slot]]
+    prompts = join_records([old_prompts, new_prompts]).select(rows)
+    prompts = PromptBatch(prompts.ids, prompts.texts, prompts.columns, groups)
+    joined = join_records(_with_the_same_parts([old, new])).select(torch.tensor(rows, device=old.scores.device))
+    return with_group(joined, torch.tensor(groups, device=old.scores.device)), prompts
+
+
+def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
+    """Return the records with NaN for terms of the reward that only others have: where all rows were truncated."""
+    names = sorted({name for record in records for name in record.score_parts})
+    return [
+        replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})
+        for record in records
+    ]
+
+
+def _rows_of_groups(prompts: PromptBatch) -> list[list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(prompts.groups):
+        rows.setdefault(group, []).append(row)
+    return [rows[group] for group in sorted(rows)]

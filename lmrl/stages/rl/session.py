@@ -1,0 +1,154 @@
+"""What an RL run holds while it goes on: this rank's batches, the rollout's numbers, and its checkpoints."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.algorithms.experience import Experience
+from lmrl.algorithms.kl import KLController
+from lmrl.algorithms.ops import masked_sum
+from lmrl.algorithms.rollout import Scored
+from lmrl.data import PromptOrder, PromptSet
+from lmrl.errors import NonFiniteError
+from lmrl.plugins import PluginManager
+from lmrl.seeds import derive_seed
+from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl.offline import OfflineData
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+from lmrl.training.checkpoint import save_checkpoint
+from lmrl.training.run import Run
+from lmrl.training.update import MetricMeans, Updater
+
+
+@dataclass
+class Session:
+    """Everything that an RL run holds while it goes on."""
+
+    config: RLConfig
+    run: Run
+    plugins: PluginManager
+    accelerator: Any
+    maker: RolloutMaker
+    updater: Updater
+    controller: KLController
+    training: PromptSet
+    training_ids: list[list[int]]
+    evaluation_batch: PromptBatch | None
+    order: PromptOrder
+    fingerprint: str
+    start_update: int = 0
+    offline: OfflineData | None = None
+    """What an optimizer that does not sample learns from."""
+    dtype: torch.dtype = torch.float32
+    """Precision of the model in checkpoints."""
+
+    @property
+    def starts_as_reference(self) -> bool:
+        """True if the initial policy is the reference model and is sampled as it is, without a mask policy."""
+        return not self.config.reference and self.maker.mask is None
+
+    def offline_batch(self, update: int) -> Experience:
+        """Return this rank's share of the data of an update (counted from 1)."""
+        assert self.offline is not None
+        return self.offline.batch(self._share(self.order.indices(update - 1)))
+
+    def further_batch(self, update: int, number: int, count: int) -> PromptBatch:
+        """Return ``count`` other prompts for this rank in a further round of sampling."""
+        chooser = random.Random(
+            derive_seed(self.config.run.seed, "further prompts", update, self.accelerator.process_index, number)
+        )
+        indices = [chooser.randrange(len(self.training)) for _ in range(count)]
+        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
+
+    def _share(self, indices: Sequence[int]) -> Sequence[int]:
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = len(indices) // ranks
+        return indices[rank * size : (rank + 1) * size]
+
+    def training_batch(self, update: int) -> PromptBatch:
+        """Return this rank's share of the prompts of an update (counted from 1)."""
+        indices = self._share(self.order.indices(update - 1))
+        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
+
+    def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
+        """Return the rollout's metrics, averaged over the rows of all ranks.
+
+        Rewards are averaged over scored rows, and each term of the reward over the rows that it applies to. A mean of
+        no rows is absent. ``rollout/scored`` is the number of scored rows.
+        """
+        from accelerate.utils import gather_object
+
+        means = MetricMeans()
+        samples = scored.samples
+        columns: dict[str, Tensor] = {
+            "rollout/reward": scored.scores.masked_fill(~scored.scored, torch.nan),
+            "rollout/kl": kl_rows,
+            "rollout/length": samples.inputs.response_lengths,
+            "rollout/terminated": samples.terminated,
+            "rollout/logprob": samples.behavior_logprobs.sum(1),
+        }
+        # A rank whose rows were all truncated has scored none and has no terms, but must sum as many numbers.
+        names = gather_object(sorted(scored.score_parts)) if self.accelerator.num_processes > 1 else scored.score_parts
+        for name in names:
+            columns[f"rollout/reward_{name}"] = scored.score_parts.get(
+                name, torch.zeros_like(scored.scores)
+            ).masked_fill(samples.truncated, torch.nan)
+        whole = ("rollout/kl", "rollout/logprob")  # a NaN in these is an error, which ends the run
+        for name, column in columns.items():
+            column = column.to(kl_rows)
+            within = torch.ones_like(scored.scored) if name in whole else ~column.isnan()
+            means.add_sum(name, masked_sum(column, within), within.sum())
+        totals = means.totals(self.accelerator)
+        numbers = {name: total / count for name, (total, count) in totals.items() if count}
+        numbers["rollout/scored"] = totals["rollout/reward"][1]
+        rows = self.config.train.prompts_per_update * self.config.train.group_size
+        return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
+
+    def refresh_mask(self, update: int) -> None:
+        """Let the mask policy become what the policy is, if its time has come."""
+        if self.maker.mask is not None and update % self.updater.optimizer.settings.mask_update_every == 0:
+            self.maker.mask.refresh(self.maker.policy.model)
+
+    def save(self, update: int) -> None:
+        """Write a checkpoint from which the run continues as if it had not stopped."""
+        self.accelerator.wait_for_everyone()
+        if not self.run.is_main:
+            return
+        policy = self.maker.policy
+        if not all(bool(torch.isfinite(p).all()) for p in policy.parameters()):
+            raise NonFiniteError(f"update {update}: a parameter is not finite; the last checkpoint is kept")
+        state = {
+            "update": update,
+            "updates": self.config.train.updates,
+            "torch_optimizer": self.updater.torch_optimizer.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+            "prompts": self.fingerprint,
+        }
+
+        def write(folder: Path) -> None:
+            card = self.maker.card
+            policy.save(folder, card.files or card.path, self.dtype)
+            if self.maker.mask is not None:
+                self.maker.mask.save(folder)
+
+        path = save_checkpoint(self.run.folder, update, write, state, self.config.checkpoint.keep)
+        self.plugins.observe("lmrl_checkpoint_saved", run=self.run, path=path)
+
+
+def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int) -> PromptBatch:
+    """Return the prompts at ``indices``, each repeated ``samples`` times."""
+    rows = [index for index in indices for _ in range(samples)]
+    return PromptBatch(
+        [ids[row] for row in rows],
+        [prompts.prompts[row] for row in rows],
+        {name: [column[row] for row in rows] for name, column in prompts.columns.items()},
+        [place for place in range(len(indices)) for _ in range(samples)],
+    )

@@ -1,0 +1,1 @@
+"""Text and token ids without torch: model cards, codecs, chat templates, checkpoint folders."""

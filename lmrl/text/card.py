@@ -1,0 +1,177 @@
+"""What is known of a model without loading its weights: tokenizer, special ids, sizes.
+
+Importing this module needs neither torch nor transformers, and a folder that holds a ``tokenizer.json`` is read with
+``tokenizers`` alone, so an environment can be made in a fraction of a second. Everything else goes through
+``AutoTokenizer`` and ``AutoConfig``. A hub id is read from its snapshot, by the same code as a folder. Leaves out:
+weights (``lmrl.models.load``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmrl.errors import ModelError
+from lmrl.text.codec import FastCodec, TextCodec, TransformersCodec
+from lmrl.text.files import CheckpointFiles, find_files, read_json
+from lmrl.text.kinds import require_causal
+from lmrl.text.responses import contains_stop, response_texts
+from lmrl.text.vocabulary import grown_rows, require_rows
+
+__all__ = [
+    "FastCodec",
+    "ModelCard",
+    "TextCodec",
+    "TransformersCodec",
+    "contains_stop",
+    "load_card",
+    "load_codec",
+    "response_texts",
+]
+
+PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that add nothing to what ``tokenizer.json`` says; others may, so they go through ``AutoTokenizer``."""
+
+CHANGING_SETTINGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "add_prefix_space")
+"""Settings by which transformers changes what ``tokenizer.json`` says."""
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+"""Names under which the families keep their context length."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A causal language model's name, tokenizer and sizes.
+
+    ``eos_ids`` holds every id that ends a response (several models have more than one). ``pad_id`` may equal one of
+    them: no mask of lmrl is ever derived from it.
+    """
+
+    path: str
+    codec: TextCodec
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+    pad_id: int | None
+    context_length: int
+    vocab_size: int
+    sliding_window: int | None = None
+    files: Path | None = None
+    """Folder of the tokenizer's files; of a hub id, in the local cache."""
+    trust_remote_code: bool = False
+    """Permission to run the checkpoint's own Python code."""
+
+
+def load_card(name_or_path: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelCard:
+    """Read a model's card from a folder or the hub.
+
+    Raises ``ModelError`` when the path does not exist, the checkpoint is no causal language model, its tokenizer has
+    more ids than the embedding table has rows, or it names no EOS id.
+    """
+    files = find_files(name_or_path, revision)
+    config = read_json(files.folder / "config.json")
+    require_causal(files, config)
+    return read_card(files, config, trust_remote_code)
+
+
+def read_card(
+    files: CheckpointFiles, config: dict[str, Any], trust_remote_code: bool = False, needs_end: bool = True
+) -> ModelCard:
+    """Return the card of a checkpoint of any kind; ``needs_end``: raise ``ModelError`` if it names no EOS id."""
+    name = files.name
+    generation = read_json(files.folder / "generation_config.json", required=False)
+    codec = load_codec(files.tokenizer, trust_remote_code)
+    text = text_settings(files, config, trust_remote_code)
+    nested = config.get("text_config")
+    sources = (generation, nested if isinstance(nested, dict) else {}, config, text if nested else {})
+    eos: Any = next((one["eos_token_id"] for one in sources if one.get("eos_token_id") is not None), [])
+    eos_ids = tuple(sorted({int(one) for one in (eos if isinstance(eos, list) else [eos])}))
+    if not eos_ids and needs_end:
+        raise ModelError(
+            f"{name} names no eos_token_id in generation_config.json or config.json, so a response could never end "
+            "by itself; add one there."
+        )
+    lengths = [text[key] for key in CONTEXT_KEYS if text.get(key)]
+    if not text.get("vocab_size"):
+        raise ModelError(f"{name}: config.json names no vocab_size; expected the config.json of a language model.")
+    window = text.get("sliding_window") if text.get("use_sliding_window", True) else None
+    card = ModelCard(
+        path=name,
+        codec=codec,
+        eos_ids=eos_ids,
+        bos_id=text.get("bos_token_id"),
+        pad_id=text.get("pad_token_id"),
+        context_length=int(min(lengths)) if lengths else 2048,
+        vocab_size=max(int(text["vocab_size"]), grown_rows(files)),
+        sliding_window=int(window) if window else None,
+        files=files.tokenizer,
+        trust_remote_code=trust_remote_code,
+    )
+    require_rows(card)
+    return card
+
+
+def text_settings(files: CheckpointFiles, config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
+    """Return the configuration of the language model with the defaults of its family where config.json names none.
+
+    A flat config.json that names the sizes is complete as it is, and reading it needs no transformers.
+    """
+    complete = bool(config.get("vocab_size")) and any(config.get(key) for key in CONTEXT_KEYS)
+    if complete and not isinstance(config.get("text_config"), dict):
+        return config
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(str(files.folder), trust_remote_code=trust_remote_code)
+        return dict(found.get_text_config().to_dict())
+    except Exception as error:  # transformers raises many kinds; each means that there is no usable configuration
+        raise ModelError(
+            remote_code_message(files.name, config, trust_remote_code)
+            or f"{files.name}: config.json could not be loaded ({short_text(error)})"
+        ) from error
+
+
+def load_codec(path: Path, trust_remote_code: bool = False) -> TextCodec:
+    """Return the codec of a folder's tokenizer; raises ``ModelError`` where there is none that can be read."""
+    file = path / "tokenizer.json"
+    settings = read_json(path / "tokenizer_config.json", required=False)
+    plain = settings.get("tokenizer_class", PLAIN_TOKENIZER_CLASSES[0]) in PLAIN_TOKENIZER_CLASSES
+    if file.exists() and plain and not any(name in settings for name in (*CHANGING_SETTINGS, "auto_map")):
+        codec = FastCodec(file)
+        if _named_tokens(settings) <= codec.vocabulary().keys():
+            return codec
+    from transformers import AutoTokenizer
+
+    try:
+        return TransformersCodec(AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code))
+    except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
+        raise ModelError(
+            remote_code_message(str(path), settings, trust_remote_code)
+            or f"{path}: no tokenizer could be loaded ({short_text(error)})"
+        ) from error
+
+
+def remote_code_message(name: str, settings: Mapping[str, Any], trust_remote_code: bool) -> str:
+    """Return the message for a checkpoint with Python code that lmrl may not run; empty where that is no cause."""
+    code = settings.get("auto_map")
+    if trust_remote_code or not code:
+        return ""
+    return (
+        f"{name} needs Python code of its own (auto_map: {json.dumps(code)}), and lmrl runs no code of a checkpoint by "
+        "default. Read that code; if you trust it, set trust_remote_code=true (chat, compare: --trust-remote-code)."
+    )
+
+
+def short_text(error: Exception, limit: int = 300) -> str:
+    """Return an error's kind and the beginning of its text: transformers appends lists of all that it knows."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}" + (" ..." if len(text) > limit else "")
+
+
+def _named_tokens(settings: Mapping[str, Any]) -> set[str]:
+    """Return the added tokens that tokenizer_config.json lists: tokenizer.json may lack some of them."""
+    listed = settings.get("added_tokens_decoder")
+    entries = listed.values() if isinstance(listed, Mapping) else ()
+    return {entry["content"] for entry in entries if isinstance(entry, Mapping) and "content" in entry}

@@ -1,0 +1,245 @@
+"""Rendering of chat templates, as transformers does it, with jinja2 alone.
+
+The same sandbox, filters, globals and whitespace rules as ``transformers.utils.chat_template_utils``; a test compares
+the two. Tools and further variables come with a ``Conversation``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from lmrl.errors import DataError
+from lmrl.text.conversation import TRAIN_KEYS, Conversation, variables_of
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from lmrl.text.codec import TextCodec
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""The keyword with which a template marks what the assistant said."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which messages keep the reasoning before an answer; templates read the first or the second."""
+CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Stands behind the message that is continued while it is rendered, as in transformers."""
+PROBED = 8
+"""Conversations that are rendered with and without a key, to see whether the template reads it."""
+
+
+class ChatRenderer:
+    """A compiled chat template with the special tokens that it may name (``bos_token``, ``eos_token``, ...)."""
+
+    def __init__(self, template: str, special_tokens: Mapping[str, str]) -> None:
+        self.template = template
+        self._special_tokens = dict(special_tokens)
+        self._compiled = _compile(template)
+
+    @property
+    def marks_generation(self) -> bool:
+        """Whether the template says by ``{% generation %}`` what the assistant said."""
+        return GENERATION.search(self.template) is not None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        """Return the conversation's text; raises ``DataError`` with the template's own reason when it cannot."""
+        with template_errors(messages):
+            return self._compiled.render(**self._variables(messages, add_generation_prompt, variables_of(messages)))
+
+    def render_continued(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation up to the end of its last message's content, for the model to continue.
+
+        This is ``continue_final_message`` of transformers. Raises ``DataError`` when the template rewrites the message.
+        """
+        with template_errors(messages):
+            content = messages[-1].get("content")
+            if not isinstance(content, str):
+                raise ValueError("the last message has no text to continue")
+            tagged = [*messages[:-1], {**messages[-1], "content": content + CONTINUED}]
+            text = self._compiled.render(**self._variables(tagged, False, variables_of(messages)))
+            tag = CONTINUED.strip()
+            if content.strip() not in text or tag not in text:
+                raise ValueError("it rewrites the last message, which therefore cannot be continued")
+            end = text.rindex(tag)
+            # Without the tag's own space the template trims its messages, so the beginning is trimmed too.
+            return text[:end] if text[end : end + len(CONTINUED)] == CONTINUED else text[:end].rstrip()
+
+    def generation_spans(self, messages: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        """Return the (start, end) characters of each ``{% generation %}`` block in the rendered conversation."""
+        blocks: list[str] = []
+        spans: list[tuple[int, int]] = []
+        environment: Any = self._compiled.environment
+        with template_errors(messages), environment.track_generation(blocks, spans):
+            for block in self._compiled.generate(**self._variables(messages, False, variables_of(messages))):
+                blocks.append(block)
+        return spans
+
+    def _variables(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "tools": None,
+            "documents": None,
+            **self._special_tokens,
+            **variables,
+            "messages": [_plain_message(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+        }
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message without keys whose value is None, which many templates would print, and with its reasoning
+    under both names that templates read; transformers does the same."""
+    plain = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((plain[name] for name in REASONING if name in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def unread_keys(codec: TextCodec, conversations: Iterable[object]) -> dict[str, int]:
+    """Return the message keys and variables that the chat template drops, with how many conversations have them.
+
+    A key is dropped when no conversation (of the first few that have it) is rendered differently without it.
+    """
+    having: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+    for messages in conversations:
+        if isinstance(messages, Sequence) and not isinstance(messages, str):
+            keys = {str(key) for message in messages for key, value in message.items() if value is not None}
+            for name in (keys | set(variables_of(messages))) - {"role", "content", *TRAIN_KEYS}:
+                having.setdefault(name, []).append(messages)
+    return {
+        name: len(found)
+        for name, found in having.items()
+        if all(_rendered(codec, item) == _rendered(codec, item, name) for item in found[:PROBED])
+    }
+
+
+def _rendered(codec: TextCodec, messages: Sequence[Mapping[str, Any]], without: str = "") -> str:
+    variables = {name: value for name, value in variables_of(messages).items() if name != without}
+    plain = [{name: value for name, value in message.items() if name != without} for message in messages]
+    try:
+        return codec.render_chat(Conversation(plain, variables), True)
+    except DataError as error:
+        return f"refused: {error}"
+
+
+@contextmanager
+def template_errors(messages: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Turn whatever a template raises into a ``DataError`` that names the conversation's roles."""
+    roles = ", ".join(str(message.get("role")) for message in messages) or "no message at all"
+    try:
+        if not messages:
+            raise ValueError("the conversation is empty")
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # a template is somebody's program; it can fail in any way
+        raise DataError(
+            f"the chat template cannot render a conversation of the roles {roles}: {error}. Change the rows, or choose "
+            "another template (of `lmrl sft`: template.name)."
+        ) from error
+
+
+def default_template(found: Any) -> str | None:
+    """Return the one template to use of what a tokenizer's configuration holds: a string, or several by name."""
+    if isinstance(found, list):
+        found = {item.get("name"): item.get("template") for item in found if isinstance(item, Mapping)}
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    return found if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=64)
+def _compile(template: str) -> Template:
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationBlocks(Extension):
+        """The ``{% generation %}`` block: its text is kept as it is, its place is noted while somebody tracks."""
+
+        tags = {"generation"}  # noqa: RUF012 - what jinja2's class declares
+
+        def __init__(self, environment: jinja2.Environment) -> None:
+            super().__init__(environment)
+            environment.extend(track_generation=self.track)
+            self._blocks: list[str] | None = None
+            self._spans: list[tuple[int, int]] = []
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            call = self.call_method("_note")
+            return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def _note(self, caller: Any) -> str:
+            text = str(caller())
+            if self._blocks is not None:
+                start = sum(map(len, self._blocks))
+                self._spans.append((start, start + len(text)))
+            return text
+
+        @contextmanager
+        def track(self, blocks: list[str], spans: list[tuple[int, int]]) -> Iterator[None]:
+            self._blocks, self._spans = blocks, spans
+            try:
+                yield
+            finally:
+                self._blocks, self._spans = None, []
+
+    class SafeNamespace(jinja2.utils.Namespace):
+        """A namespace without names that begin with an underscore, which would lead out of the sandbox."""
+
+        def __init__(*args: Any, **kwargs: Any) -> None:
+            for name in (attributes := dict(*args[1:], **kwargs)):
+                _refuse_private(name)
+            jinja2.utils.Namespace.__init__(args[0], attributes)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _refuse_private(name)
+            super().__setitem__(name, value)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlocks, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = SafeNamespace
+    environment.globals["dict"] = _make_dict
+    try:
+        return environment.from_string(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(f"the chat template is not valid jinja2, line {error.lineno}: {error.message}") from error
+
+
+def _refuse_private(name: object) -> None:
+    from jinja2.exceptions import SecurityError
+
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace of a chat template cannot hold {name!r}; choose a name without underscore")
+
+
+def _raise_exception(message: str) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    # jinja2's own filter escapes what HTML would read.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    # The class itself would hand a template its attributes.
+    return dict(*args, **kwargs)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)

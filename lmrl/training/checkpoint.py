@@ -1,0 +1,63 @@
+"""Checkpoints in the transformers layout, beside what a resume needs.
+
+``checkpoint-<number>/`` loads with ``AutoModelForCausalLM.from_pretrained``. It is written under another name and
+moved into place, so a kill never leaves half of one under its final name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmrl.errors import ResumeError
+from lmrl.text import folders
+
+STATE_FILE = "trainer_state.pt"
+
+
+def checkpoint_folder(run_folder: Path, number: int) -> Path:
+    """Return the folder of the checkpoint after ``number`` updates or steps."""
+    return run_folder / f"checkpoint-{number:06d}"
+
+
+def save_checkpoint(
+    run_folder: Path, number: int, write: Callable[[Path], None], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Let ``write`` put the model into the checkpoint's folder, add ``state``, and keep the newest ``keep``.
+
+    ``<run folder>/checkpoint`` leads to the newest one.
+    """
+    final = checkpoint_folder(run_folder, number)
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    torch.save(dict(state), partial / STATE_FILE)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    folders.point_to_newest(run_folder, final)
+    for old in list_checkpoints(run_folder)[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the finished checkpoints, oldest first."""
+    return folders.list_checkpoints(run_folder, STATE_FILE)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what ``save_checkpoint`` was given as ``state``; raises ``ResumeError`` if it is missing or broken."""
+    file = folder / STATE_FILE
+    if not file.exists():
+        raise ResumeError(f"{folder} holds no {STATE_FILE}, so training cannot continue from it")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for a broken or unsafe file
+        raise ResumeError(f"{file} cannot be read ({type(error).__name__}: {error})") from error
+    return dict(state)

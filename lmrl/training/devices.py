@@ -1,0 +1,69 @@
+"""What accelerate is asked for: devices, ranks, precision, and agreement between ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmrl.errors import SettingsError
+from lmrl.training.run import next_free_folder
+from lmrl.training.settings import RunSettings
+
+
+def make_accelerator(run: RunSettings) -> Any:
+    """Return accelerate's handle on devices, ranks and precision for these settings."""
+    from accelerate import Accelerator
+    from accelerate.utils import parse_flag_from_env
+
+    precision = run.precision
+    if precision == "auto":
+        on_gpu = run.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if on_gpu else "no"
+    cpu = run.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    _release_state(precision, cpu)
+    return Accelerator(mixed_precision=precision, cpu=cpu or None)
+
+
+def weights_dtype(precision: str) -> torch.dtype | None:
+    """Return the dtype that a stage without training loads a model in; None leaves it to ``lmrl.models.load``."""
+    return {"bf16": torch.bfloat16, "no": torch.float32}.get(precision)
+
+
+def _release_state(precision: str, cpu: bool) -> None:
+    """Let accelerate choose anew where the stage before, in this process, wanted another precision or device.
+
+    It keeps one state per process and refuses to change it, or keeps the CPU although a GPU is wanted now. Between
+    stages nobody needs it; process groups stay. Raises ``SettingsError`` for another device in a launch of several.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+
+    if not PartialState._shared_state:
+        return
+    before = PartialState()
+    other_device = torch.cuda.is_available() and cpu != (before.device.type == "cpu")
+    if other_device and before.num_processes > 1:
+        raise SettingsError(
+            f"run.device is {'cpu' if cpu else 'auto'}, and the {before.num_processes} processes were started on "
+            f"{before.device.type}; give all stages of one program the same device"
+        )
+    if other_device or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision):
+        AcceleratorState._reset_state(reset_partial_state=other_device)
+
+
+def free_folder(stem: str) -> str:
+    """Return the next free runs/<stem>-<n>, which the main process chooses: another might look after it was made."""
+    from accelerate.utils import broadcast_object_list
+
+    chosen = [str(next_free_folder(Path("runs"), stem))]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def any_rank(accelerator: Any, here: bool) -> bool:
+    """Say whether this holds on any rank: a signal reaches ranks at different steps; they must stop at one."""
+    if accelerator.num_processes == 1:
+        return here
+    flag = torch.tensor(float(here), device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum") > 0)

@@ -1,0 +1,65 @@
+"""Check in update 1: before the first optimizer step, the policy and its frozen copy give equal log-probabilities.
+
+A difference means that the model computes a token differently when it samples, or in another layout of rows, so that
+every ratio and KL of the run would be wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.errors import ModelError
+from lmrl.models.scoring import reference_spec
+from lmrl.models.text_policy import TextPolicy
+
+TOLERANCE = {"no": 1e-3, "bf16": 0.1, "fp16": 0.1}
+"""Largest mean |log ratio| per token, in nats, by autocast precision."""
+ROWS = 8
+"""Responses of the data that are evaluated for the check."""
+
+
+def check_samples(behavior: Tensor, reference: Tensor, mask: Tensor, accelerator: Any, model: Any) -> None:
+    """Raise ``ModelError`` if sampled tokens' log-probabilities differ from those of the frozen copy, (B, T) each."""
+    cause = (
+        "A state outside the cache, positions that depend on padding, or dropout are likely causes; so is an engine "
+        "that samples from other weights"
+    )
+    _check("while it samples", behavior, reference, mask, accelerator, model, cause)
+
+
+@torch.no_grad()
+def check_data(batch: Experience, policy: Any, accelerator: Any, model: Any) -> None:
+    """Raise ``ModelError`` if the policy's log-probabilities of data differ from the stored ones of its frozen copy."""
+    responses = _responses(batch)
+    if responses is None or "reference_logprobs" not in responses.declared:
+        return
+    few = responses.select(torch.arange(min(ROWS, len(responses)), device=responses.action_mask.device))
+    with accelerator.autocast():  # over the whole vocabulary, as the stored ones, also where the sampler forbids tokens
+        now = TextPolicy(policy.module, reference_spec(policy.spec), with_values=False).evaluate(few).logprobs
+    cause = "A state that is kept in the model between forward passes, or dropout, are likely causes"
+    _check("on the data", now, few.reference_logprobs, few.action_mask, accelerator, model, cause)
+
+
+def _responses(batch: Experience) -> Responses | None:
+    if isinstance(batch, PairBatch):
+        return batch.chosen
+    return batch.responses if isinstance(batch, LabelledBatch | TrajectoryBatch) else None
+
+
+def _check(
+    where: str, policy: Tensor, reference: Tensor, mask: Tensor, accelerator: Any, model: Any, cause: str
+) -> None:
+    differences = (policy.float() - reference.float()).abs().masked_fill(~mask, 0).sum()
+    total, count = accelerator.reduce(torch.stack([differences, mask.sum().to(differences)]), reduction="sum").tolist()
+    tolerance = TOLERANCE.get(str(accelerator.mixed_precision), 0.1)
+    mean = total / max(count, 1)
+    if mean > tolerance:
+        raise ModelError(
+            f"update 1: the log-probabilities of {type(model).__name__} {where} differ from those of its own frozen "
+            f"copy by {mean:.3g} nats per token on average; expected at most {tolerance:g}, because no optimizer step "
+            f"was taken yet. {cause}. Train a model of another family or with another engine.name."
+        )

@@ -1,0 +1,216 @@
+"""A run folder: the resolved configuration, versions, metrics, sample texts; one per run, written by the main process.
+
+``config.toml``, ``versions.json`` (with the stage's name), ``metrics.jsonl`` (a line per update or step), ``samples/``,
+``tensorboard/``, ``checkpoint-<number>/`` and ``checkpoint``, a link to the newest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lmrl.errors import NonFiniteError, ResumeError, SettingsError
+from lmrl.locks import folder_lock
+from lmrl.plugins import PluginManager
+from lmrl.training.plugin_files import KEY as PLUGIN_FILES
+from lmrl.training.plugin_files import described_files, note_changed_files
+from lmrl.training.tracking import Tracker
+
+CONFIG_FILE = "config.toml"
+METRICS_FILE = "metrics.jsonl"
+VERSIONS_FILE = "versions.json"
+STARTED_IN = "started_in"
+"""Key of the versions' file: the folder in which the run was started, from which its relative paths are read."""
+LIBRARIES = ("lmrl", "torch", "transformers", "gymnasium", "accelerate", "pluggy", "datasets", "tokenizers", "numpy")
+
+
+@dataclass
+class Run:
+    """A run in progress, as observers' hooks receive it.
+
+    ``unit`` is what the run counts: "update" (rollout batches of `lmrl rl`) or "step" (supervised stages).
+    """
+
+    folder: Path
+    config: Any
+    is_main: bool = True
+    update: int = 0
+    unit: str = "update"
+    trackers: list[Tracker] = field(default_factory=list)
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def hold(self) -> None:
+        """Hold the folder until ``close``: two processes would write over each other's metrics and checkpoints.
+
+        Raises ``ResumeError``, which names the process, if another one has it.
+        """
+
+        def refuse(holder: str) -> None:
+            raise ResumeError(
+                f"{holder} is at work on {self.folder}; wait until it has ended, or choose another run.folder"
+            )
+
+        self._held.enter_context(folder_lock(self.folder, refuse))
+
+    def log(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Append one update's numbers to ``metrics.jsonl`` and hand them to every tracker."""
+        if not self.is_main:
+            return
+        line = json.dumps({self.unit: update, **metrics}, allow_nan=True)
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        for tracker in self.trackers:
+            tracker.scalars(update, metrics)
+
+    def log_texts(self, update: int, name: str, texts: Sequence[str]) -> None:
+        """Store sample texts of an update as a file and in every tracker."""
+        if not self.is_main or not texts:
+            return
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}-{update:06d}.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        for tracker in self.trackers:
+            tracker.texts(update, name, texts)
+
+    def log_histogram(self, update: int, name: str, values: Any) -> None:
+        """Hand a distribution to every tracker."""
+        if self.is_main:
+            for tracker in self.trackers:
+                tracker.histogram(update, name, values)
+
+    def close(self) -> None:
+        """Close every tracker and let go of the folder."""
+        for tracker in self.trackers:
+            tracker.close()
+        self._held.close()
+
+
+def is_main_process() -> bool:
+    """Say whether this is the only process, or the first of a launch by accelerate or torchrun. Needs no torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def next_free_folder(parent: Path, stem: str) -> Path:
+    """Return ``parent/stem-<n>`` with the lowest n that does not exist."""
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def refuse_taken(folder: Path, stage: str) -> None:
+    """Raise ``SettingsError`` if the folder already holds a run, or cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"run.folder is {folder}, which is a file; expected a folder, or the name of a new one.")
+    if (folder / CONFIG_FILE).exists():
+        raise SettingsError(
+            f"{folder} already holds a run. Continue it with `lmrl {stage_of(folder) or stage} --resume {folder}`, or "
+            "choose another run.folder (left empty, a free one is chosen)."
+        )
+
+
+def create_folder(folder: Path, config_text: str, plugins: PluginManager, stage: str = "rl") -> None:
+    """Make a new run folder with its resolved configuration, the stage's name and the versions in use.
+
+    Raises ``SettingsError`` if it already holds a run: nothing of that run is touched.
+    """
+    refuse_taken(folder, stage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_versions(folder, plugins, stage)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be made or written to ({error.strerror}); choose another one.") from error
+    write_config(folder, config_text)  # last: a folder with a configuration is a run
+
+
+def write_config(folder: Path, config_text: str) -> None:
+    """Write a run's resolved configuration in one piece: a kill leaves the old file or the new one."""
+    partial = folder / f"{CONFIG_FILE}.partial"
+    partial.write_text(config_text, encoding="utf-8")
+    partial.replace(folder / CONFIG_FILE)
+
+
+def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> None:
+    """Record the stage, the folder it was started in, the versions of Python, libraries and plugins, and plugin files.
+
+    Of a folder that is resumed, plugin files that have changed are logged.
+    """
+    note_changed_files(folder, plugins)
+    content = {
+        "stage": stage,
+        STARTED_IN: read_versions(folder).get(STARTED_IN, str(Path.cwd())),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": library_versions(),
+        "plugins": {info.name: info.version for info in plugins.listing() if info.version},
+        PLUGIN_FILES: described_files(plugins),
+    }
+    (folder / VERSIONS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that figures depend on, as far as they are installed."""
+    libraries = {}
+    for name in LIBRARIES:
+        try:
+            libraries[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return libraries
+
+
+def stage_of(folder: Path) -> str:
+    """Return the name of the stage that made a run folder, or the empty string if it does not say."""
+    return str(read_versions(folder).get("stage", ""))
+
+
+def read_versions(folder: Path) -> dict[str, Any]:
+    """Return what ``write_versions`` recorded; nothing where the file is missing or broken."""
+    try:
+        content = json.loads((folder / VERSIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the lines of ``metrics.jsonl``; a line half written by a kill is left out."""
+    file = folder / METRICS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = []
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number != len(lines) - 1:
+                raise SettingsError(f"{file}:{number + 1} is not valid JSON: {line[:80]!r}") from None
+    return records
+
+
+def truncate_metrics(folder: Path, last: int, unit: str = "update") -> None:
+    """Drop the lines and samples after update or step ``last``: a resumed run writes them again."""
+    kept = [record for record in read_metrics(folder) if record[unit] <= last]
+    partial = folder / f"{METRICS_FILE}.partial"
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(folder / METRICS_FILE)
+    for file in (folder / "samples").glob("*.txt"):
+        if int(file.stem.rsplit("-", 1)[1]) > last:
+            file.unlink()
+
+
+def require_finite(name: str, value: float, where: str) -> float:
+    """Return ``value``, or raise ``NonFiniteError`` with the step and its cause."""
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"{where}: {name} is {value}. The run stops here and its last checkpoint is kept. Lower the learning "
+            "rate, raise kl.beta, or look at the reward's range."
+        )
+    return value
