@@ -126,7 +126,7 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class TrackerSpec:
-    """An experiment tracker: ``build(settings, run_folder, first_update)`` returns a ``lmrl.training.tracking.Tracker``.
+    """A tracker: ``build(settings, run_folder, first_update)`` returns an ``lmrl.training.tracking.Tracker``.
 
     ``first_update`` is None for a new run, and the first update that a resumed run writes again. A tracker without
     settings is built by ``build(run_folder, first_update)``.

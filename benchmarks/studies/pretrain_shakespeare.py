@@ -24,10 +24,10 @@ from ngrams import best_length, train
 from tqdm import tqdm
 
 from lmrl.config import apply_overrides, build
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.pretrain.config import PretrainConfig
 from lmrl.stages.pretrain.stage import pretrain
 from lmrl.statistics.intervals import mean_interval
-from lmrl.training.run import read_metrics
 
 FILE = Path("text") / "tinyshakespeare.txt"
 HELD_OUT = 0.1

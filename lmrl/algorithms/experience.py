@@ -1,7 +1,7 @@
 """What an optimizer learns from besides rollouts: preference pairs, labelled answers and logged trajectories.
 
-Like ``lmrl.algorithms.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that the trainer
-cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing, in no average.
+Like ``lmrl.algorithms.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that
+the trainer cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing.
 """
 
 from __future__ import annotations

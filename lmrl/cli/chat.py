@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.stages.asking import model_path
     from lmrl.stages.chat.loop import converse
     from lmrl.stages.chat.stage import ChatSession
-    from lmrl.stages.evaluate.compare import torch_device
+    from lmrl.training.devices import torch_device
 
     session = ChatSession(
         load(

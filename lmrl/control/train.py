@@ -16,8 +16,8 @@ from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 
 @dataclass

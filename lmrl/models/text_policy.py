@@ -21,7 +21,7 @@ from lmrl.models.policy import StateOutputs
 
 @dataclass
 class TextEvaluation:
-    """The policy on a batch of responses, (B, T) with 0 outside the mask; see ``lmrl.algorithms.optimizer.Evaluation``."""
+    """An ``lmrl.algorithms.optimizer.Evaluation`` of a batch of responses: (B, T), 0 outside the mask."""
 
     outputs: StateOutputs
     ids: Tensor
@@ -101,7 +101,7 @@ def plain_temperature(spec: SamplingSpec) -> float | None:
 
 
 class TextPolicy:
-    """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel``: evaluates each microbatch once, however often it is asked.
+    """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel`` that evaluates each microbatch once.
 
     ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
     be drawn in each state of a response; without it ``spec`` alone does.

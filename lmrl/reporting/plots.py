@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrl.training.run import read_metrics
+from lmrl.reporting.metrics import read_metrics
 
 PLOT_FILE = "curves.png"
 

@@ -7,11 +7,11 @@ import torch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import NonFiniteError
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.thread_ranks import ThreadAccelerator
 from lmrl.testing.toy_policy import ToyModel, ToyPolicy, expected_score
 from lmrl.testing.trial import Trial, learn, parameter_groups
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 UPDATES = 60
 LEARNING_RATE = 0.03

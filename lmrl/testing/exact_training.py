@@ -19,7 +19,6 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import SettingsError
 from lmrl.seeds import derive_seed
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
 from lmrl.testing.exact_policy import EnumeratedMask, EnumeratedPolicy
@@ -27,6 +26,7 @@ from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajecto
 from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater, learning_rate_factor
+from lmrl.training.update_settings import TrainSettings
 
 
 @dataclass

@@ -19,12 +19,12 @@ from lmrl.models import PolicyModel
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation
 from lmrl.specs import Needs, OptimizerSpec
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
 from lmrl.testing.exact_rollouts import make_rollout
 from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 MOST_DRAWS = 200_000
 """Expectations over more groups than this are refused."""
@@ -128,7 +128,7 @@ def _draws(problem: ExactProblem, table: PolicyTable, group_size: int) -> Iterat
 
 
 class _TablePolicy:
-    """A ``lmrl.algorithms.optimizer.Policy`` that looks states up in a table whose logits and values are leaves of the graph.
+    """An ``lmrl.algorithms.optimizer.Policy`` that reads a table whose logits and values are leaves of the graph.
 
     By the chain rule one backward pass through the model, with the gradients that the leaves have gathered over all
     draws, does the work of one for each draw.

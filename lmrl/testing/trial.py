@@ -17,11 +17,11 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.specs import OptimizerSpec
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
 from lmrl.testing.toy_policy import ToyModel, ToyPolicy
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 GROUP_SIZE = 4
 TOLERANCE = 2e-3

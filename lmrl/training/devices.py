@@ -31,6 +31,25 @@ def weights_dtype(precision: str) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "no": torch.float32}.get(precision)
 
 
+def torch_device(device: str) -> torch.device:
+    """Return the device that a setting ("auto", "cpu", or a name of torch's) stands for.
+
+    Raises ``SettingsError`` for a name that torch does not know and a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        raise SettingsError(
+            f"the device is {device!r}, which cannot be used here; expected auto, cpu, or one of {gpus} GPUs"
+            + (" (cuda, cuda:1 and so on)" if gpus else "")
+        ) from error
+    return found
+
+
 def _release_state(precision: str, cpu: bool) -> None:
     """Let accelerate choose anew where the stage before, in this process, wanted another precision or device.
 

@@ -14,7 +14,7 @@ import torch
 
 from lmrl.algorithms.rollout import TextInputs
 from lmrl.models.policy import PolicyModel
-from lmrl.stages.rl.config import TrainSettings
+from lmrl.training.update_settings import TrainSettings
 
 CPU_TOKENS, DEVICE_TOKENS = 2048, 16384
 """Tokens of a microbatch where nothing is said: on a CPU what measured fastest, elsewhere if its memory is unknown."""

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lmrl.algorithms.experience import loss_mask
 from lmrl.algorithms.ops import aggregate_losses
 from lmrl.algorithms.optimizer import Policy
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.training.memory import graph_allowance, saved_bytes
+from lmrl.training.update_settings import TrainSettings
 
 Losses = Callable[[Policy, Any], Tensor]
 

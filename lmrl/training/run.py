@@ -20,12 +20,12 @@ from typing import Any
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import METRICS_FILE, read_metrics
 from lmrl.training.plugin_files import KEY as PLUGIN_FILES
 from lmrl.training.plugin_files import described_files, note_changed_files
 from lmrl.training.tracking import Tracker
 
 CONFIG_FILE = "config.toml"
-METRICS_FILE = "metrics.jsonl"
 VERSIONS_FILE = "versions.json"
 STARTED_IN = "started_in"
 """Key of the versions' file: the folder in which the run was started, from which its relative paths are read."""
@@ -179,20 +179,6 @@ def read_versions(folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of ``metrics.jsonl``; a line half written by a kill is left out."""
-    file = folder / METRICS_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = []
-    for number, line in enumerate(lines):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number != len(lines) - 1:
-                raise SettingsError(f"{file}:{number + 1} is not valid JSON: {line[:80]!r}") from None
-    return records
 
 
 def truncate_metrics(folder: Path, last: int, unit: str = "update") -> None:

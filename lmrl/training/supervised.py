@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lmrl.config import resolved, to_toml
 from lmrl.errors import NonFiniteError, ResumeError
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.reporting.plots import Panel, plot_run
 from lmrl.seeds import derive_seed
 from lmrl.training.checkpoint import list_checkpoints, load_state, save_checkpoint
@@ -30,7 +31,6 @@ from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     Run,
     create_folder,
-    read_metrics,
     refuse_taken,
     require_finite,
     stage_of,

@@ -19,11 +19,11 @@ from lmrl.algorithms.kl import KLSettings, kl_losses
 from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages, Batch, Rollout, split_by_length
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.minibatch import WholeMinibatch
 from lmrl.training.run import require_finite
 from lmrl.training.schedule import schedule_factor
+from lmrl.training.update_settings import TrainSettings
 
 
 @dataclass

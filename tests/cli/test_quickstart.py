@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lmrl.errors import SettingsError
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.quickstart.recipes import STAGES, Sizes, recipes
 from lmrl.stages.quickstart.stage import quickstart
-from lmrl.training.run import read_metrics, stage_of
+from lmrl.training.run import stage_of
 
 SCALE = "0.02"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

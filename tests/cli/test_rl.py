@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lmrl.cli.main import main
-from lmrl.training.run import read_metrics
+from lmrl.reporting.metrics import read_metrics
 
 RECIPE = """
 [run]

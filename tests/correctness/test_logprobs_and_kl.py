@@ -14,9 +14,9 @@ from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
-from lmrl.training.run import read_metrics
 
 
 def make(name, **settings):

@@ -107,5 +107,6 @@ def test_best_of_one_is_the_mean_and_of_all_the_best():
 
 
 def test_importing_the_measures_is_cheap():
-    code = "import lmrl.statistics, lmrl.reporting.pages, sys; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    modules = "lmrl.statistics, lmrl.reporting.pages, sys"
+    code = f"import {modules}; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -16,15 +16,16 @@ from lmrl.engines import SamplingSpec
 from lmrl.errors import DataError, ModelError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
+from lmrl.reporting.metrics import read_metrics
 from lmrl.specs import Needs
-from lmrl.stages.rl.config import LearningData, RLConfig, TrainSettings
+from lmrl.stages.rl.config import LearningData, RLConfig
 from lmrl.stages.rl.offline import load_offline
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.stages.rl.stage import rl
 from lmrl.testing import random_problem, write_tiny_model
 from lmrl.training.checkpoint import list_checkpoints
-from lmrl.training.run import read_metrics
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 from lmrl_ilql import ILQL, ILQLSettings
 
 ROWS = [

@@ -13,6 +13,7 @@ from lmrl.config import build
 from lmrl.control import ControlConfig, train_control
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.models.masked import MaskPolicy
+from lmrl.reporting.metrics import read_metrics
 from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.asking import model_path
 from lmrl.stages.rl.checks import check_settings
@@ -20,7 +21,6 @@ from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
 from lmrl.text.folders import MASK_FILE
 from lmrl.training.checkpoint import list_checkpoints
-from lmrl.training.run import read_metrics
 from lmrl_nlpo import NLPO, NLPOSettings
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]

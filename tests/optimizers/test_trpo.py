@@ -13,11 +13,12 @@ from lmrl.config import build
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
-from lmrl.stages.rl.config import RLConfig, TrainSettings
+from lmrl.reporting.metrics import read_metrics
+from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.stages.rl.stage import rl
 from lmrl.training.checkpoint import list_checkpoints
-from lmrl.training.run import read_metrics
+from lmrl.training.update_settings import TrainSettings
 from lmrl_trpo import TRPO, TRPOSettings
 
 STAGES = Path(__file__).parents[1] / "stages"

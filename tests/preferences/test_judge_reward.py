@@ -13,9 +13,9 @@ import pytest
 from lmrl.config import build
 from lmrl.errors import JudgeError, RewardError, SettingsError
 from lmrl.judges.grades import read_grade
+from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
 from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings
-from lmrl.training.run import read_metrics
 
 pytest.importorskip("openai", reason="the client library openai is not installed (it is in the extra judge)")
 TWO = [

@@ -13,10 +13,10 @@ from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.text_policy import TextPolicy
 from lmrl.specs import Needs
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 PROMPTS = ["the cat", "a", "the dog sat home"]
 

@@ -12,11 +12,11 @@ from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import RewardError, SettingsError
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import per_row, resolve
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
-from lmrl.training.run import read_metrics
 
 TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 MODULE = """

@@ -81,8 +81,8 @@ def test_a_recurrent_model_starts_with_no_kl(tmp_path, tiny_folder):
 
     from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
+    from lmrl.reporting.metrics import read_metrics
     from lmrl.text.card import load_card
-    from lmrl.training.run import read_metrics
 
     card = load_card(tiny_folder)
     torch.manual_seed(0)

@@ -6,8 +6,8 @@ import torch
 from lmrl.algorithms.rollout import TextInputs
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel, load
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.training.memory import CPU_TOKENS, GIB, bytes_per_token, microbatch_budget
+from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.training.memory import GIB, saved_bytes
+from lmrl.training.update_settings import TrainSettings
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
 

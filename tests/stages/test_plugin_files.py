@@ -12,10 +12,10 @@ from lmrl.cli.main import main
 from lmrl.config import build, read_toml
 from lmrl.errors import ResumeError
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
 from lmrl.training.plugin_files import note_changed_files, resumed_files
-from lmrl.training.run import read_metrics
 
 REWARD = """
 from dataclasses import dataclass

@@ -16,6 +16,7 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextEvaluation, TextPolicy
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.stage import evaluate
@@ -30,7 +31,6 @@ from lmrl.stages.rl.setup import open_session
 from lmrl.stages.rl.stage import rl
 from lmrl.stages.sft.config import SFTConfig
 from lmrl.stages.sft.stage import sft
-from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 PAIRS = [{"prompt": prompt, "chosen": " happy home .", "rejected": " sad far ."} for prompt in PROMPTS]

@@ -23,12 +23,12 @@ from lmrl.config import build, read_toml
 from lmrl.corpus import CorpusSettings, TokenizerSettings, open_corpus
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.pretrain.config import PretrainConfig, PretrainModelSettings, PretrainTrainSettings, SampleSettings
 from lmrl.stages.pretrain.stage import pretrain
 from lmrl.stages.pretrain.task import PretrainTask
 from lmrl.stories import grammar
 from lmrl.training.devices import make_accelerator
-from lmrl.training.run import read_metrics
 from lmrl.training.settings import CheckpointSettings, RunSettings
 
 

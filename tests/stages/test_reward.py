@@ -19,6 +19,7 @@ from lmrl.config import build
 from lmrl.data import Ranking, load_rankings
 from lmrl.errors import DataError, ModelError, NonFiniteError, ResumeError, SettingsError
 from lmrl.models.reward_model import load_reward_model, start_reward_model
+from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
 from lmrl.stages.reward.config import RewardConfig
 from lmrl.stages.reward.data import collate, encode_rankings, split_by_tokens
@@ -26,7 +27,6 @@ from lmrl.stages.reward.stage import reward
 from lmrl.stages.reward.task import RewardTask
 from lmrl.testing import write_tiny_model
 from lmrl.text.reward_card import load_reward_card
-from lmrl.training.run import read_metrics
 
 WORDS = ("happy", "sad", "cat", "dog", "ran")
 

@@ -16,6 +16,7 @@ from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.envs import TextGenVectorEnv
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
 from lmrl.specs import Needs
 from lmrl.stages.evaluate.config import EvaluateConfig
@@ -23,7 +24,6 @@ from lmrl.stages.evaluate.stage import evaluate
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import evaluate_policy
 from lmrl.stages.rl.stage import rl
-from lmrl.training.run import read_metrics
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 SAMPLERS = sorted(

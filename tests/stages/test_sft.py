@@ -16,12 +16,12 @@ import transformers
 from lmrl.config import build
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.sft.config import SFTConfig
 from lmrl.stages.sft.stage import sft
 from lmrl.testing import write_tiny_model
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import DEFAULT_TOKENS, chat_row, prompt_ids
-from lmrl.training.run import read_metrics
 
 PLACES = ("home", "far")
 ROWS = [

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
+from lmrl.reporting.metrics import read_metrics
 from lmrl.training.devices import make_accelerator
-from lmrl.training.run import read_metrics, stage_of
+from lmrl.training.run import stage_of
 from lmrl.training.schedule import schedule_factor
 from lmrl.training.settings import CheckpointSettings, RunSettings, SupervisedSettings
 from lmrl.training.supervised import fit, make_adamw

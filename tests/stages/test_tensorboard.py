@@ -10,9 +10,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.util import tensor_util
 
 from lmrl.config import build
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
-from lmrl.training.run import read_metrics
 from lmrl.training.tracking import TensorBoardTracker
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]

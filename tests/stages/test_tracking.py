@@ -10,12 +10,12 @@ import pytest
 from lmrl.config import build, refuse_unread
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
 from lmrl.stages.sft.config import SFTConfig
 from lmrl.stages.sft.stage import sft
 from lmrl.training.checkpoint import list_checkpoints
-from lmrl.training.run import read_metrics
 
 TRACKERS = """
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.errors import NonFiniteError
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.training.update import learning_rate_factor, minibatch_rows
+from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 

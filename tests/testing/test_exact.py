@@ -20,7 +20,6 @@ from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.specs import Needs, OptimizerSpec
-from lmrl.stages.rl.config import TrainSettings
 from lmrl.testing import (
     ExactProblem,
     ExactTrainer,
@@ -37,6 +36,7 @@ from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
 from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 

@@ -99,8 +99,8 @@ class ExactKind(Kind):
 
     def _trained(self, suite: Suite, run: Run, problem: ExactProblem, every: int, plugins: PluginManager) -> ExactCurve:
         from lmrl.algorithms.kl import KLSettings
-        from lmrl.stages.rl.config import TrainSettings
         from lmrl.testing.exact_training import ExactTrainer
+        from lmrl.training.update_settings import TrainSettings
 
         settings, _ = self._built(suite, run)
         spec, own = self._optimizer(suite, run, plugins)

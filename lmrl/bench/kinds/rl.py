@@ -158,8 +158,8 @@ class RLKind(Kind):
         self, config: RLConfig, rows: list[dict[str, Any]] | None, plugins: PluginManager
     ) -> list[dict[str, float]]:
         """Train in a folder that is thrown away, and return what was logged."""
+        from lmrl.reporting.metrics import read_metrics
         from lmrl.stages.rl.stage import rl
-        from lmrl.training.run import read_metrics
 
         experience = plugins.get("optimizer", config.optimizer.name).needs.experience
         with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:

@@ -1,4 +1,4 @@
-"""From a row to a prompt with the one answer that it has. Comparisons of answers are ``lmrl.data.layouts.comparisons``' part.
+"""From a row to a prompt with the one answer that it has; ``lmrl.data.layouts.comparisons`` reads several answers.
 
 Which columns make which shape is said in ``lmrl.data.layouts.shapes``.
 """

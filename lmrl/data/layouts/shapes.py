@@ -1,7 +1,7 @@
 """Which columns make which shape: the table of all rows that lmrl reads, and how the shape of some rows is found.
 
-Each shape is known by the columns that it cannot do without. Leaves out files (``lmrl.data.loading.files``) and the reading of
-the cells (``lmrl.data.layouts.readers``, ``lmrl.data.layouts.comparisons``, ``lmrl.data.layouts.trees``).
+Each shape is known by the columns that it cannot do without. Leaves out files (``lmrl.data.loading.files``) and the
+reading of the cells (``lmrl.data.layouts.readers``, ``lmrl.data.layouts.comparisons``, ``lmrl.data.layouts.trees``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rows from whatever holds them: a path, a hub id, a list, a table of pandas, polars, pyarrow or ``datasets``.
 
-Every stage and the environment read their data here. What the rows mean is the business of ``lmrl.data.layouts.shapes``.
+Every stage and the environment read their data here; ``lmrl.data.layouts.shapes`` says what the rows mean.
 """
 
 from __future__ import annotations

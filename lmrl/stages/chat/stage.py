@@ -253,7 +253,7 @@ def chat(
     an answer and ``notice`` lines that are none (default: standard output and standard error).
     """
     from lmrl.stages.chat.loop import converse
-    from lmrl.stages.evaluate.compare import torch_device
+    from lmrl.training.devices import torch_device
 
     if not isinstance(model, LanguageModel):
         model = load(model_path(model), device=torch_device(device), trust_remote_code=trust_remote_code)

@@ -43,6 +43,7 @@ from lmrl.stages.evaluate.scores import sequence_logprobs, why_no_kl
 from lmrl.text.card import ModelCard, load_card
 from lmrl.text.conversation import with_variables
 from lmrl.text.weight_files import require_all_weights
+from lmrl.training.devices import torch_device
 
 
 @dataclass(frozen=True)
@@ -197,25 +198,6 @@ def own_logprobs(
         rows = [(prompt, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
         return sequence_logprobs(model, rows)
     return [math.fsum(completion.logprobs) for completion in completions]
-
-
-def torch_device(device: str) -> torch.device:
-    """Return the device that a setting ("auto", "cpu", or a name of torch's) stands for.
-
-    Raises ``SettingsError`` for a name that torch does not know and a GPU that is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        gpus = torch.cuda.device_count()
-        raise SettingsError(
-            f"the device is {device!r}, which cannot be used here; expected auto, cpu, or one of {gpus} GPUs"
-            + (" (cuda, cuda:1 and so on)" if gpus else "")
-        ) from error
-    return found
 
 
 def shown(prompt: Any) -> str:

@@ -25,7 +25,7 @@ from lmrl.rewards.offered import sampled_columns
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import answer_spec, in_chat
 from lmrl.stages.evaluate.answers import Answers, new_answers, restore, store, weighted_means
-from lmrl.stages.evaluate.compare import Answer, Column, SideBySide, own_logprobs, shown, torch_device
+from lmrl.stages.evaluate.compare import Answer, Column, SideBySide, own_logprobs, shown
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.measures import (
     Measure,
@@ -41,7 +41,7 @@ from lmrl.stages.evaluate.wins import WinRate, win_rate
 from lmrl.statistics import best_of_kl, best_of_weights
 from lmrl.statistics.intervals import Interval, RewardScale
 from lmrl.text.card import ModelCard
-from lmrl.training.devices import weights_dtype
+from lmrl.training.devices import torch_device, weights_dtype
 from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import CONFIG_FILE, create_folder, next_free_folder
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lmrl.corpus import CorpusReport, DocumentEncoder, PreparedCorpus, open_corpus, prepare_corpus
 from lmrl.errors import ModelError, SettingsError
 from lmrl.plugins import PluginManager
+from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.pretrain.config import PretrainConfig
 from lmrl.stages.pretrain.model import (
     SpecialIds,
@@ -27,7 +28,7 @@ from lmrl.stages.pretrain.model import (
 from lmrl.stages.pretrain.task import PretrainTask
 from lmrl.training.devices import make_accelerator
 from lmrl.training.plugin_files import plugins_of
-from lmrl.training.run import read_metrics, refuse_taken
+from lmrl.training.run import refuse_taken
 from lmrl.training.settings import note_unread
 from lmrl.training.supervised import FitResult, fit
 from lmrl.training.tracking import check_trackers

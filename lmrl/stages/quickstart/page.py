@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmrl.reporting.metrics import read_metrics
 from lmrl.reporting.pages import Page
 from lmrl.reporting.plots import PLOT_FILE, plot_run
 from lmrl.stages.evaluate.comparison_page import add_to_page
 from lmrl.stages.evaluate.report import add_table
 from lmrl.stages.quickstart.recipes import STAGES, chat_commands
-from lmrl.training.run import read_metrics
 
 PAGE_FILE = "report.html"
 WHAT: Mapping[str, str] = {

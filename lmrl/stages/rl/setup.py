@@ -41,7 +41,7 @@ from lmrl.stages.rl.checks import (
     refuse_defaults,
     usable_prompts,
 )
-from lmrl.stages.rl.config import RLConfig, TrainSettings
+from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.offline import load_offline
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.rl.session import Session, prompt_batch
@@ -65,6 +65,7 @@ from lmrl.training.schedule import extension_note, finished_note
 from lmrl.training.settings import note_unread
 from lmrl.training.tracking import check_trackers, open_trackers
 from lmrl.training.update import Updater
+from lmrl.training.update_settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
