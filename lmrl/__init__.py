@@ -4,19 +4,21 @@ Importing it registers the Gymnasium environment ``TextGen-v0`` and loads neithe
 name is imported when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
 
+from lmrl.lazy import lazy_names
+
 if TYPE_CHECKING:
+    from lmrl.algorithms import ops
     from lmrl.algorithms.optimizer import Evaluation, Loss, OptimizerSettings, Policy, PolicyOptimizer
     from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples
     from lmrl.engines import FinishReason, SamplingSpec
     from lmrl.errors import LmrlError, ModelError, PluginError, SettingsError
     from lmrl.models import LanguageModel, load
     from lmrl.plugins import PluginManager, hookimpl
-    from lmrl.specs import (
+    from lmrl.plugins.specs import (
         BenchmarkSpec,
         CommandSpec,
         DatasetSpec,
@@ -37,13 +39,14 @@ ENVIRONMENT_POINT = "lmrl.envs.text_generation:TextGenEnv"
 VECTOR_ENVIRONMENT_POINT = "lmrl.envs.vector:TextGenVectorEnv"
 
 _MODULES: dict[str, tuple[str, ...]] = {
+    "lmrl.algorithms.ops": ("ops",),
     "lmrl.errors": ("LmrlError", "ModelError", "PluginError", "SettingsError"),
     "lmrl.models": ("LanguageModel", "load"),
     "lmrl.algorithms.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
     "lmrl.plugins": ("PluginManager", "hookimpl"),
     "lmrl.algorithms.rollout": ("Advantages", "Batch", "Rollout", "Samples"),
     "lmrl.engines": ("FinishReason", "SamplingSpec"),
-    "lmrl.specs": (
+    "lmrl.plugins.specs": (
         "BenchmarkSpec",
         "CommandSpec",
         "DatasetSpec",
@@ -57,7 +60,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "lmrl.stages.rl.stage": ("RLResult", "rl"),
     "lmrl.stages.rl.config": ("RLConfig",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Advantages",
@@ -91,20 +93,12 @@ __all__ = [
     "__version__",
     "hookimpl",
     "load",
+    "ops",
     "rl",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 
 def _register_environment() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.plugins import hookimpl
-from lmrl.specs import BenchmarkSpec, CommandSpec, DatasetSpec, EngineSpec, EnvironmentSpec, RewardSpec, TrackerSpec
+from lmrl.plugins.specs import (
+    BenchmarkSpec,
+    CommandSpec,
+    DatasetSpec,
+    EngineSpec,
+    EnvironmentSpec,
+    RewardSpec,
+    TrackerSpec,
+)
 
 
 @hookimpl

@@ -1,1 +1,84 @@
-"""Algorithms: the contract of a policy optimizer, and the functions that optimizers are made of."""
+"""What the author of an algorithm imports: the optimizer's contract, what it learns from, and pure functions.
+
+``PolicyOptimizer`` is the contract, ``Rollout`` and ``Batch`` are what it sees, ``ops`` has advantages, surrogates,
+baselines and aggregation, ``preference_losses`` the losses of pairs and labelled answers. Names are imported when they
+are first used, because ``lmrl.algorithms.kl`` needs no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from lmrl.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lmrl.algorithms import kl, ops, preference_losses
+    from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+    from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+    from lmrl.algorithms.kl import KLSettings
+    from lmrl.algorithms.optimizer import (
+        Evaluation,
+        Loss,
+        LossAggregation,
+        MaskSettings,
+        Minibatch,
+        OptimizerSettings,
+        Policy,
+        PolicyOptimizer,
+    )
+    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, TextInputs, UndeclaredNeed, lengths_to_mask
+
+__all__ = [
+    "ActorCritic",
+    "ActorCriticSettings",
+    "Advantages",
+    "Batch",
+    "Evaluation",
+    "Experience",
+    "KLSettings",
+    "LabelledBatch",
+    "Loss",
+    "LossAggregation",
+    "MaskSettings",
+    "Minibatch",
+    "OptimizerSettings",
+    "PairBatch",
+    "Policy",
+    "PolicyOptimizer",
+    "Responses",
+    "Rollout",
+    "Samples",
+    "TextInputs",
+    "TrajectoryBatch",
+    "UndeclaredNeed",
+    "kl",
+    "lengths_to_mask",
+    "ops",
+    "preference_losses",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "lmrl.algorithms.actor_critic": ("ActorCritic", "ActorCriticSettings"),
+        "lmrl.algorithms.experience": ("Experience", "LabelledBatch", "PairBatch", "Responses", "TrajectoryBatch"),
+        "lmrl.algorithms.kl": ("KLSettings",),
+        "lmrl.algorithms.optimizer": (
+            "Evaluation",
+            "Loss",
+            "LossAggregation",
+            "MaskSettings",
+            "Minibatch",
+            "OptimizerSettings",
+            "Policy",
+            "PolicyOptimizer",
+        ),
+        "lmrl.algorithms.rollout": (
+            "Advantages",
+            "Batch",
+            "Rollout",
+            "Samples",
+            "TextInputs",
+            "UndeclaredNeed",
+            "lengths_to_mask",
+        ),
+    },
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmrl.specs import BenchmarkSpec
+from lmrl.plugins.specs import BenchmarkSpec
 
 SHIPPED = {
     "exact": "Gap to the closed-form optimum where every answer can be enumerated",

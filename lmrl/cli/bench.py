@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.cli import bench_run
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 
 class _Parser(argparse.ArgumentParser):

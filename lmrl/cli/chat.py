@@ -8,7 +8,7 @@ import sys
 
 from lmrl.cli.sampling import add_sampling_options, read_sampling
 from lmrl.errors import DataError
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 HIDDEN = "\x01{}\x02"

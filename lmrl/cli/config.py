@@ -19,7 +19,7 @@ from lmrl.config.types import field_types, is_section, unknown_setting
 from lmrl.config.writing import plain
 from lmrl.errors import SettingsError, unknown
 from lmrl.plugins import PluginManager
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from lmrl.cli.recipes import OVERRIDES, recipe_command
 from lmrl.cli.tables import make_console
 from lmrl.errors import SettingsError
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 if TYPE_CHECKING:
     from lmrl.stages.evaluate.stage import EvaluateResult

@@ -16,7 +16,7 @@ from typing import Any
 from lmrl import __version__
 from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 DEBUG_VARIABLE = "LMRL_DEBUG"
 LISTING = "plugins"

@@ -6,7 +6,7 @@ import argparse
 
 from lmrl.plugins import PluginManager
 from lmrl.plugins.scaffold import USES, new_plugin, short_run
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

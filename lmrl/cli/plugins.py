@@ -8,7 +8,7 @@ import json
 
 from lmrl.cli.tables import make_console, make_table
 from lmrl.plugins import PluginInfo, PluginManager
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 TITLES = {
     "pretrain": "Pretraining a base model on stories, from scratch",

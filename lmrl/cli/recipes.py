@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.errors import ResumeError, SettingsError
-from lmrl.specs import CommandSpec
+from lmrl.plugins.specs import CommandSpec
 
 logger = logging.getLogger(__name__)
 FREE_ON_RESUME = ("run.device", "run.folder", "checkpoint", "trackers", "tracker")

@@ -14,8 +14,8 @@ from lmrl.control.collect import Collector, make_rollout
 from lmrl.control.policy import ActorCritic, ControlPolicy
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
-from lmrl.specs import OptimizerSpec
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmrl.config import PluginChoice, build
 from lmrl.data.prompts import PromptSettings, load_rows
-from lmrl.specs import DatasetSpec
+from lmrl.plugins.specs import DatasetSpec
 
 
 def prompt_settings(choice: PluginChoice) -> PromptSettings:

@@ -1,24 +1,16 @@
-"""Models: what is known of them (``card``), loading them, and the roles they play.
+"""Models: loading them, and the roles that they play in training. Torch is imported when a name is first used."""
 
-``load`` and the roles need torch and are imported when first used.
-"""
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Any
-
-from lmrl.text.card import ModelCard, load_card, response_texts
+from lmrl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lmrl.models.loading import LanguageModel, freeze_copy, load
     from lmrl.models.policy import PolicyModel
 
-__all__ = ["LanguageModel", "ModelCard", "PolicyModel", "freeze_copy", "load", "load_card", "response_texts"]
+__all__ = ["LanguageModel", "PolicyModel", "freeze_copy", "load"]
 
-_LAZY = {"LanguageModel": "loading", "load": "loading", "freeze_copy": "loading", "PolicyModel": "policy"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"lmrl.models.loading": ("LanguageModel", "freeze_copy", "load"), "lmrl.models.policy": ("PolicyModel",)},
+)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pluggy
 
-from lmrl import hookspecs
 from lmrl.errors import PluginError, unknown
+from lmrl.plugins import hookspecs
 from lmrl.plugins.records import KINDS, OBSERVERS
 
 HOOKS = tuple(kind.hook for kind in KINDS.values()) + OBSERVERS

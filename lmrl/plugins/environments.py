@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from lmrl.errors import PluginError
-from lmrl.specs import EnvironmentSpec
+from lmrl.plugins.specs import EnvironmentSpec
 
 
 class Refused:

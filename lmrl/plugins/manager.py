@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from lmrl.plugins.sources import (
     origin,
     strict_from_environment,
 )
-from lmrl.specs import (
+from lmrl.plugins.specs import (
     BenchmarkSpec,
     CommandSpec,
     DatasetSpec,
@@ -209,10 +210,11 @@ class PluginManager:
     # How plugins are added.
 
     def _add_core(self) -> None:
-        from lmrl import __version__, builtin
+        from lmrl import __version__
 
+        # By name, as an entry point is loaded: this package knows nothing of what the core offers.
         core = Plugin(CORE, CORE, __version__, "core")
-        self._add(core, lambda: builtin, raise_failures=True)
+        self._add(core, lambda: import_module("lmrl.builtin"), raise_failures=True)
 
     def _add_entry_point(self, point: EntryPointLike, disabled: bool, raise_failures: bool) -> None:
         distribution, version = origin(point)

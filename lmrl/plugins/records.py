@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_origin
 
-from lmrl import specs
 from lmrl.config.defaults import check_defaults, check_value
 from lmrl.config.types import field_types
 from lmrl.errors import PluginError, SettingsError
+from lmrl.plugins import specs
 from lmrl.plugins.environments import refused_id
 
 
@@ -45,7 +45,7 @@ SETTINGS = "settings"
 def checked(kind: str, offered: Any) -> dict[str, Any]:
     """Return one hook's records by name; raises ``PluginError`` for anything that is no record of the kind."""
     hook, record_type = KINDS[kind].hook, KINDS[kind].record
-    expected = f"expected an iterable of lmrl.specs.{record_type.__name__}"
+    expected = f"expected an iterable of lmrl.plugins.specs.{record_type.__name__}"
     if isinstance(offered, str | bytes) or not isinstance(offered, Iterable):
         raise PluginError(f"{hook} returned {_article(offered)}; {expected} (yield each record)")
     found: dict[str, Any] = {}

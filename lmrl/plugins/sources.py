@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from lmrl.errors import PluginError, SettingsError
-from lmrl.hookspecs import PROJECT
 from lmrl.plugins.files import import_file
+from lmrl.plugins.hookspecs import PROJECT
 
 DISABLE_VARIABLE = "LMRL_DISABLE_PLUGINS"
 STRICT_VARIABLE = "LMRL_STRICT_PLUGINS"

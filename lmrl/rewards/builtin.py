@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmrl.plugins.specs import RewardSpec
 from lmrl.rewards.answers.exact_match import ExactMatch, ExactMatchSettings
 from lmrl.rewards.answers.math_answer import MathAnswer, MathAnswerSettings
 from lmrl.rewards.answers.multiple_choice import MultipleChoice, MultipleChoiceSettings
@@ -13,7 +14,6 @@ from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSet
 from lmrl.rewards.stories.good_story import GoodStory, GoodStorySettings
 from lmrl.rewards.stories.happy_end import HappyEnd, HappyEndSettings
 from lmrl.rewards.stories.lexicon import Lexicon, LexiconSettings
-from lmrl.specs import RewardSpec
 
 
 def builtin_specs() -> list[RewardSpec]:

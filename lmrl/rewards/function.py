@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, nearest
+from lmrl.plugins.specs import Concurrency
 from lmrl.rewards.binding import Binding, bind
 from lmrl.rewards.calling import run_together
-from lmrl.specs import Concurrency
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]

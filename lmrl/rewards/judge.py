@@ -18,7 +18,7 @@ from lmrl.judges.grading import load_grading_template
 from lmrl.judges.questions import as_text
 from lmrl.judges.reading import Reading
 from lmrl.judges.settings import AskingSettings
-from lmrl.specs import Concurrency
+from lmrl.plugins.specs import Concurrency
 
 MINIMUM = 20
 """Replies before the fraction of unreadable ones can stop a run."""

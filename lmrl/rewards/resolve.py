@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lmrl.errors import SettingsError, nearest, unknown
+from lmrl.plugins.specs import Concurrency, RewardSpec
 from lmrl.rewards.binding import bind
 from lmrl.rewards.function import Member, RewardFunction
 from lmrl.rewards.learned import Learned, LearnedSettings, is_path
 from lmrl.rewards.live import live_kind, live_reward
 from lmrl.rewards.signatures import signature_of
-from lmrl.specs import Concurrency, RewardSpec
 
 if TYPE_CHECKING:
     from lmrl.plugins import PluginManager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmrl.errors import SettingsError
-from lmrl.specs import DatasetSpec
+from lmrl.plugins.specs import DatasetSpec
 from lmrl.stories.prompts import openings, questions, requests
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lmrl.errors import ConformanceError, NonFiniteError, SettingsError, unknown
-from lmrl.specs import OptimizerSpec
+from lmrl.plugins.specs import OptimizerSpec
 from lmrl.testing import checks_contract, checks_invariance, checks_learning
 from lmrl.testing.toy_experience import EXPERIENCES
 from lmrl.testing.trial import Trial

@@ -13,7 +13,7 @@ from lmrl.models import PolicyModel
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextPolicy
-from lmrl.specs import Needs
+from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import EnumeratedInputs, ExactProblem
 
 

@@ -9,7 +9,7 @@ from lmrl.algorithms import ops
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout
-from lmrl.specs import Needs
+from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
 
 

@@ -17,8 +17,8 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import SettingsError
+from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
-from lmrl.specs import OptimizerSpec
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
 from lmrl.testing.exact_policy import EnumeratedMask, EnumeratedPolicy

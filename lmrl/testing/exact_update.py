@@ -18,7 +18,7 @@ from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
 from lmrl.testing.exact_rollouts import make_rollout
 from lmrl.training.devices import make_accelerator

@@ -16,7 +16,7 @@ from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout
-from lmrl.specs import OptimizerSpec
+from lmrl.plugins.specs import OptimizerSpec
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
 from lmrl.testing.toy_policy import ToyModel, ToyPolicy

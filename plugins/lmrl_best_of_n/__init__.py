@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmrl import PluginManager, Samples, SamplingSpec, hookimpl
-from lmrl.errors import SettingsError
+from lmrl import EngineSpec, PluginManager, Samples, SamplingSpec, SettingsError, hookimpl
 from lmrl.rewards import resolve, sampled_columns
-from lmrl.specs import EngineSpec
 from lmrl.text.card import response_texts
 
 

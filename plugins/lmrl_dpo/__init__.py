@@ -12,12 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lmrl import hookimpl
-from lmrl.algorithms.experience import PairBatch, Responses
-from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import Loss, OptimizerSettings, PairBatch, Policy, PolicyOptimizer, Responses
 from lmrl.algorithms.preference_losses import PairLossSettings, pair_loss, sequence_logprobs, sigmoid_loss
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass

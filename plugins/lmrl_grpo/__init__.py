@@ -14,12 +14,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, Batch, Rollout
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import (
+    Advantages,
+    Batch,
+    Loss,
+    LossAggregation,
+    OptimizerSettings,
+    Policy,
+    PolicyOptimizer,
+    Rollout,
+    ops,
+)
 
 
 @dataclass

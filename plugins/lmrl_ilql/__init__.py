@@ -11,12 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.experience import TrajectoryBatch
-from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import Loss, OptimizerSettings, Policy, PolicyOptimizer, TrajectoryBatch, ops
 
 LARGEST_WEIGHT = 100.0
 """Weights of cloning are cut off here, as IQL's code does."""

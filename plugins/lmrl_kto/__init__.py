@@ -12,12 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmrl import hookimpl
-from lmrl.algorithms.experience import LabelledBatch, Responses
-from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import LabelledBatch, Loss, OptimizerSettings, Policy, PolicyOptimizer, Responses
 from lmrl.algorithms.preference_losses import kahneman_tversky_loss, sequence_logprobs
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass

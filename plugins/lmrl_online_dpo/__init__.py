@@ -13,12 +13,9 @@ from math import inf
 import torch
 from torch import Tensor
 
-from lmrl import hookimpl
-from lmrl.algorithms.experience import PairBatch, Responses
-from lmrl.algorithms.optimizer import Loss, Policy, PolicyOptimizer
+from lmrl import Needs, OptimizerSpec, hookimpl
+from lmrl.algorithms import Loss, PairBatch, Policy, PolicyOptimizer, Responses, Rollout
 from lmrl.algorithms.preference_losses import PairLossSettings, pair_loss, sequence_logprobs
-from lmrl.algorithms.rollout import Rollout
-from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass

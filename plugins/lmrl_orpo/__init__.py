@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lmrl import hookimpl
-from lmrl.algorithms.experience import PairBatch
-from lmrl.algorithms.optimizer import Loss, OptimizerSettings, Policy, PolicyOptimizer
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import Loss, OptimizerSettings, PairBatch, Policy, PolicyOptimizer
 from lmrl.algorithms.preference_losses import log_odds, sequence_logprobs, sigmoid_loss
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
 
 
 @dataclass

@@ -9,13 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
-from lmrl.algorithms.optimizer import Loss, Policy
-from lmrl.algorithms.rollout import Batch
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import ActorCritic, ActorCriticSettings, Batch, Loss, Policy, ops
 
 
 @dataclass

@@ -10,12 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, Batch, Rollout
-from lmrl.errors import SettingsError
-from lmrl.specs import OptimizerSpec
+from lmrl import OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import (
+    Advantages,
+    Batch,
+    Loss,
+    LossAggregation,
+    OptimizerSettings,
+    Policy,
+    PolicyOptimizer,
+    Rollout,
+    ops,
+)
 
 
 @dataclass

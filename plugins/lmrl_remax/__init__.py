@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.optimizer import Loss, LossAggregation, OptimizerSettings, Policy, PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, Batch, Rollout
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl import Needs, OptimizerSpec, hookimpl
+from lmrl.algorithms import (
+    Advantages,
+    Batch,
+    Loss,
+    LossAggregation,
+    OptimizerSettings,
+    Policy,
+    PolicyOptimizer,
+    Rollout,
+    ops,
+)
 
 
 @dataclass

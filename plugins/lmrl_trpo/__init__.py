@@ -11,13 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lmrl import hookimpl
-from lmrl.algorithms import ops
-from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
-from lmrl.algorithms.optimizer import Loss, Minibatch, Policy
-from lmrl.algorithms.rollout import Batch
-from lmrl.errors import SettingsError
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
+from lmrl.algorithms import ActorCritic, ActorCriticSettings, Batch, Loss, Minibatch, Policy, ops
 
 
 @dataclass

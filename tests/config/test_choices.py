@@ -11,7 +11,7 @@ import pytest
 from lmrl.config import PluginChoice, build, choice, resolved, to_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager, hookimpl
-from lmrl.specs import OptimizerSpec
+from lmrl.plugins.specs import OptimizerSpec
 
 
 @dataclass

@@ -16,8 +16,8 @@ from lmrl.engines import SamplingSpec
 from lmrl.errors import DataError, ModelError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
+from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
-from lmrl.specs import Needs
 from lmrl.stages.rl.config import LearningData, RLConfig
 from lmrl.stages.rl.offline import load_offline
 from lmrl.stages.rl.setup import make_torch_optimizer

@@ -94,7 +94,7 @@ def test_what_it_cannot_learn_from_is_refused(train, labelled):
 def test_a_mismatched_answer_is_cut_to_the_context(tiny_folder):
     """Each row fits, but a long prompt with another row's long answer would not."""
     from lmrl.models import load
-    from lmrl.specs import Needs
+    from lmrl.plugins.specs import Needs
     from lmrl.stages.rl.config import LearningData
     from lmrl.stages.rl.offline import load_offline
 

@@ -13,8 +13,8 @@ from lmrl.config import build
 from lmrl.control import ControlConfig, train_control
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.models.masked import MaskPolicy
+from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.reporting.metrics import read_metrics
-from lmrl.specs import Needs, OptimizerSpec
 from lmrl.stages.asking import model_path
 from lmrl.stages.rl.checks import check_settings
 from lmrl.stages.rl.config import RLConfig

@@ -13,7 +13,7 @@ import pytest
 HEADER = """
 from dataclasses import dataclass
 from lmrl import hookimpl
-from lmrl.specs import *
+from lmrl.plugins.specs import *
 
 @dataclass
 class Settings:

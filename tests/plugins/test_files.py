@@ -20,7 +20,7 @@ GOOD = '''
 from __future__ import annotations
 from dataclasses import dataclass
 from lmrl import hookimpl
-from lmrl.specs import RewardSpec
+from lmrl.plugins.specs import RewardSpec
 
 @dataclass
 class Settings:

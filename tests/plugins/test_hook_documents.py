@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from lmrl import hookspecs
-from lmrl import specs as records
-from lmrl.plugins import PluginManager
+from lmrl.plugins import PluginManager, hookspecs
+from lmrl.plugins import specs as records
 from lmrl.plugins.checks import HOOKS
 
 

@@ -49,7 +49,7 @@ def files(tmp_path):
     """Write plugin files and return the options that load them."""
     header = (
         "from dataclasses import dataclass\nfrom lmrl import *\n"
-        "from lmrl.specs import *\n\n@dataclass\nclass Settings:\n    size: int = 1\n\n"
+        "from lmrl.plugins.specs import *\n\n@dataclass\nclass Settings:\n    size: int = 1\n\n"
     )
 
     def write(**sources):

@@ -28,7 +28,7 @@ BROKEN = {
     ),
     "kind": (
         "@hookimpl\ndef lmrl_engines():\n    yield RewardSpec('r', len, Settings)",
-        "expected an iterable of lmrl.specs.EngineSpec",
+        "expected an iterable of lmrl.plugins.specs.EngineSpec",
     ),
     "single": (
         "@hookimpl\ndef lmrl_rewards():\n    return RewardSpec('r', len, Settings)",

@@ -25,7 +25,7 @@ PUBLIC = {
     "lmrl.algorithms.preference_losses",
     "lmrl.rewards",
     "lmrl.algorithms.rollout",
-    "lmrl.specs",
+    "lmrl.plugins.specs",
     "lmrl.testing",
 }
 ABOVE = {"cli": {"cli"}} | {name: {"cli"} for name in ("stages", "control", "testing", "bench")}
@@ -81,7 +81,7 @@ def test_imports_point_downward():
             assert parts[0] != "lmrl" or len(parts) < 2 or parts[1] not in above, f"{path}:{line} imports {module}"
 
 
-@pytest.mark.parametrize("statement", ["import lmrl", "import lmrl.specs, lmrl.errors", "import lmrl.data"])
+@pytest.mark.parametrize("statement", ["import lmrl", "import lmrl.plugins.specs, lmrl.errors", "import lmrl.data"])
 def test_importing_is_cheap(statement):
     code = f"{statement}; import sys; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

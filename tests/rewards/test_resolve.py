@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from lmrl.errors import LmrlError, SettingsError, unknown
+from lmrl.plugins.specs import RewardSpec
 from lmrl.rewards import resolve
-from lmrl.specs import RewardSpec
 
 MODULE = """
 from dataclasses import dataclass

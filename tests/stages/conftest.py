@@ -12,7 +12,7 @@ from lmrl.engines import SamplingSpec
 from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.text_policy import TextPolicy
-from lmrl.specs import Needs
+from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
 from lmrl.training.update import Updater

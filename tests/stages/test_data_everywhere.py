@@ -144,7 +144,7 @@ def test_tools_and_prefill_survive_being_written_down(tmp_path):
 
 @pytest.mark.parametrize("needs", ["preferences", "labelled", "trajectories"])
 def test_learning_data_are_mapped_and_rendered_with_their_tools(card, needs):
-    from lmrl.specs import Needs
+    from lmrl.plugins.specs import Needs
     from lmrl.stages.rl.offline import load_offline
 
     rows, columns = {

@@ -9,8 +9,8 @@ from lmrl import Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookim
 from lmrl.config import PluginChoice, build, refuse_unread, unread_note
 from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
-from lmrl.specs import Needs
 from lmrl.stages.rl.checks import refuse_defaults
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl

@@ -13,8 +13,8 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import FinishReason, SamplingSpec
 from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
-from lmrl.specs import Needs
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
 PROMPTS = [

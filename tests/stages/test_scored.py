@@ -16,9 +16,9 @@ from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.envs import TextGenVectorEnv
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
-from lmrl.specs import Needs
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.stage import evaluate
 from lmrl.stages.rl.config import RLConfig

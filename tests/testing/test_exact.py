@@ -19,7 +19,7 @@ from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.testing import (
     ExactProblem,
     ExactTrainer,

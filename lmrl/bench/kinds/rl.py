@@ -20,7 +20,7 @@ from lmrl.bench.suite import Suite, merged
 from lmrl.config import build, resolved, to_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.specs import Needs
+from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.config import RLConfig
 
 

@@ -10,7 +10,7 @@ from lmrl.data import PromptSet
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
-from lmrl.specs import Needs, OptimizerSpec
+from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stories.recognise import note_story_reward, refuse_story_defaults
 from lmrl.text.card import load_card

@@ -24,7 +24,7 @@ from lmrl.data.rankings import load_rankings
 from lmrl.data.records import Answer, Prompt
 from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError
-from lmrl.specs import Needs
+from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.config import LearningData
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row

@@ -17,9 +17,9 @@ from lmrl.engines.spec import SamplingSpec
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.plugins.specs import Needs
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.offered import sampled_columns
-from lmrl.specs import Needs
 from lmrl.stages.rl.early_scores import EarlyScores
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.text.vocabulary import require_sampled_ids

@@ -26,12 +26,12 @@ from lmrl.models.saving import restore_training_weights, saved_dtype
 from lmrl.models.scoring import reference_spec, score_logprobs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.seeds import derive_seed
-from lmrl.specs import Needs
 from lmrl.stages.rl.checks import (
     check_ranks,
     check_settings,

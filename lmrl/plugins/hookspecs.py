@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from lmrl.specs import (
+from lmrl.plugins.specs import (
     BenchmarkSpec,
     CommandSpec,
     DatasetSpec,
@@ -29,6 +29,7 @@ PROJECT = "lmrl"
 """The name that ties pluggy's markers and managers together, and the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
