@@ -25,9 +25,10 @@ quickstart: $(VENV)/.has-core ## Go from raw text to a chat model on the embedde
 test: $(VENV)/.has-test ## Run the whole test suite
 	@$(RUN)python -m pytest $(PYTEST_FLAGS) -m "not study"
 
-lint: $(VENV)/.has-dev ## Check style (ruff check, ruff format --check)
+lint: $(VENV)/.has-dev ## Check style and the order of imports (ruff, import-linter)
 	@$(RUN)ruff check .
 	@$(RUN)ruff format --check .
+	@$(RUN)lint-imports --no-logo --no-cache
 
 type: $(VENV)/.has-dev ## Check types (mypy on lmrl/ and plugins/)
 	@$(RUN)mypy

@@ -25,8 +25,7 @@ from tqdm import tqdm
 
 from lmrl.config import apply_overrides, build
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.pretrain.config import PretrainConfig
-from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.pretrain import PretrainConfig, pretrain
 from lmrl.statistics.intervals import mean_interval
 
 FILE = Path("text") / "tinyshakespeare.txt"

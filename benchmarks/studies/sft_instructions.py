@@ -15,8 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lmrl.config import build
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.sft import SFTConfig, sft
 from lmrl.statistics.intervals import mean_interval
 
 DATA = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmrl.errors import RewardError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig
 
 if TYPE_CHECKING:
     from lmrl.data import PromptSet

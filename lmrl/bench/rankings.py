@@ -16,9 +16,10 @@ from lmrl.data.layouts.conversations import opening
 from lmrl.errors import SettingsError
 from lmrl.models.reward_rows import with_template
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward.config import RankingDataSettings, RewardConfig
+from lmrl.stages.reward import RewardConfig
+from lmrl.stages.reward.config import RankingDataSettings
 from lmrl.stages.reward.data import encode_rankings
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig
 from lmrl.stages.rl.setup import embedded_model
 from lmrl.text.card import ModelCard, load_card
 

@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the model and talk until the input ends; on pipes only answers go to standard output."""
     from lmrl.models import load
     from lmrl.stages.asking import model_path
+    from lmrl.stages.chat import ChatSession
     from lmrl.stages.chat.loop import converse
-    from lmrl.stages.chat.stage import ChatSession
     from lmrl.training.devices import torch_device
 
     session = ChatSession(

@@ -18,7 +18,8 @@ from lmrl.errors import SettingsError
 from lmrl.plugins.specs import CommandSpec
 
 if TYPE_CHECKING:
-    from lmrl.stages.evaluate.compare import Answer, SideBySide
+    from lmrl.stages.evaluate import SideBySide
+    from lmrl.stages.evaluate.comparison import Answer
 
 NARROWEST = 22
 """Characters that an answer's column needs; with less, answers are stacked below one another."""
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer, print the table and write the files that were asked for."""
     from lmrl.config import apply_overrides
-    from lmrl.stages.evaluate.compare import compare
+    from lmrl.stages.evaluate import compare
     from lmrl.stages.evaluate.comparison_page import to_markdown, to_page
 
     if arguments.reward_setting and not arguments.reward:

@@ -18,7 +18,7 @@ from lmrl.errors import SettingsError
 from lmrl.plugins.specs import CommandSpec
 
 if TYPE_CHECKING:
-    from lmrl.stages.evaluate.stage import EvaluateResult
+    from lmrl.stages.evaluate import EvaluateResult
 
 _RECIPE = recipe_command(
     "eval",

@@ -12,8 +12,8 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
+    from lmrl.stages.prefer import PreferResult
     from lmrl.stages.prefer.report import PreferReport
-    from lmrl.stages.prefer.stage import PreferResult
     from lmrl.statistics.intervals import Interval
 
 SPEC = recipe_command(

@@ -13,7 +13,7 @@ from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
     from lmrl.corpus import CorpusReport
-    from lmrl.stages.pretrain.stage import PretrainResult
+    from lmrl.stages.pretrain import PretrainResult
 
 
 def print_result(result: PretrainResult, console: Console | None = None) -> None:

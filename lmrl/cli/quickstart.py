@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.cli.compare import print_side_by_side
     from lmrl.cli.eval import evaluation_table
     from lmrl.cli.tables import make_console
+    from lmrl.stages.quickstart import quickstart
     from lmrl.stages.quickstart.page import PAGE_FILE
     from lmrl.stages.quickstart.recipes import STAGES, chat_commands
-    from lmrl.stages.quickstart.stage import quickstart
 
     console = make_console()
     began = time.monotonic()

@@ -11,8 +11,8 @@ from rich.text import Text
 from lmrl.cli.tables import make_console
 
 if TYPE_CHECKING:
+    from lmrl.stages.rl import RLResult
     from lmrl.stages.rl.evaluation import Evaluation
-    from lmrl.stages.rl.stage import RLResult
     from lmrl.statistics.intervals import Interval
 
 

@@ -11,8 +11,8 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console, make_table
 
 if TYPE_CHECKING:
+    from lmrl.stages.reward import RewardTrainingResult
     from lmrl.stages.reward.measures import RewardReport
-    from lmrl.stages.reward.stage import RewardTrainingResult
 
 
 def print_result(result: RewardTrainingResult, console: Console | None = None) -> None:

@@ -12,7 +12,7 @@ from lmrl.cli.recipes import recipe_command
 from lmrl.cli.tables import make_console
 
 if TYPE_CHECKING:
-    from lmrl.stages.sft.stage import SFTResult
+    from lmrl.stages.sft import SFTResult
 
 SPEC = recipe_command(
     "sft",

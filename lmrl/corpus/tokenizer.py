@@ -1,7 +1,7 @@
 """Training a tokenizer, or bringing one, and encoding whole documents with it.
 
 What is written is a folder in the transformers layout (``tokenizer.json``, ``tokenizer_config.json``) that
-``AutoTokenizer`` and ``lmrl.models.load_card`` read. Needs ``tokenizers``, imported when first used.
+``AutoTokenizer`` and ``lmrl.text.load_card`` read. Needs ``tokenizers``, imported when first used.
 """
 
 from __future__ import annotations

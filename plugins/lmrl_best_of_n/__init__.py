@@ -16,7 +16,7 @@ import torch
 
 from lmrl import EngineSpec, PluginManager, Samples, SamplingSpec, SettingsError, hookimpl
 from lmrl.rewards import resolve, sampled_columns
-from lmrl.text.card import response_texts
+from lmrl.text import response_texts
 
 
 @dataclass

@@ -11,8 +11,8 @@ import pytest
 
 from lmrl.errors import SettingsError
 from lmrl.reporting.metrics import read_metrics
+from lmrl.stages.quickstart import quickstart
 from lmrl.stages.quickstart.recipes import STAGES, Sizes, recipes
-from lmrl.stages.quickstart.stage import quickstart
 from lmrl.training.run import stage_of
 
 SCALE = "0.02"

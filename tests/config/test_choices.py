@@ -116,7 +116,7 @@ def test_an_imported_reward_keeps_its_table(manager):
 
 def test_the_recipe_of_the_rl_stage_is_built_from_overrides():
     from lmrl.config import apply_overrides
-    from lmrl.stages.rl.config import RLConfig
+    from lmrl.stages.rl import RLConfig
 
     manager = PluginManager()
     config = build(RLConfig, apply_overrides({}, ["optimizer.name=reinforce", "train.learning_rate=1e-5"]))

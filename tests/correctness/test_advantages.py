@@ -11,8 +11,7 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.config import build
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 
 TRUE = torch.ones(1, 4, dtype=torch.bool)
 

@@ -15,8 +15,7 @@ from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 
 
 def make(name, **settings):

@@ -19,9 +19,8 @@ from lmrl.models import PolicyModel
 from lmrl.models.ranking_losses import pairwise_bradley_terry, plackett_luce
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
-from lmrl.stages.rl.stage import stage as rl_stage
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.rl import stage as rl_stage
 from lmrl.training.checkpoint import list_checkpoints
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far .", "the dog", "a cat", "sad", "."]

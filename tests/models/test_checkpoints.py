@@ -241,7 +241,7 @@ def test_a_placeholder_for_images_needs_no_row(checkpoint, named):
 
 
 def test_all_weights_are_checked_before_the_first_model_answers(checkpoint, named, tmp_path, monkeypatch):
-    from lmrl.stages.evaluate.stage import compare
+    from lmrl.stages.evaluate import comparison as compare
 
     cut(checkpoint)
     monkeypatch.setattr(compare, "sample_texts", lambda *arguments: pytest.fail("sampled"))
@@ -251,7 +251,7 @@ def test_all_weights_are_checked_before_the_first_model_answers(checkpoint, name
 
 def test_a_card_needs_no_torch(checkpoint, hub_cache):
     name = cache_on_hub(checkpoint, hub_cache)
-    code = "import sys; from lmrl.models import load_card; [load_card(name) for name in sys.argv[1:]]"
+    code = "import sys; from lmrl.text import load_card; [load_card(name) for name in sys.argv[1:]]"
     code += "; assert not {'torch', 'transformers'} & set(sys.modules)"
     environment = dict(os.environ, HF_HUB_CACHE=str(hub_cache))
     subprocess.run([sys.executable, "-c", code, str(checkpoint), name], check=True, env=environment)

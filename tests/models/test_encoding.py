@@ -11,7 +11,7 @@ from lmrl.data import load_prompts
 from lmrl.models.loading import load
 from lmrl.models.reward_rows import reward_row
 from lmrl.stages.asking import ask
-from lmrl.stages.chat.stage import ChatSession
+from lmrl.stages.chat import ChatSession
 from lmrl.stages.rl.checks import encode_prompts
 from lmrl.text.card import FastCodec, TransformersCodec, load_card
 from lmrl.text.chat_template import prompt_ids, response_row

@@ -14,10 +14,9 @@ from lmrl.engines.texts import sample_texts, sampling_spec
 from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import LmrlError, ModelError, SettingsError, VocabularyError
 from lmrl.models import load
-from lmrl.stages.evaluate.compare import compare
+from lmrl.stages.evaluate import compare
 from lmrl.stages.evaluate.scores import why_no_kl
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.testing import write_tiny_model
 from lmrl.testing.toys import WORDS
 from lmrl.text.card import load_card

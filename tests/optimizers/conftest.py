@@ -16,9 +16,9 @@ from lmrl.models.scoring import score_logprobs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import LearningData, RLConfig
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.rl.config import LearningData
 from lmrl.stages.rl.offline import load_offline
-from lmrl.stages.rl.stage import rl
 from lmrl.testing import write_tiny_model
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings

@@ -11,8 +11,7 @@ from lmrl.errors import SettingsError
 from lmrl.models import load
 from lmrl.plugins import PluginManager
 from lmrl.rewards import resolve
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.testing import write_tiny_model
 from lmrl.text.card import response_texts
 from lmrl_best_of_n import BestOfN, BestOfNSettings

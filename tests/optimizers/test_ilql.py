@@ -18,10 +18,10 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import LearningData, RLConfig
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.rl.config import LearningData
 from lmrl.stages.rl.offline import load_offline
 from lmrl.stages.rl.setup import make_torch_optimizer
-from lmrl.stages.rl.stage import rl
 from lmrl.testing import random_problem, write_tiny_model
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.update import Updater

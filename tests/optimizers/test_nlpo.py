@@ -16,9 +16,8 @@ from lmrl.models.masked import MaskPolicy
 from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.asking import model_path
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.checks import check_settings
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
 from lmrl.text.folders import MASK_FILE
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl_nlpo import NLPO, NLPOSettings

@@ -74,8 +74,7 @@ def test_the_trainers_kl_changes_nothing(tiny_folder, tmp_path):
     """The KL is in DPO's loss; shaping rewards or adding a penalty would count it twice."""
     from lmrl.config import build
     from lmrl.reporting.metrics import read_metrics
-    from lmrl.stages.rl.config import RLConfig
-    from lmrl.stages.rl.stage import rl
+    from lmrl.stages.rl import RLConfig, rl
 
     losses = []
     for number, kl in enumerate(({"beta": 0.0}, {"beta": 5.0}, {"beta": 5.0, "placement": "loss", "estimator": "k3"})):

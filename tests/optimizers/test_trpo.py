@@ -14,9 +14,8 @@ from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.setup import make_torch_optimizer
-from lmrl.stages.rl.stage import rl
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.update_settings import TrainSettings
 from lmrl_trpo import TRPO, TRPOSettings

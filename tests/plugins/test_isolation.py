@@ -13,7 +13,7 @@ from lmrl.config import build
 from lmrl.errors import PluginError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.plugins.records import KINDS
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig
 
 RECORDS = {
     "optimizer": "OptimizerSpec({name!r}, len, Settings)",

@@ -17,8 +17,7 @@ from lmrl.config import apply_overrides, build, read_toml
 from lmrl.data import load_rankings
 from lmrl.data.layouts.shapes import SHAPES
 from lmrl.errors import DataError, ResumeError, SettingsError
-from lmrl.stages.prefer.config import PreferConfig
-from lmrl.stages.prefer.stage import prefer
+from lmrl.stages.prefer import PreferConfig, prefer
 from lmrl.stories import is_happy
 from lmrl.testing import write_tiny_model
 from lmrl.training.run import stage_of

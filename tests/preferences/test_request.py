@@ -6,7 +6,7 @@ from lmrl.config import apply_overrides, build
 from lmrl.errors import SettingsError
 from lmrl.judges.request import advice_for, refused_field
 from lmrl.judges.settings import JudgeSettings
-from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer import PreferConfig
 
 URL = "http://localhost:1/v1"
 

@@ -219,7 +219,7 @@ def test_paths_that_lead_nowhere(base, folder, ensemble, tmp_path, monkeypatch):
 def test_a_recipe_may_name_a_path(folder):
     from lmrl.config import build, resolved, to_toml
     from lmrl.plugins import PluginManager
-    from lmrl.stages.rl.config import RLConfig
+    from lmrl.stages.rl import RLConfig
 
     config = build(RLConfig, {"reward": {"name": str(folder)}})
     assert f'name = "{folder}"' in to_toml(resolved(config, PluginManager()))

@@ -13,8 +13,8 @@ from lmrl.engines.spec import SamplingSpec
 from lmrl.engines.texts import sample_texts
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models import load
+from lmrl.stages.chat import ChatSession, chat
 from lmrl.stages.chat.loop import converse
-from lmrl.stages.chat.stage import ChatSession, chat
 from lmrl.stages.chat.stream import Stream
 from lmrl.stories import MODEL_PATH
 

@@ -11,16 +11,12 @@ from lmrl.config import build
 from lmrl.errors import ModelError
 from lmrl.models import load
 from lmrl.models.saving import TRAINING_WEIGHTS, restore_training_weights, save_model
-from lmrl.stages.pretrain.config import PretrainConfig
-from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.pretrain import PretrainConfig, pretrain
 from lmrl.stages.pretrain.task import PretrainTask
-from lmrl.stages.reward.config import RewardConfig
-from lmrl.stages.reward.stage import reward
+from lmrl.stages.reward import RewardConfig, reward
 from lmrl.stages.reward.task import RewardTask
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.sft import SFTConfig, sft
 from lmrl.stages.sft.task import SFTTask
 from lmrl.testing import write_tiny_model
 from lmrl.text.weight_files import stored_dtype

@@ -14,7 +14,8 @@ from lmrl.engines.settings import SamplingSettings
 from lmrl.errors import ModelError, PromptError, SettingsError
 from lmrl.models import load
 from lmrl.stages.asking import answer_spec, as_messages, ask, transcript
-from lmrl.stages.evaluate.compare import Answer, Column, SideBySide, compare
+from lmrl.stages.evaluate import SideBySide, compare
+from lmrl.stages.evaluate.comparison import Answer, Column
 from lmrl.stages.evaluate.comparison_page import to_markdown, to_page
 from lmrl.stages.evaluate.scores import sequence_logprobs
 from lmrl.stories import MODEL_PATH

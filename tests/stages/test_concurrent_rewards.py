@@ -15,8 +15,7 @@ from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import per_row, resolve
 from lmrl.rewards.concurrent import ConcurrentReward
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 
 TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 MODULE = """

@@ -10,12 +10,13 @@ from lmrl.config import build
 from lmrl.data import load_rankings
 from lmrl.envs.prompts import read_prompts
 from lmrl.errors import DataError, LmrlError, PromptError
-from lmrl.stages.evaluate.config import EvaluateConfig
+from lmrl.stages.evaluate import EvaluateConfig
 from lmrl.stages.evaluate.prompts import held_out_questions
-from lmrl.stages.prefer.config import PreferConfig
+from lmrl.stages.prefer import PreferConfig
 from lmrl.stages.prefer.drawing import prepare_prompts
 from lmrl.stages.prefer.samples import load_samples, read_completions, write_samples
-from lmrl.stages.rl.config import LearningData, RLConfig
+from lmrl.stages.rl import RLConfig
+from lmrl.stages.rl.config import LearningData
 from lmrl.stages.sft.config import SFTDataSettings
 from lmrl.stages.sft.rows import encode_examples
 from lmrl.testing import write_tiny_model

@@ -14,11 +14,11 @@ from lmrl.engines.texts import Completion
 from lmrl.errors import DataError, PromptError, ResumeError, SettingsError
 from lmrl.models import load
 from lmrl.stages.asking import Asked
+from lmrl.stages.evaluate import EvaluateConfig, evaluate
 from lmrl.stages.evaluate.answers import Answers
-from lmrl.stages.evaluate.config import EvaluateConfig, TextSettings
+from lmrl.stages.evaluate.config import TextSettings
 from lmrl.stages.evaluate.prompts import Question, Questions
 from lmrl.stages.evaluate.report import to_dict
-from lmrl.stages.evaluate.stage import evaluate
 from lmrl.stages.evaluate.texts import read_texts, row_nats, text_measures, text_rows
 from lmrl.stages.evaluate.wins import win_rate
 from lmrl.statistics.intervals import wilson_interval
@@ -61,8 +61,7 @@ def uniform_folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_numbers_are_those_of_the_rl_run_itself(tmp_path):
-    from lmrl.stages.rl.config import RLConfig
-    from lmrl.stages.rl.stage import rl
+    from lmrl.stages.rl import RLConfig, rl
 
     shared = {"prompts": BASE["prompts"], "sampling": BASE["sampling"]}
     recipe = shared | {

@@ -5,8 +5,7 @@ import torch
 
 from lmrl.config import build
 from lmrl.errors import ModelError
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 
 PAIRS = [
     {"prompt": "the cat", "chosen": " sat", "rejected": " ran"},
@@ -51,7 +50,7 @@ def run(model, folder, optimizer, **sampling):
 
 @pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto"])
 def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_path, monkeypatch, optimizer):
-    from lmrl.stages.rl.stage import setup as rl_setup
+    from lmrl.stages.rl import setup as rl_setup
 
     def changed_copy(model):
         copy = original(model)

@@ -11,9 +11,8 @@ from lmrl.errors import DataError, ResumeError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.checks import refuse_defaults
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran"]
 PAIRS = [

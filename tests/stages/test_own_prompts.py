@@ -8,14 +8,10 @@ import pytest
 from lmrl.config import build
 from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.stages.evaluate.config import EvaluateConfig
-from lmrl.stages.evaluate.stage import evaluate
-from lmrl.stages.prefer.config import PreferConfig
-from lmrl.stages.prefer.stage import prefer
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.evaluate import EvaluateConfig, evaluate
+from lmrl.stages.prefer import PreferConfig, prefer
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.sft import SFTConfig, sft
 from lmrl.stories import MODEL_PATH
 from lmrl.stories.recognise import is_story_model
 from lmrl.text.card import load_card

@@ -13,8 +13,7 @@ from lmrl.config import build, read_toml
 from lmrl.errors import ResumeError
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.training.plugin_files import note_changed_files, resumed_files
 
 REWARD = """

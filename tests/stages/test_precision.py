@@ -18,19 +18,13 @@ from lmrl.models.text_policy import TextEvaluation, TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed
-from lmrl.stages.evaluate.config import EvaluateConfig
-from lmrl.stages.evaluate.stage import evaluate
-from lmrl.stages.prefer.config import PreferConfig
-from lmrl.stages.prefer.stage import prefer
-from lmrl.stages.pretrain.config import PretrainConfig
-from lmrl.stages.pretrain.stage import pretrain
-from lmrl.stages.reward.config import RewardConfig
-from lmrl.stages.reward.stage import reward
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.evaluate import EvaluateConfig, evaluate
+from lmrl.stages.prefer import PreferConfig, prefer
+from lmrl.stages.pretrain import PretrainConfig, pretrain
+from lmrl.stages.reward import RewardConfig, reward
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.setup import open_session
-from lmrl.stages.rl.stage import rl
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.sft import SFTConfig, sft
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 PAIRS = [{"prompt": prompt, "chosen": " happy home .", "rejected": " sad far ."} for prompt in PROMPTS]

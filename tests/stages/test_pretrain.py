@@ -24,8 +24,8 @@ from lmrl.corpus import CorpusSettings, TokenizerSettings, open_corpus
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.pretrain.config import PretrainConfig, PretrainModelSettings, PretrainTrainSettings, SampleSettings
-from lmrl.stages.pretrain.stage import pretrain
+from lmrl.stages.pretrain import PretrainConfig, pretrain
+from lmrl.stages.pretrain.config import PretrainModelSettings, PretrainTrainSettings, SampleSettings
 from lmrl.stages.pretrain.task import PretrainTask
 from lmrl.stories import grammar
 from lmrl.training.devices import make_accelerator

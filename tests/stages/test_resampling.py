@@ -15,10 +15,9 @@ from lmrl.algorithms.rollout import join_records
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.resampling import resample
 from lmrl.stages.rl.rollouts import PromptBatch
-from lmrl.stages.rl.stage import rl
 from lmrl.training.checkpoint import list_checkpoints
 
 TEXTS = ["the cat", "a", "the dog sat home", "a cat ran", "home", "far ."]

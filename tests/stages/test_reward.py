@@ -21,9 +21,8 @@ from lmrl.errors import DataError, ModelError, NonFiniteError, ResumeError, Sett
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
-from lmrl.stages.reward.config import RewardConfig
+from lmrl.stages.reward import RewardConfig, reward
 from lmrl.stages.reward.data import collate, encode_rankings, split_by_tokens
-from lmrl.stages.reward.stage import reward
 from lmrl.stages.reward.task import RewardTask
 from lmrl.testing import write_tiny_model
 from lmrl.text.reward_card import load_reward_card

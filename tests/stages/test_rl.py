@@ -16,8 +16,7 @@ import torch
 from lmrl.config import build, read_toml
 from lmrl.errors import NonFiniteError, PromptError, ResumeError, RewardError, SettingsError
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.schedule import schedule_factor
 

@@ -19,11 +19,9 @@ from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
-from lmrl.stages.evaluate.config import EvaluateConfig
-from lmrl.stages.evaluate.stage import evaluate
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.evaluate import EvaluateConfig, evaluate
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.evaluation import evaluate_policy
-from lmrl.stages.rl.stage import rl
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 SAMPLERS = sorted(

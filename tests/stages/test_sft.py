@@ -17,8 +17,7 @@ from lmrl.config import build
 from lmrl.errors import DataError, ModelError, ResumeError, SettingsError
 from lmrl.models import load
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.sft import SFTConfig, sft
 from lmrl.testing import write_tiny_model
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import DEFAULT_TOKENS, chat_row, prompt_ids
@@ -121,7 +120,7 @@ def test_transformers_and_peft_read_what_is_saved(tiny, tmp_path, method):
 
 @pytest.mark.parametrize("method", ["none", "lora"])
 def test_a_stopped_run_resumes_as_if_nothing_had_happened(tiny, tmp_path, method, monkeypatch):
-    from lmrl.stages.sft.stage import task as sft_task
+    from lmrl.stages.sft import task as sft_task
 
     adapter = {"method": method, "rank": 4, "dropout": 0.2}
     whole = run(config_of(tiny, tmp_path / "whole", adapter=adapter))

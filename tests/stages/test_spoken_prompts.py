@@ -8,11 +8,9 @@ import gymnasium as gym
 import pytest
 
 from lmrl.config import build
-from lmrl.stages.evaluate.config import EvaluateConfig
-from lmrl.stages.evaluate.stage import evaluate
-from lmrl.stages.prefer.config import PreferConfig
-from lmrl.stages.prefer.stage import prefer
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.evaluate import EvaluateConfig, evaluate
+from lmrl.stages.prefer import PreferConfig, prefer
+from lmrl.stages.rl import RLConfig
 from lmrl.stages.rl.setup import open_session
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import prompt_ids

@@ -11,8 +11,7 @@ from tensorboard.util import tensor_util
 
 from lmrl.config import build
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.training.tracking import TensorBoardTracker
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]

@@ -11,10 +11,8 @@ from lmrl.config import build, refuse_unread
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager, PluginWarning
 from lmrl.reporting.metrics import read_metrics
-from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.stage import rl
-from lmrl.stages.sft.config import SFTConfig
-from lmrl.stages.sft.stage import sft
+from lmrl.stages.rl import RLConfig, rl
+from lmrl.stages.sft import SFTConfig, sft
 from lmrl.training.checkpoint import list_checkpoints
 
 TRACKERS = """

@@ -10,10 +10,9 @@ from lmrl.config import build
 from lmrl.judges.settings import JudgeSettings
 from lmrl.models.loading import load
 from lmrl.stages.asking import answer_spec, ask, in_chat
-from lmrl.stages.chat.stage import ChatSession
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.chat import ChatSession
+from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.setup import open_session
-from lmrl.stages.rl.stage import rl
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import response_row, template_end_id
 from lmrl.text.turns import holds_turns, with_turn_end

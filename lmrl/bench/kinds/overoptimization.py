@@ -25,8 +25,8 @@ from lmrl.config import build
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
 from lmrl.rewards.ensemble import Aggregation
-from lmrl.stages.reward.config import RewardConfig
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.reward import RewardConfig
+from lmrl.stages.rl import RLConfig
 
 BEST_OF = "best_of_n"
 """No training: the proxy chooses among answers of the starting model."""
@@ -137,7 +137,7 @@ class OveroptimizationKind(RLKind):
         """Return the proxy's folder and its accuracy on held-out pairs; it appears as a whole or not at all."""
         from lmrl.bench.offline import judged_answers
         from lmrl.data import load_rankings
-        from lmrl.stages.reward.stage import reward
+        from lmrl.stages.reward import reward
 
         task = self._task(suite, run.task)
         pairs = dataclasses.replace(config.train, updates=1, prompts_per_update=task.proxy.pairs, group_size=2)

@@ -27,7 +27,7 @@ from lmrl.config import build
 from lmrl.data import RankingSet, load_rankings
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.stages.reward.config import RewardConfig
+from lmrl.stages.reward import RewardConfig
 from lmrl.stages.reward.data import RankedRows, encode_rankings
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class RewardKind(Kind):
 
             return HeldOut.of(items, bag_of_words(part.rankings, items))
         from lmrl.models.reward_model import load_reward_model
-        from lmrl.stages.reward.stage import reward
+        from lmrl.stages.reward import reward
 
         per_step = config.train.rankings_per_step
         steps = max(1, round(epochs * len(part) / per_step))

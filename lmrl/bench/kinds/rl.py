@@ -21,7 +21,7 @@ from lmrl.config import build, resolved, to_toml
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig
 
 
 @dataclass
@@ -159,7 +159,7 @@ class RLKind(Kind):
     ) -> list[dict[str, float]]:
         """Train in a folder that is thrown away, and return what was logged."""
         from lmrl.reporting.metrics import read_metrics
-        from lmrl.stages.rl.stage import rl
+        from lmrl.stages.rl import rl
 
         experience = plugins.get("optimizer", config.optimizer.name).needs.experience
         with tempfile.TemporaryDirectory(prefix="lmrl-bench-") as place:

@@ -15,7 +15,7 @@ from lmrl.bench.throughput.stage import Stage
 from lmrl.config import build
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
-from lmrl.stages.rl.config import RLConfig
+from lmrl.stages.rl import RLConfig
 from lmrl.stages.rl.setup import open_session
 from lmrl.training.memory import microbatch_budget
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lmrl.reporting.pages import Cell, Page
-from lmrl.stages.evaluate.compare import Answer, SideBySide
+from lmrl.stages.evaluate.comparison import Answer, SideBySide
 
 
 def to_markdown(table: SideBySide, title: str = "Side by side") -> str:

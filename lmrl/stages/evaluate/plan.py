@@ -14,7 +14,7 @@ from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import Asked, model_path, require_different, short_names
-from lmrl.stages.evaluate.compare import Column
+from lmrl.stages.evaluate.comparison import Column
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.prompts import Questions, ask_one, held_out_questions
 from lmrl.stages.evaluate.texts import ReferenceTexts, TextRow, read_texts, text_rows, why_not

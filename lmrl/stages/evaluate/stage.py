@@ -25,7 +25,7 @@ from lmrl.rewards.offered import sampled_columns
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import answer_spec, in_chat
 from lmrl.stages.evaluate.answers import Answers, new_answers, restore, store, weighted_means
-from lmrl.stages.evaluate.compare import Answer, Column, SideBySide, own_logprobs, shown
+from lmrl.stages.evaluate.comparison import Answer, Column, SideBySide, own_logprobs, shown
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.measures import (
     Measure,

@@ -1,1 +1,15 @@
-"""Optimise a policy by reinforcement learning."""
+"""Optimise a policy by reinforcement learning: ``rl(RLConfig(...))``."""
+
+from typing import TYPE_CHECKING
+
+from lmrl.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lmrl.stages.rl.config import RLConfig
+    from lmrl.stages.rl.stage import RLResult, rl
+
+__all__ = ["RLConfig", "RLResult", "rl"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__, {"lmrl.stages.rl.stage": ("RLResult", "rl"), "lmrl.stages.rl.config": ("RLConfig",)}
+)
