@@ -12,6 +12,7 @@ import numpy as np
 from lmrl.bench.figures import GREY, INK, MARK, curve_of, draw, limits, paint_curves, root
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.summary import Cell, Summary
+from lmrl.plugins import PluginManager
 from lmrl.statistics.intervals import Interval
 
 
@@ -178,7 +179,7 @@ def exact_rows(summary: Summary, names: Sequence[str]) -> str:
 
 def _measured(summary: Summary, name: str, cells: Sequence[Cell], metric: str, decimals: int = 2) -> list[str]:
     """Return a metric's mean in each cell with its interval within the metric's bounds."""
-    bounds = kind_named(summary.records[0].kind).metrics[metric]
+    bounds = kind_named(summary.records[0].kind, PluginManager()).metrics[metric]
     return [short(summary.interval(name, cell, metric, bounds.low, bounds.high), decimals) for cell in cells]
 
 
@@ -257,7 +258,7 @@ def overoptimization_curves(summary: Summary, policy: str = "rloo", chosen: str 
 
 def _panel(axes: Any, summary: Summary, task: str, name: str) -> None:
     beta = summary.chief_beta(task)
-    column = kind_named(summary.records[0].kind).curves[0]
+    column = kind_named(summary.records[0].kind, PluginManager()).curves[0]
     found = {other: curve_of(summary.done(other, (task, beta)), column) for other in summary.optimizers}
     found = {other: points for other, points in found.items() if points}
     paint_curves(axes, found.values(), found.get(name, []))

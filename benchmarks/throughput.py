@@ -7,9 +7,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from lmrl.bench.throughput import COLUMNS, ThroughputSettings, markdown, measure, rows_of
 from lmrl.cli.tables import make_console, make_table
 from lmrl.errors import SettingsError
+from lmrl_suites.throughput import COLUMNS, ThroughputSettings, markdown, measure, rows_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -29,8 +29,8 @@ from suite_pages import (
 from lmrl.bench.records import read_records
 from lmrl.bench.suite import load_suite
 from lmrl.bench.summary import summarise
-from lmrl.bench.throughput.table import target_of
 from lmrl.plugins import PluginManager
+from lmrl_suites.throughput.table import target_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Needs,
         OptimizerSpec,
         RewardSpec,
+        SuiteKindSpec,
         TrackerSpec,
     )
     from lmrl.stages.rl.config import RLConfig
@@ -55,6 +56,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Needs",
         "OptimizerSpec",
         "RewardSpec",
+        "SuiteKindSpec",
         "TrackerSpec",
     ),
     "lmrl.stages.rl.stage": ("RLResult", "rl"),
@@ -89,6 +91,7 @@ __all__ = [
     "Samples",
     "SamplingSpec",
     "SettingsError",
+    "SuiteKindSpec",
     "TrackerSpec",
     "__version__",
     "hookimpl",

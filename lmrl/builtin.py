@@ -11,7 +11,6 @@ from typing import Any
 
 from lmrl.plugins import hookimpl
 from lmrl.plugins.specs import (
-    BenchmarkSpec,
     CommandSpec,
     DatasetSpec,
     EngineSpec,
@@ -67,14 +66,6 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
             summary="Text generation: one action is one token.",
         )
     ]
-
-
-@hookimpl
-def lmrl_benchmarks() -> Iterable[BenchmarkSpec]:
-    """Offer the suites of ``lmrl.bench``."""
-    from lmrl.bench.shipped import builtin_benchmarks
-
-    return builtin_benchmarks()
 
 
 @hookimpl

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lmrl.bench.throughput.shapes import SHAPES, write_model
 from lmrl.engines import SamplingSpec
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import load
+from lmrl_suites.throughput.shapes import SHAPES, write_model
 
 
 def differences(size: str, fast_path: bool) -> torch.Tensor:

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmrl.bench import figures
-from lmrl.bench.kinds import Kind, Metric, kind_named
+from lmrl.bench.kinds import kind_named
 from lmrl.bench.records import Record
 from lmrl.bench.report_origin import add_absences, add_older, add_recipes, commands, what_ran
 from lmrl.bench.report_writer import Writer
+from lmrl.bench.suite_kind import Metric, SuiteKind
 from lmrl.bench.summary import Summary, summarise
 from lmrl.errors import SettingsError
+from lmrl.plugins import PluginManager
 from lmrl.statistics.aggregates import probability_of_improvement
 from lmrl.statistics.intervals import Interval
 
@@ -26,6 +28,7 @@ PAGE, TEXT = "report.html", "report.md"
 def write_report(
     results: Mapping[str, Sequence[Record]],
     folder: Path,
+    plugins: PluginManager,
     against: Mapping[str, Sequence[Record]] | None = None,
     title: str = "Benchmarks",
 ) -> tuple[Path, Path]:
@@ -34,7 +37,7 @@ def write_report(
         raise SettingsError(f"{folder} is a file; expected a folder for {PAGE} and {TEXT}")
     writer = Writer(title)
     for records in results.values():
-        add_suite(writer, summarise(records), kind_named(records[0].kind), against)
+        add_suite(writer, summarise(records), kind_named(records[0].kind, plugins), against)
     text = folder / TEXT
     path = writer.page.write(folder / PAGE)
     text.write_text("\n".join(writer.lines).rstrip() + "\n", encoding="utf-8")
@@ -42,7 +45,7 @@ def write_report(
 
 
 def add_suite(
-    writer: Writer, summary: Summary, kind: Kind, against: Mapping[str, Sequence[Record]] | None = None
+    writer: Writer, summary: Summary, kind: SuiteKind, against: Mapping[str, Sequence[Record]] | None = None
 ) -> None:
     """Add everything about one suite."""
     writer.heading(f"Suite {summary.suite}")
@@ -143,7 +146,7 @@ def _add_frontiers(writer: Writer, summary: Summary) -> None:
         )
 
 
-def _add_against_kl(writer: Writer, summary: Summary, kind: Kind) -> None:
+def _add_against_kl(writer: Writer, summary: Summary, kind: SuiteKind) -> None:
     first, *others = kind.against_kl
     for task, beta in summary.cells:
         panels = figures.against_kl(summary, (task, beta), kind.against_kl)
@@ -154,7 +157,7 @@ def _add_against_kl(writer: Writer, summary: Summary, kind: Kind) -> None:
             )
 
 
-def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:
+def _add_curves(writer: Writer, summary: Summary, kind: SuiteKind) -> None:
     for task in summary.tasks:
         beta = summary.chief_beta(task)
         where = f"{task}, beta {beta:g}" if any(summary.betas(task)) else task
@@ -166,7 +169,7 @@ def _add_curves(writer: Writer, summary: Summary, kind: Kind) -> None:
                 writer.page.add_panels(panels, "Means over seeds with 95% bands (Student's t); the others in grey.")
 
 
-def _add_metrics(writer: Writer, summary: Summary, kind: Kind) -> None:
+def _add_metrics(writer: Writer, summary: Summary, kind: SuiteKind) -> None:
     for task in summary.tasks:
         betas = summary.betas(task)
         writer.heading(f"Figures: {task}", 3)
@@ -196,7 +199,7 @@ def _cell(summary: Summary, optimizer: str, cell: tuple[str, float], name: str, 
     return said + (f" ({found.count} of {len(summary.seeds)} seeds)" if found.count < len(summary.seeds) else "")
 
 
-def _add_details(writer: Writer, summary: Summary, kind: Kind) -> None:
+def _add_details(writer: Writer, summary: Summary, kind: SuiteKind) -> None:
     """Show what runs of some kinds measured besides, of the first seed of each task."""
     for task in summary.tasks:
         kept = [record for record in summary.records if record.task == task and record.details]

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.bench.circumstances import circumstances, machine, pathless
-from lmrl.bench.kinds import Kind, Run, kind_named
+from lmrl.bench.kinds import kind_named
 from lmrl.bench.processes import run_all
 from lmrl.bench.records import Grid, Record, append, read_records, require_alike
 from lmrl.bench.suite import Suite
+from lmrl.bench.suite_kind import SuiteKind, SuiteRun
 from lmrl.errors import LmrlError, SettingsError, unknown
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Planned:
     """A run with its resolved settings and their digest."""
 
-    run: Run
+    run: SuiteRun
     settings: dict[str, Any]
     digest: str
 
@@ -52,7 +53,7 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
     Raises ``SettingsError`` for an optimizer that is unknown or that the kind cannot run, and for every setting that
     is wrong for any run.
     """
-    kind = kind_named(suite.kind)
+    kind = kind_named(suite.kind, plugins)
     if suite.budget.unit not in kind.units:
         raise SettingsError(
             f"the suite {suite.name}: budget.unit is {suite.budget.unit!r}; suites of the kind {suite.kind} count "
@@ -73,20 +74,20 @@ def plan(suite: Suite, plugins: PluginManager) -> list[Planned]:
     for task in chosen_tasks(suite, kind):
         for name in names:
             for beta in suite.betas:
-                run = Run(task, name, beta, 0)
+                run = SuiteRun(task, name, beta, 0)
                 try:
                     settings = pathless(kind.resolve(suite, run, plugins))
                 except SettingsError as error:
                     raise SettingsError(f"the suite {suite.name}, task {task!r}, {name}: {error}") from error
                 planned.append(Planned(run, _writable(settings), digest_of(suite, run, settings)))
     return [
-        Planned(Run(one.run.task, one.run.optimizer, one.run.beta, seed), one.settings, one.digest)
+        Planned(SuiteRun(one.run.task, one.run.optimizer, one.run.beta, seed), one.settings, one.digest)
         for seed in range(suite.seeds)
         for one in planned
     ]
 
 
-def chosen_tasks(suite: Suite, kind: Kind) -> list[str]:
+def chosen_tasks(suite: Suite, kind: SuiteKind) -> list[str]:
     """Return the tasks that nothing is lacking for; what is left out is said, and an error if it is all of them."""
     lacking = {task: kind.lacking(suite, task) for task in suite.tasks}
     said = [f"{task} ({reason})" for task, reason in lacking.items() if reason]
@@ -97,7 +98,7 @@ def chosen_tasks(suite: Suite, kind: Kind) -> list[str]:
     return [task for task, reason in lacking.items() if not reason]
 
 
-def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[str]:
+def chosen_optimizers(suite: Suite, kind: SuiteKind, plugins: PluginManager) -> list[str]:
     """Return the names to run: those asked for, or all that can be; what is left out is said in the log."""
     able = able_rows(suite, plugins)
     if suite.measure.name and suite.measure.name not in kind.metrics:
@@ -125,7 +126,7 @@ def chosen_optimizers(suite: Suite, kind: Kind, plugins: PluginManager) -> list[
 
 def able_rows(suite: Suite, plugins: PluginManager) -> dict[str, str]:
     """Return the rows that could be run, those too that recipes make of optimizers, with why one cannot be."""
-    kind, installed = kind_named(suite.kind), plugins.names("optimizer")
+    kind, installed = kind_named(suite.kind, plugins), plugins.names("optimizer")
     able = kind.able(suite, plugins)
     if not kind.takes_recipes:
         return able
@@ -153,7 +154,7 @@ def _writable(settings: Any) -> Any:
     return str(settings) if isinstance(settings, float) and not math.isfinite(settings) else settings
 
 
-def digest_of(suite: Suite, run: Run, settings: dict[str, Any]) -> str:
+def digest_of(suite: Suite, run: SuiteRun, settings: dict[str, Any]) -> str:
     """Return the digest of everything that a run's figures depend on but its seed."""
     content = [suite.kind, run.task, run.optimizer, run.beta, suite.budget.unit, suite.budget.amount, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -181,20 +182,20 @@ def run_suite(
         raise SettingsError(f"jobs is {jobs}; expected a number of processes of at least 1")
     plugins = plugins or PluginManager()
     planned = plan(suite, plugins)
-    if kind_named(suite.kind).exclusive:
+    if kind_named(suite.kind, plugins).exclusive:
         jobs = 1
 
     def taken(holder: str) -> None:
         raise SettingsError(f"{output.parent} is being written to by {holder}; wait for it, or give another --output")
 
     with folder_lock(output.parent, taken):
-        known = _known(suite, output, planned, retry)
+        known = _known(_blank(suite, plugins), output, planned, retry)
         todo = [
             one for one in planned if _key(one.run) not in known or (retry and known[_key(one.run)].status == "failed")
         ]
         if todo:
             tasks = list(dict.fromkeys(one.run.task for one in todo))
-            kind_named(suite.kind).prepare(suite, output.parent, tasks, progress)
+            kind_named(suite.kind, plugins).prepare(suite, output.parent, tasks, progress)
         grid = _grid([one.run for one in planned])
         jobs_to_do = [Job(suite, one, output.parent, asked, grid) for one in todo]
         bar = tqdm(
@@ -210,7 +211,7 @@ def run_suite(
     return [known[_key(one.run)] for one in planned]
 
 
-def _grid(runs: Sequence[Run]) -> Grid:
+def _grid(runs: Sequence[SuiteRun]) -> Grid:
     return Grid(
         list(dict.fromkeys(run.task for run in runs)),
         list(dict.fromkeys(run.optimizer for run in runs)),
@@ -219,7 +220,7 @@ def _grid(runs: Sequence[Run]) -> Grid:
     )
 
 
-def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) -> dict[Any, Record]:
+def _known(blank: Record, output: Path, planned: Sequence[Planned], retry: bool) -> dict[Any, Record]:
     """Return what the file holds; refuses what must not stand in one file with this suite's runs.
 
     What failed can be tried again with other settings, since it may be those that were wrong; but not where other seeds
@@ -229,7 +230,7 @@ def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) 
     digests = {_key(one.run)[:3]: one.digest for one in planned}
     known = {}
     for record in read_records(output):
-        require_alike(_blank(suite), record, str(output))
+        require_alike(blank, record, str(output))
         again = record.status == "failed" and (retry or record.key not in wanted)
         now = digests.get(record.key[:3], record.digest)
         if record.digest != now and not again:
@@ -241,12 +242,12 @@ def _known(suite: Suite, output: Path, planned: Sequence[Planned], retry: bool) 
     return known
 
 
-def _blank(suite: Suite) -> Record:
-    measure = suite.measure.name or kind_named(suite.kind).measure
+def _blank(suite: Suite, plugins: PluginManager) -> Record:
+    measure = suite.measure.name or kind_named(suite.kind, plugins).measure
     return Record(suite.name, suite.kind, "", "", 0.0, 0, suite.budget, "done", measure=measure)
 
 
-def _key(run: Run) -> tuple[str, str, float, int]:
+def _key(run: SuiteRun) -> tuple[str, str, float, int]:
     return run.task, run.optimizer, run.beta, run.seed
 
 
@@ -258,7 +259,7 @@ def attempt(job: Job, plugins: PluginManager) -> Record:
 
     torch.set_num_threads(1)
     suite, run = job.suite, job.planned.run
-    kind = kind_named(suite.kind)
+    kind = kind_named(suite.kind, plugins)
     measure = suite.measure.name or kind.measure
     start = time.perf_counter()
     error, score, metrics = "", None, {}

@@ -82,7 +82,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     results = read_results(arguments.paths)
     against = read_results([arguments.against]) if arguments.against else None
-    page, text = write_report(results, arguments.output, against, title="Benchmarks")
+    page, text = write_report(results, arguments.output, arguments.plugin_manager, against, title="Benchmarks")
     make_console().print(f"Report in {page}, as Markdown in {text}", soft_wrap=True, markup=False, highlight=False)
     return 0
 

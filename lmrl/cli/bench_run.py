@@ -100,7 +100,7 @@ def _members(
     tasks: set[str] = set()
     for name in members:
         plain = load_suite(name, manager, smoke=True, overrides=overrides)
-        kind = kind_named(plain.kind)
+        kind = kind_named(plain.kind, manager)
         mine = dict(changes)
         if not kind.takes_beta:
             mine.pop("betas", None)

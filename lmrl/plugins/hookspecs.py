@@ -19,6 +19,7 @@ from lmrl.plugins.specs import (
     EnvironmentSpec,
     OptimizerSpec,
     RewardSpec,
+    SuiteKindSpec,
     TrackerSpec,
 )
 
@@ -65,6 +66,12 @@ def lmrl_environments() -> Iterable[EnvironmentSpec]:
 @hookspec
 def lmrl_benchmarks() -> Iterable[BenchmarkSpec]:
     """Offer benchmark suites."""
+    return ()
+
+
+@hookspec
+def lmrl_suite_kinds() -> Iterable[SuiteKindSpec]:
+    """Offer kinds of benchmark suites: what a run of a suite is."""
     return ()
 
 

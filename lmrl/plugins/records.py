@@ -16,22 +16,23 @@ from lmrl.plugins.environments import refused_id
 
 
 @dataclass(frozen=True)
-class Kind:
+class RecordType:
     """A kind of record: the hook that yields it and its class."""
 
     hook: str
     record: type
 
 
-KINDS: dict[str, Kind] = {
-    "optimizer": Kind("lmrl_optimizers", specs.OptimizerSpec),
-    "reward": Kind("lmrl_rewards", specs.RewardSpec),
-    "engine": Kind("lmrl_engines", specs.EngineSpec),
-    "dataset": Kind("lmrl_datasets", specs.DatasetSpec),
-    "environment": Kind("lmrl_environments", specs.EnvironmentSpec),
-    "benchmark": Kind("lmrl_benchmarks", specs.BenchmarkSpec),
-    "command": Kind("lmrl_commands", specs.CommandSpec),
-    "tracker": Kind("lmrl_trackers", specs.TrackerSpec),
+KINDS: dict[str, RecordType] = {
+    "optimizer": RecordType("lmrl_optimizers", specs.OptimizerSpec),
+    "reward": RecordType("lmrl_rewards", specs.RewardSpec),
+    "engine": RecordType("lmrl_engines", specs.EngineSpec),
+    "dataset": RecordType("lmrl_datasets", specs.DatasetSpec),
+    "environment": RecordType("lmrl_environments", specs.EnvironmentSpec),
+    "benchmark": RecordType("lmrl_benchmarks", specs.BenchmarkSpec),
+    "suite_kind": RecordType("lmrl_suite_kinds", specs.SuiteKindSpec),
+    "command": RecordType("lmrl_commands", specs.CommandSpec),
+    "tracker": RecordType("lmrl_trackers", specs.TrackerSpec),
 }
 OBSERVERS = ("lmrl_run_start", "lmrl_rollout", "lmrl_step_end", "lmrl_checkpoint_saved", "lmrl_run_end")
 

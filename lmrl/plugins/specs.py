@@ -111,6 +111,15 @@ class BenchmarkSpec:
 
 
 @dataclass(frozen=True)
+class SuiteKindSpec:
+    """A kind of benchmark suite: ``build()`` returns a ``lmrl.bench.suite_kind.SuiteKind``."""
+
+    name: str
+    build: Callable[[], Any]
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class CommandSpec:
     """A subcommand of ``lmrl``: ``add_arguments(parser)`` and ``run(arguments) -> exit code``.
 

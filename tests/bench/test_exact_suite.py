@@ -5,8 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmrl.bench.exact_best_of import BEST_OF, best_of_log_probabilities, best_of_measures
-from lmrl.bench.kinds.exact import ASCENT
 from lmrl.bench.records import read_records
 from lmrl.bench.running import plan, run_suite
 from lmrl.bench.suite import Budget, Recipe, load_suite
@@ -14,6 +12,8 @@ from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.statistics import best_of_kl
 from lmrl.testing import counting_problem, random_problem
+from lmrl_suites.exact_best_of import BEST_OF, best_of_log_probabilities, best_of_measures
+from lmrl_suites.kinds.exact import ASCENT
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmrl.bench.kinds.overoptimization import _best_of_curve, _ends
 from lmrl.bench.records import read_records
 from lmrl.bench.report import write_report
 from lmrl.bench.running import plan, run_suite
 from lmrl.bench.suite import load_suite
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
+from lmrl_suites.kinds.overoptimization import _best_of_curve, _ends
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_run_measures_gold_and_proxy_and_members_are_trained_once(plugins, tmp
     assert best.curve["proxy"] == sorted(best.curve["proxy"]), "the proxy's best of more is never less"
     trained = next(record for record in records if record.optimizer == "rloo")
     assert trained.curve["kl"][0] == pytest.approx(0, abs=1e-4)
-    page, text = write_report({suite.name: read_records(output)}, tmp_path / "report")
+    page, text = write_report({suite.name: read_records(output)}, tmp_path / "report", plugins)
     assert "gold and proxy against KL" in page.read_text(encoding="utf-8")
     assert "gold reward at the end" in text.read_text(encoding="utf-8")
 
@@ -73,7 +73,7 @@ def test_the_best_of_a_curve_is_what_was_lost():
 
 
 def test_best_of_n_is_chosen_by_the_proxy_and_valued_by_the_gold(monkeypatch):
-    from lmrl.bench import offline
+    from lmrl_suites import offline
 
     proxies, golds = [0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 1.0, -3.0]
     parts = {"learned": proxies * 2, "good_story": golds * 2}

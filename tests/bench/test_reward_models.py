@@ -7,8 +7,7 @@ import random
 
 import pytest
 
-from lmrl.bench.kinds import Run, kind_named
-from lmrl.bench.rankings import one_pair
+from lmrl.bench.kinds import SuiteRun, kind_named
 from lmrl.bench.records import read_records
 from lmrl.bench.report import write_report
 from lmrl.bench.running import plan, run_suite
@@ -19,6 +18,7 @@ from lmrl.errors import LmrlError, SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.stages.reward.data import RankedRows
 from lmrl.stages.reward.measures import HeldOut
+from lmrl_suites.rankings import one_pair
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def rankings(count, seed, width=2):
 
 def test_the_bag_of_words_learns_which_words_are_good():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed (it is in the bench extra)")
-    from lmrl.bench.bag_of_words import bag_of_words
+    from lmrl_suites.bag_of_words import bag_of_words
 
     held_out = [RankedRows(((3,), (3,)), (1, 1), one.ranks, (), one) for one in rankings(60, 1)]
     scores = bag_of_words(rankings(120, 0), held_out)
@@ -68,7 +68,7 @@ def test_the_toy_size_learns_and_draws_its_rankings_once(plugins, tmp_path):
     assert "log_loss" not in longer.metrics and longer.curve["accuracy"][0] == longer.curve["accuracy"][1]
     assert by_name["plackett_luce"].metrics["accuracy"] > 0.7, "the story world's pairs are easily told apart"
     assert len(list((tmp_path / "rankings").iterdir())) == 1
-    page, text = write_report({suite.name: read_records(output)}, tmp_path / "report")
+    page, text = write_report({suite.name: read_records(output)}, tmp_path / "report", plugins)
     assert "calibration error by share of the labels, stories" in page.read_text(encoding="utf-8")
     assert "reward-models --smoke" not in text.read_text(encoding="utf-8")  # the command was not asked with it
 
@@ -82,9 +82,9 @@ def test_a_file_of_pairs_makes_one_of_the_losses(plugins, tmp_path):
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     suite = pairs_suite(plugins, file)
-    kind = kind_named("reward")
+    kind = kind_named("reward", plugins)
     found = [
-        kind.execute(suite, Run("hh_rlhf", way, 0.0, 0), tmp_path, plugins)
+        kind.execute(suite, SuiteRun("hh_rlhf", way, 0.0, 0), tmp_path, plugins)
         for way in ("plackett_luce", "bradley_terry")
     ]
     assert found[0].metrics == pytest.approx(found[1].metrics, abs=1e-5)
@@ -155,7 +155,7 @@ def test_an_answer_that_is_too_long_is_left_out_for_everybody(plugins, tmp_path)
     made = [Ranking(one.prompt, ("kind " * 400, *one.completions), (2, *one.ranks)) for one in rankings(80, 0, width=2)]
     file = write_rankings(tmp_path / "long.jsonl", made)
     suite = pairs_suite(plugins, file, "tasks.hh_rlhf.settings.data.too_long=skip")
-    found = kind_named("reward").execute(suite, Run("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
+    found = kind_named("reward", plugins).execute(suite, SuiteRun("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
     assert found.metrics["accuracy"] > 0.8 and "kendall_tau" not in found.metrics, "pairs are left"
 
 
@@ -163,10 +163,10 @@ def test_few_rankings_of_rare_words_are_scored_alike(plugins, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed (it is in the bench extra)")
     made = [Ranking(f"p{n}", (f"a{n}", f"b{n}"), (0, 1)) for n in range(8)]
     suite = pairs_suite(plugins, write_rankings(tmp_path / "rare.jsonl", made))
-    found = kind_named("reward").execute(suite, Run("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
+    found = kind_named("reward", plugins).execute(suite, SuiteRun("hh_rlhf", "bag_of_words", 0.0, 0), tmp_path, plugins)
     assert found.metrics["accuracy"] == 0.5
     same = [Ranking("p", (f"a b {n}", f"c d {n}"), (0, 1)) for n in range(4)] + [made[0]]
-    from lmrl.bench.bag_of_words import bag_of_words
+    from lmrl_suites.bag_of_words import bag_of_words
 
     held_out = [RankedRows(((3,), (3,)), (1, 1), one.ranks, (), one) for one in same]
     assert HeldOut.of(held_out, bag_of_words(same[:4], held_out)).accuracy().mean > 0.5, "one prompt is enough"

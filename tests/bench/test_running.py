@@ -14,13 +14,13 @@ import psutil
 import pytest
 from bench_records import record, write
 
-from lmrl.bench.kinds.exact import ExactKind
 from lmrl.bench.records import Grid, read_records
 from lmrl.bench.running import run_suite
 from lmrl.bench.suite import load_suite
 from lmrl.cli.main import main
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
+from lmrl_suites.kinds.exact import ExactKind
 
 EXACT = """
 name = "tiny"
@@ -48,7 +48,7 @@ train = { prompts_per_update = 8, group_size = 4, learning_rate = 1e-3 }
 evaluation = { prompts = 16 }
 
 [models.sums]
-texts = "lmrl.bench.tasks.sums:texts"
+texts = "lmrl_suites.tasks.sums:texts"
 arguments = { largest = 9 }
 steps = 30
 rows = 16
@@ -58,7 +58,7 @@ context_length = 12
 
 [tasks.addition]
 model = "sums"
-prompts = { rows = "lmrl.bench.tasks.sums:prompts", count = 64, arguments = { largest = 9 } }
+prompts = { rows = "lmrl_suites.tasks.sums:prompts", count = 64, arguments = { largest = 9 } }
 settings = { reward = { name = "length", length = { mode = "linear", cost = 0.1 } } }
 
 [recipes.dpo]
@@ -123,13 +123,13 @@ def test_a_run_that_fails_says_so_and_is_tried_again_when_asked(tmp_path, exact,
 
 
 def test_a_figure_that_is_not_finite_is_a_failure(tmp_path, exact, plugins, monkeypatch):
-    from lmrl.bench.kinds import Outcome
+    from lmrl.bench.kinds import RunResult
 
-    monkeypatch.setattr(ExactKind, "execute", lambda *arguments: Outcome({"gap_closed": float("nan")}))
+    monkeypatch.setattr(ExactKind, "execute", lambda *arguments: RunResult({"gap_closed": float("nan")}))
     records = run_suite(replace(exact, seeds=1), tmp_path / "a.jsonl", plugins=plugins, progress=False)
     assert {one.status for one in records} == {"failed"} and "gap_closed is nan" in records[0].error
     curve = {"update": [0, 1], "gap_closed": [0.0, float("inf")]}
-    monkeypatch.setattr(ExactKind, "execute", lambda *arguments: Outcome({"gap_closed": 0.5}, curve))
+    monkeypatch.setattr(ExactKind, "execute", lambda *arguments: RunResult({"gap_closed": 0.5}, curve))
     records = run_suite(replace(exact, seeds=1), tmp_path / "b.jsonl", plugins=plugins, progress=False)
     assert {one.error for one in records} == {
         "ArithmeticError: gap_closed of the curve is inf; expected a finite number"
@@ -316,9 +316,9 @@ def test_wrong_settings_of_an_rl_suite_are_refused_before_anything_is_made(tmp_p
 def test_a_function_that_writes_no_texts_is_said(tmp_path, plugins, capsys):
     file = tmp_path / "small.toml"
     for old, new, said in [
-        ('"lmrl.bench.tasks.sums:texts"', '"builtins:len"', "cannot be called"),
+        ('"lmrl_suites.tasks.sums:texts"', '"builtins:len"', "cannot be called"),
         (
-            'texts = "lmrl.bench.tasks.sums:texts"\narguments = { largest = 9 }',
+            'texts = "lmrl_suites.tasks.sums:texts"\narguments = { largest = 9 }',
             'texts = "builtins:id"',
             "returns int",
         ),
@@ -370,7 +370,7 @@ def test_a_throughput_suite_keeps_what_was_measured(tmp_path, plugins, monkeypat
     """With a stand-in for the module that measures."""
     from types import ModuleType
 
-    from lmrl.bench.kinds import throughput
+    from lmrl_suites.kinds import throughput
 
     @dataclass
     class ThroughputSettings:

@@ -84,14 +84,14 @@ def test_a_coefficient_where_there_is_none_is_refused(plugins):
 
 
 def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
-    from lmrl.bench.kinds import Run
-    from lmrl.bench.kinds.rl import RLKind
+    from lmrl.bench.kinds import SuiteRun
+    from lmrl_suites.kinds.rl import RLKind
 
     changes = {"budget": {"unit": "tokens", "amount": 50_000}}
     suite = load_suite("verifiable", plugins, changes=changes)
-    config = RLKind().config(suite, Run("addition", "rloo", 0.1, 0), Path(), plugins)
+    config = RLKind().config(suite, SuiteRun("addition", "rloo", 0.1, 0), Path(), plugins)
     assert config.train.updates == 50_000 // (32 * 4 * 4)
-    greedy = RLKind().config(suite, Run("addition", "remax", 0.1, 0), Path(), plugins)
+    greedy = RLKind().config(suite, SuiteRun("addition", "remax", 0.1, 0), Path(), plugins)
     assert greedy.train.updates == 50_000 // (32 * (4 + 1) * 4), "the greedy answer to each prompt is sampled as well"
     with pytest.raises(SettingsError, match="fewer than one update"):
         plan(load_suite("verifiable", plugins, changes={"budget": {"unit": "tokens", "amount": 9}}), plugins)

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from lmrl.bench.tasks import dates, numbers, stories, sums, walks, words
 from lmrl.errors import SettingsError
 from lmrl.rewards import resolve
 from lmrl.stories import story
+from lmrl_suites.tasks import dates, numbers, stories, sums, walks, words
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_dates_agree_place_by_place():
 
 
 def test_stories_that_keep_their_object_score_more():
-    reward = resolve("lmrl.bench.tasks.stories:objects")
+    reward = resolve("lmrl_suites.tasks.stories:objects")
     told = story(0)
     opening = told.sentences[0]
     scores = reward([opening] * 2, [" ".join(told.sentences[1:]), " He walked home."], {}).scores

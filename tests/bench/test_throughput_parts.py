@@ -7,20 +7,20 @@ import math
 import pytest
 import torch
 
-from lmrl.bench.throughput import ThroughputSettings, markdown
-from lmrl.bench.throughput import flops as work
-from lmrl.bench.throughput.episodes import PlainBatch
-from lmrl.bench.throughput.learner import Learner
-from lmrl.bench.throughput.memory import run_job
-from lmrl.bench.throughput.sampling import response_lengths, sample_generate, sample_lmrl, stop_probability
-from lmrl.bench.throughput.setting import Cell, cells
-from lmrl.bench.throughput.shapes import SHAPES, Shape, ShareOfWords, prompt_text, write_model
-from lmrl.bench.throughput.stage import Stage
-from lmrl.bench.throughput.table import rows_of, target_of
-from lmrl.bench.throughput.timing import Comparison, Host, Side, compare
-from lmrl.bench.throughput.update import PaddedBatch, PaddedLearner
 from lmrl.errors import SettingsError
 from lmrl.text.card import load_card
+from lmrl_suites.throughput import ThroughputSettings, markdown
+from lmrl_suites.throughput import flops as work
+from lmrl_suites.throughput.episodes import PlainBatch
+from lmrl_suites.throughput.learner import Learner
+from lmrl_suites.throughput.memory import run_job
+from lmrl_suites.throughput.sampling import response_lengths, sample_generate, sample_lmrl, stop_probability
+from lmrl_suites.throughput.setting import Cell, cells
+from lmrl_suites.throughput.shapes import SHAPES, Shape, ShareOfWords, prompt_text, write_model
+from lmrl_suites.throughput.stage import Stage
+from lmrl_suites.throughput.table import rows_of, target_of
+from lmrl_suites.throughput.timing import Comparison, Host, Side, compare
+from lmrl_suites.throughput.update import PaddedBatch, PaddedLearner
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
 SMALL = Shape(vocabulary=10, width=4, layers=2, heads=2, inner=6)
@@ -186,7 +186,7 @@ def test_a_host_takes_the_last_turn_of_every_round():
 
 @needs_trl
 def test_trl_lets_others_take_their_turn_between_two_steps(stage):
-    from lmrl.bench.throughput.trl_peer import TRLTrainer
+    from lmrl_suites.throughput.trl_peer import TRLTrainer
 
     trainer = TRLTrainer(stage, Cell("episodes", "smoke", "full", 4, 8, "grpo"), "grpo")
     steps = []

@@ -1,0 +1,120 @@
+"""What a kind of suite must say: its metrics, whom it can run, and one run."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lmrl.bench.suite import Suite
+from lmrl.plugins import PluginManager
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """One cell of a suite's grid with one seed."""
+
+    task: str
+    optimizer: str
+    beta: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. ``curve`` holds columns of one length, the first of which is what they are drawn over."""
+
+    metrics: dict[str, float]
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called in reports."""
+
+    label: str
+    decimals: int = 3
+    low: float = -math.inf
+    """The least possible value: no interval goes below it."""
+    high: float = math.inf
+    """The greatest possible value."""
+    shown: bool = True
+    """Whether reports have a table of it."""
+    is_measure: bool = True
+    """Whether a suite can compare it: more of it is better, in every task."""
+
+
+class SuiteKind(ABC):
+    """A kind of suite. It holds no state: runs happen in other processes."""
+
+    metrics: ClassVar[Mapping[str, Metric]]
+    """By name, in the order of reports."""
+    measure: str
+    """The metric that suites compare unless they say another. More of it is better."""
+    curves: tuple[str, ...] = ()
+    """Columns of curves that reports draw, each over the first column."""
+    curve_over = "update"
+    """What the first column of curves is."""
+    has_frontier = True
+    """Whether reward against KL says something: the metrics reward and kl are there."""
+    against_kl: tuple[str, ...] = ()
+    """Columns of curves that reports draw together over the root of the curve's column kl."""
+    takes_beta = True
+    """Whether the coefficient of the KL means anything; where it does not, suites have the one coefficient 0."""
+    takes_recipes = True
+    """Whether recipes mean anything."""
+    units: tuple[str, ...] = ("updates",)
+    """What budgets can be counted in."""
+    exclusive = False
+    """Whether a run needs the machine for itself: then --jobs is 1."""
+
+    @abstractmethod
+    def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
+        """Return every optimizer that could be run with why it cannot be, or an empty string where it can."""
+
+    @abstractmethod
+    def resolve(self, suite: Suite, run: SuiteRun, plugins: PluginManager) -> dict[str, Any]:
+        """Return the settings that a run's figures depend on, but for its seed.
+
+        Raises ``SettingsError`` for whatever in the suite is wrong for this run. Everything that can be checked without
+        running is checked here, for all runs before the first.
+        """
+
+    @abstractmethod
+    def execute(self, suite: Suite, run: SuiteRun, folder: Path, plugins: PluginManager) -> RunResult:
+        """Run once; ``folder`` keeps what runs share (pretrained models)."""
+
+    def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
+        """Make what the runs of these tasks share, before any of them."""
+        del suite, folder, tasks, progress
+
+    def lacking(self, suite: Suite, task: str) -> str:
+        """Return what the user has to give before a task can be run; empty where nothing is lacking."""
+        del suite, task
+        return ""
+
+    def details(self, details: Sequence[Mapping[str, Any]]) -> str:
+        """Return Markdown of the records that a run kept besides its metrics; empty is nothing."""
+        del details
+        return ""
+
+    def scale(self, suite: Suite, task: str) -> tuple[float, float]:
+        """Return the least and the greatest value that the measure can have in a task: scores 0 and 1."""
+        del suite, task
+        return 0.0, 1.0
+
+
+def substituted(table: Mapping[str, Any], beta: float) -> dict[str, Any]:
+    """Return a recipe's settings with the run's coefficient where they say "beta" or "1/beta".
+
+    Methods without a KL of their own in the reward have one in their loss.
+
+    >>> substituted({"beta": "beta", "epochs": 2}, 0.1)
+    {'beta': 0.1, 'epochs': 2}
+    """
+    values = {"beta": beta, "1/beta": 1 / beta if beta else 0.0}
+    return {name: values.get(value, value) if isinstance(value, str) else value for name, value in table.items()}
