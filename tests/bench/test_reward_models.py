@@ -7,11 +7,12 @@ import random
 
 import pytest
 
-from lmrl.bench.kinds import SuiteRun, kind_named
+from lmrl.bench.kinds import kind_named
 from lmrl.bench.records import read_records
 from lmrl.bench.report import write_report
 from lmrl.bench.running import plan, run_suite
 from lmrl.bench.suite import load_suite
+from lmrl.bench.suite_kind import SuiteRun
 from lmrl.cli.main import main
 from lmrl.data import Ranking
 from lmrl.errors import LmrlError, SettingsError

@@ -123,7 +123,7 @@ def test_a_run_that_fails_says_so_and_is_tried_again_when_asked(tmp_path, exact,
 
 
 def test_a_figure_that_is_not_finite_is_a_failure(tmp_path, exact, plugins, monkeypatch):
-    from lmrl.bench.kinds import RunResult
+    from lmrl.bench.suite_kind import RunResult
 
     monkeypatch.setattr(ExactKind, "execute", lambda *arguments: RunResult({"gap_closed": float("nan")}))
     records = run_suite(replace(exact, seeds=1), tmp_path / "a.jsonl", plugins=plugins, progress=False)

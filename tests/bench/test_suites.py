@@ -84,7 +84,7 @@ def test_a_coefficient_where_there_is_none_is_refused(plugins):
 
 
 def test_a_budget_of_tokens_counts_every_answer_at_its_full_length(plugins):
-    from lmrl.bench.kinds import SuiteRun
+    from lmrl.bench.suite_kind import SuiteRun
     from lmrl_suites.kinds.rl import RLKind
 
     changes = {"budget": {"unit": "tokens", "amount": 50_000}}

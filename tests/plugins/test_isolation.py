@@ -22,6 +22,7 @@ RECORDS = {
     "dataset": "DatasetSpec({name!r}, len, Settings)",
     "environment": "EnvironmentSpec({name!r}, 'nowhere:Nothing')",
     "benchmark": "BenchmarkSpec({name!r}, 'nowhere.toml')",
+    "suite_kind": "SuiteKindSpec({name!r}, len)",
     "command": "CommandSpec({name!r}, lambda parser: None, lambda arguments: 0)",
     "tracker": "TrackerSpec({name!r}, lambda folder, first: None)",
 }
@@ -30,7 +31,6 @@ CORE = {
     "engine": "transformers",
     "dataset": "stories",
     "environment": "TextGen-v0",
-    "benchmark": "smoke",
     "command": "rl",
     "tracker": "tensorboard",
 }

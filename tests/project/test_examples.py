@@ -16,12 +16,12 @@ RECIPES = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 
 
 CONFIGS = {
-    "rl": "rl_config:RLConfig",
-    "sft": "sft_config:SFTConfig",
-    "reward": "reward_config:RewardConfig",
-    "prefer": "prefer_config:PreferConfig",
-    "pretrain": "pretrain_config:PretrainConfig",
-    "eval": "evaluate_config:EvaluateConfig",
+    "rl": "rl.config:RLConfig",
+    "sft": "sft.config:SFTConfig",
+    "reward": "reward.config:RewardConfig",
+    "prefer": "prefer.config:PreferConfig",
+    "pretrain": "pretrain.config:PretrainConfig",
+    "eval": "evaluate.config:EvaluateConfig",
 }
 
 

@@ -39,7 +39,7 @@ def wheel_metadata(wheel: zipfile.ZipFile, file: str) -> str:
 
 def test_the_wheel_holds_the_code_and_the_model_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {name.split("/")[0] for name in names} == {"lmrl", *PLUGINS}
+    assert {name.split("/")[0] for name in names} == {"lmrl", "lmrl_suites", *PLUGINS}
     assert not [name for name in names if "test" in name.split("/")[-1].split("_")[0] and name.endswith(".py")]
     assert "lmrl/py.typed" in names
     for file in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -48,15 +48,16 @@ def test_the_wheel_holds_the_code_and_the_model_and_nothing_else(wheel):
     assert source <= names
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl" / "plugins" / "templates").iterdir()}
     assert templates <= names and len(templates) >= 10
-    suites = {str(path.relative_to(ROOT)) for path in (ROOT / "lmrl" / "bench" / "suites").iterdir()}
-    assert suites <= names and "lmrl/bench/suites/stories.toml" in suites
+    suites = {str(path.relative_to(ROOT / "benchmarks")) for path in (ROOT / "benchmarks" / "lmrl_suites").rglob("*.*")}
+    suites = {name for name in suites if not name.endswith(".pyc")}
+    assert suites <= names and "lmrl_suites/suites/stories.toml" in suites
     assert sum(item.file_size for item in wheel.infolist()) < 5_000_000
 
 
 def test_the_wheel_declares_its_plugins_and_its_command(wheel):
     entry_points = configparser.ConfigParser()
     entry_points.read_string(wheel_metadata(wheel, "entry_points.txt"))
-    assert dict(entry_points["lmrl"]) == {name.removeprefix("lmrl_"): name for name in PLUGINS}
+    assert dict(entry_points["lmrl"]) == {name.removeprefix("lmrl_"): name for name in ("lmrl_suites", *PLUGINS)}
     assert entry_points["console_scripts"]["lmrl"] == "lmrl.cli.main:main"
 
 
