@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from lmrl.config import build
-from lmrl.control import ControlConfig, evaluate_control, train_control
-from lmrl.control.collect import Collector, make_rollout
-from lmrl.control.policy import ActorCritic, ControlPolicy
 from lmrl.errors import SettingsError
+from lmrl_control import ControlConfig, evaluate_control, train_control
+from lmrl_control.collect import Collector, make_rollout
+from lmrl_control.policy import ActorCritic, ControlPolicy
 
 SOLVED = 475
 """The threshold that Gymnasium registers for CartPole-v1."""

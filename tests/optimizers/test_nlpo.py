@@ -10,7 +10,6 @@ import torch
 
 from lmrl.algorithms.optimizer import MaskSettings, OptimizerSettings
 from lmrl.config import build
-from lmrl.control import ControlConfig, train_control
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.models.masked import MaskPolicy
 from lmrl.plugins.specs import Needs, OptimizerSpec
@@ -20,6 +19,7 @@ from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.checks import check_settings
 from lmrl.text.folders import MASK_FILE
 from lmrl.training.checkpoint import list_checkpoints
+from lmrl_control import ControlConfig, train_control
 from lmrl_nlpo import NLPO, NLPOSettings
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lmrl.algorithms.kl import KLSettings
+from lmrl import OptimizerSpec, PluginManager, SettingsError
+from lmrl.algorithms import KLSettings
 from lmrl.config import PluginChoice, choice
-from lmrl.control.collect import Collector, make_rollout
-from lmrl.control.policy import ActorCritic, ControlPolicy
-from lmrl.errors import SettingsError
-from lmrl.plugins import PluginManager
-from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
+from lmrl_control.collect import Collector, make_rollout
+from lmrl_control.policy import ActorCritic, ControlPolicy
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms import UndeclaredNeed
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
-from lmrl.algorithms.rollout import UndeclaredNeed, select_record
+from lmrl.algorithms.rollout import select_record
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import Rollout, lengths_to_mask
-from lmrl.control.policy import ActorCritic, ObservationInputs, draw_actions
+from lmrl.algorithms import Rollout, lengths_to_mask
+from lmrl_control.policy import ActorCritic, ObservationInputs, draw_actions
 
 
 @dataclass
