@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from lmrl.config.unread import only_if
 from lmrl.data.conversations import longest, message
 from lmrl.data.parts import Parts, as_answer
-from lmrl.data.readers import is_good, labels_of
+from lmrl.data.readers import is_good, labels_of, refuse_classes
 from lmrl.data.reading import Answered, Skip, is_missing, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
 from lmrl.data.shapes import Row, Shape, Use, column_sets, recognise, row_columns
@@ -143,6 +143,8 @@ class Reading:
         self.opened, self.shape, self.use = opened, shape, use
         self.parts = Parts(opened.rows, opened.mapped, asked=shape.spoken)
         self.labelled = use == "examples" and self._has_labels()
+        if shape.name in ("labelled", "labelled texts") or number == "label":
+            refuse_classes(opened.rows, opened.where)
         self.used: set[str] = {*shape.columns, *self.parts.names, *({"label"} if self.labelled else ()), number}
         implicit = shape.name == "implicit preference"
         refuse_unmapped(opened.rows, self.used, opened.where, "data", implicit, shape.columns[0])

@@ -94,7 +94,9 @@ def test_text_that_is_not_used_is_named_with_its_count(name):
     assert not any(name in note for note in load_examples(rows, RowSettings(columns={"unused": name})).notes)
 
 
-@pytest.mark.parametrize("name", ["score", "rating", "Quality", "weight"])
+@pytest.mark.parametrize(
+    "name", ["score", "rating", "Quality", "weight", "stars", "is_correct", "helpfulness", "toxicity"]
+)
 def test_a_judgement_that_is_not_used_is_named(name):
     found = load_examples([{"prompt": "p", "completion": "c", name: 0, "idx": 3}])
     assert any(f"{name!r} (1 rows)" in note and "idx" not in note for note in found.notes)
