@@ -30,7 +30,7 @@ from lmrl.stages.reward_measures import HeldOut, RewardReport
 from lmrl.stages.reward_plots import plot_report
 from lmrl.stages.reward_reference import normalisation_of, reference_rows
 from lmrl.stages.reward_task import RewardTask
-from lmrl.stages.run import CONFIG_FILE, create_folder
+from lmrl.stages.run import CONFIG_FILE, create_folder, keep_config
 from lmrl.stages.settings import note_unread
 from lmrl.stages.supervised import FitResult, fit
 from lmrl.stages.tracking import check_trackers
@@ -168,6 +168,8 @@ def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: An
     if accelerator.is_main_process and not resume:
         check_trackers(plugins, config)  # an unknown one leaves no folder behind
         create_folder(Path(folder), to_toml(resolved(config, plugins)), plugins, STAGE)
+    elif accelerator.is_main_process:
+        keep_config(config, plugins)
     accelerator.wait_for_everyone()
     return config
 
