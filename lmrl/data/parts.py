@@ -5,6 +5,7 @@ Made once for a data set, because whether answers count choices from 0 or from 1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from lmrl.data.records import Answer, Prompt
 from lmrl.models.conversation import RESERVED, variables_of, with_variables
 
 Row = Mapping[str, Any]
+
+
+MEDIA = re.compile(r"(?:.*[_ .-])?(?:image|img|picture|audio|video|pixel_values)s?(?:[_ .-]?\d+)?", re.IGNORECASE)
+"""Columns that contain images, sounds or films."""
 
 
 class Parts:
@@ -68,6 +73,22 @@ class Parts:
         if "choices" not in self.names or is_missing(row.get("choices")):
             return answer
         return self.choosing.answer(row["choices"], answer, alone)
+
+
+def media_of(row: Row) -> str:
+    """Return the column in which a row keeps an image, a sound or a film; the empty string for a row of text.
+
+    The name of a file counts; a number, such as the identifier of an image, does not.
+    """
+    named = (name for name in row if MEDIA.fullmatch(name))
+    return next((name for name in named if not is_missing(row[name]) and not isinstance(row[name], int | float)), "")
+
+
+def refuse_media(row: Row) -> None:
+    """Raise ``Skip`` for a row that means nothing without its image, sound or film."""
+    name = media_of(row)
+    if name:
+        raise Skip(f'a column {name!r}, which no text model reads (columns.unused = "{name}" reads rows without it)')
 
 
 def template_variables(row: Row, names: Collection[str] = ("tools", "chat_template_kwargs")) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lmrl.config.unread import only_if
 from lmrl.data.conversations import longest, message
-from lmrl.data.parts import Parts, as_answer
+from lmrl.data.parts import Parts, as_answer, refuse_media
 from lmrl.data.readers import is_good, labels_of, refuse_classes
 from lmrl.data.reading import Answered, Skip, is_missing, refuse_half_characters
 from lmrl.data.records import Answer, Message, Prompt
@@ -151,6 +151,7 @@ class Reading:
 
     def complete(self, answered: Answered, row: Row) -> Answered:
         """Return what was read of a row together with its parts. Raises ``Skip`` for an answer labelled as bad."""
+        refuse_media(row)
         required = "label" in self.shape.columns
         if self.labelled and (required or not is_missing(row.get("label"))) and not is_good(row):
             raise Skip("a completion that is labelled as bad")
