@@ -52,7 +52,7 @@ def test_classes_without_source_have_no_descriptions():
 
 def test_every_setting_that_ships_is_described():
     from lmrl.plugins import PluginManager
-    from lmrl.stages.rl.stage import config as rl_config
+    from lmrl.stages.rl import config as rl_config
 
     manager = PluginManager()
     kinds = ("optimizer", "reward", "engine", "dataset")

@@ -18,9 +18,9 @@ from lmrl.errors import NonFiniteError, ResumeError, RewardError
 from lmrl.models import PolicyModel
 from lmrl.models.ranking_losses import pairwise_bradley_terry, plackett_luce
 from lmrl.plugins import PluginManager
+from lmrl.stages.rl import stage as rl_stage
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.stage import rl
-from lmrl.stages.rl.stage import stage as rl_stage
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.run import read_metrics
 

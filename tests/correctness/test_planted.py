@@ -13,7 +13,7 @@ from lmrl.algorithms.kl import KLController
 from lmrl.engines import SamplingSpec
 from lmrl.models import policy as policies
 from lmrl.models import scoring
-from lmrl.stages.rl.stage import rollouts
+from lmrl.stages.rl import rollouts
 from lmrl.training import update as updates
 
 

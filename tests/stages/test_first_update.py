@@ -51,7 +51,7 @@ def run(model, folder, optimizer, **sampling):
 
 @pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto"])
 def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_path, monkeypatch, optimizer):
-    from lmrl.stages.rl.stage import setup as rl_setup
+    from lmrl.stages.rl import setup as rl_setup
 
     def changed_copy(model):
         copy = original(model)

@@ -121,7 +121,7 @@ def test_transformers_and_peft_read_what_is_saved(tiny, tmp_path, method):
 
 @pytest.mark.parametrize("method", ["none", "lora"])
 def test_a_stopped_run_resumes_as_if_nothing_had_happened(tiny, tmp_path, method, monkeypatch):
-    from lmrl.stages.sft.stage import task as sft_task
+    from lmrl.stages.sft import task as sft_task
 
     adapter = {"method": method, "rank": 4, "dropout": 0.2}
     whole = run(config_of(tiny, tmp_path / "whole", adapter=adapter))
