@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from lmrl.cli.sampling import add_sampling_options, read_sampling
-from lmrl.errors import DataError
+from lmrl.errors import DataError, SettingsError
 from lmrl.plugins.specs import CommandSpec
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.stages.chat.loop import converse
     from lmrl.training.devices import torch_device
 
+    if arguments.system and arguments.complete:
+        raise SettingsError("--system and --complete are both given; completed text has no system prompt. Drop one.")
     session = ChatSession(
         load(
             model_path(arguments.model),
@@ -47,6 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.load:
         session.load(arguments.load)
+        if arguments.system and session.system not in ("", arguments.system):
+            raise SettingsError(
+                f"--system is given, but the conversation in {arguments.load} has a system prompt of its own; drop it, "
+                "or set another one with /system in the chat"
+            )
+        session.system = arguments.system or session.system
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
         converse(session, read=lambda: _ask(session.chats), notice=_dim)

@@ -18,6 +18,7 @@ from lmrl.errors import SettingsError
 from lmrl.plugins.specs import CommandSpec
 
 if TYPE_CHECKING:
+    from lmrl.data.prompts import PromptSettings
     from lmrl.stages.evaluate import SideBySide
     from lmrl.stages.evaluate.comparison import Answer
 
@@ -31,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lmrl compare`."""
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="a model's or run's folder, a hub id, or stories (the embedded one)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="prompts.file.key=value",
+        help="settings of the file of prompts, such as prompts.file.columns.prompt=problem",
     )
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a question; repeatable")
     parser.add_argument(
@@ -58,11 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
     from lmrl.stages.evaluate import compare
     from lmrl.stages.evaluate.comparison_page import to_markdown, to_page
 
+    models, overrides = _sorted(arguments)
+    if arguments.system and arguments.complete:
+        raise SettingsError("--system and --complete are both given; completed text has no system prompt. Drop one.")
     if arguments.reward_setting and not arguments.reward:
         raise SettingsError(f"--reward-setting {arguments.reward_setting[0]} stands without --reward NAME")
+    settings = prompt_settings(arguments, overrides)
     table = compare(
-        arguments.models,
-        read_prompts(arguments),
+        models,
+        read_prompts(arguments, settings),
         names=[name.strip() for name in arguments.names.split(",")] if arguments.names else (),
         system=arguments.system,
         sampling=read_sampling(arguments),
@@ -70,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         reward=arguments.reward,
         reward_settings=apply_overrides({}, arguments.reward_setting),
         reference=arguments.reference,
-        complete=arguments.complete,
+        complete=arguments.complete or settings.chat == "off",
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
         plugins=arguments.plugin_manager,
@@ -91,17 +102,50 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompts(arguments: argparse.Namespace) -> list[Any]:
-    """Return the prompts of the command line, then those of the file as rows."""
-    prompts: list[Any] = list(arguments.prompt)
-    if arguments.limit and not arguments.prompts:
-        raise SettingsError(
-            f"--limit is {arguments.limit}, but there is no file to limit; it belongs to --prompts FILE"
-        )
-    if arguments.prompts:
-        from lmrl.data.prompts import PromptSettings, load_rows
+def _sorted(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the models, and the overrides among them."""
+    models: list[str] = []
+    overrides: list[str] = []
+    for item in [*arguments.models, *arguments.overrides]:
+        (overrides if "=" in item and not Path(item).exists() else models).append(item)
+    if not models:
+        raise SettingsError(f"no model is named; expected a folder or hub id before {overrides[0]}")
+    return models, overrides
 
-        prompts += load_rows(PromptSettings(path=arguments.prompts, limit=arguments.limit))
+
+def prompt_settings(arguments: argparse.Namespace, overrides: list[str]) -> PromptSettings:
+    """Return the settings of the file of prompts. Raises ``SettingsError`` for one that nothing reads."""
+    from lmrl.config import apply_overrides, build
+    from lmrl.data.prompts import PromptSettings
+
+    section = "prompts.file"
+    mapping = apply_overrides({}, overrides)
+    others = [name.partition("=")[0] for name in overrides if not name.startswith(f"{section}.")]
+    if others:
+        raise SettingsError(f"{others[0]} is no setting of lmrl compare; expected {section}.NAME=VALUE, or a model")
+    given: dict[str, Any] = mapping.get("prompts", {}).get("file", {})
+    for option, name in (("--prompts", "path"), ("--limit", "limit")):
+        value = getattr(arguments, name if name == "limit" else "prompts")
+        if value and name in given:
+            raise SettingsError(f"{option} and {section}.{name} are both given; expected one of them")
+        given = {**given, name: value} if value else given
+    settings = build(PromptSettings, given, section)
+    unread = {} if settings.path else dict.fromkeys(given, "path")
+    for name, switch in (unread | settings.unread()).items():
+        if name in given:
+            said = "--limit" if arguments.limit and name == "limit" else f"{section}.{name}"
+            wanted = "--prompts FILE" if switch == "path" else f"{section}.{switch}"
+            raise SettingsError(
+                f"{said} is set, but lmrl compare reads it only with {wanted}. Set that too, or drop it."
+            )
+    return settings
+
+
+def read_prompts(arguments: argparse.Namespace, settings: PromptSettings) -> list[Any]:
+    """Return the prompts of the command line, then those of the file as rows."""
+    from lmrl.data.prompts import load_rows
+
+    prompts: list[Any] = [*arguments.prompt, *(load_rows(settings) if settings.path else [])]
     if not prompts:
         raise SettingsError('there is nothing to ask; give --prompt "..." (repeatable) or --prompts FILE')
     return prompts

@@ -78,5 +78,5 @@ SPEC = recipe_command(
     report="lmrl.cli.pretrain:print_result",
     summary="train a language model on text, from scratch or from a checkpoint",
     example="lmrl pretrain examples/pretrain.toml 'corpus.paths=[\"shakespeare.txt\"]' train.steps=500",
-    free_on_resume=("train.microbatch_rows", "samples"),
+    free_on_resume=("train.steps", "train.microbatch_rows", "samples"),
 )

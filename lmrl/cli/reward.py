@@ -61,4 +61,5 @@ SPEC = recipe_command(
     report="lmrl.cli.reward:print_result",
     summary="train a reward model, or an ensemble, on preferences",
     example="lmrl reward examples/reward.toml data.path=preferences.jsonl ensemble.members=3",
+    free_on_resume=("train.steps",),
 )

@@ -21,7 +21,7 @@ SPEC = recipe_command(
     report="lmrl.cli.sft:print_result",
     summary="fine-tune a language model on conversations, instructions or completions",
     example="lmrl sft examples/sft.toml data.path=instructions.json adapter.method=lora",
-    free_on_resume=("train.microbatch_tokens", "samples"),
+    free_on_resume=("train.steps", "train.epochs", "train.microbatch_tokens", "samples"),
 )
 
 

@@ -53,6 +53,7 @@ def read_prompts(rows: Any, card: ModelCard, columns: Mapping[str, Any] | None =
     items = list(rows)
     if columns or any(map(_needs_reading, items)):
         return _loaded(items, card, columns)
+    _check_columns([item for item in items if isinstance(item, Mapping)])
     prompts = tuple(read_prompt(row, card, f"prompt {number}") for number, row in enumerate(items))
     if not prompts:
         raise PromptError("the list of prompts is empty; expected at least one prompt")
@@ -104,7 +105,35 @@ def _needs_reading(row: Any) -> bool:
     prompt = row.get(PROMPT_COLUMN)
     if any(row.get(name) for name in spoken):
         return True
-    return PROMPT_COLUMN not in row or (not isinstance(prompt, str) and bool(prompt) and looks_like_messages(prompt))
+    return PROMPT_COLUMN not in row or (bool(prompt) and looks_like_messages(prompt))
+
+
+def _check_columns(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows that mean nothing without a column that is not read, and log the columns that only rewards get."""
+    from lmrl.data.layouts.columns import SETTING, SHOWN_TO_REWARDS
+    from lmrl.data.layouts.parts import media_of
+    from lmrl.data.layouts.unmapped import ANSWERS, refuse_unmapped, unused_columns
+    from lmrl.data.notes import log_notes
+
+    where, used = "the list of prompts", {PROMPT_COLUMN, *ANSWERS}
+    try:
+        refuse_unmapped(rows, used, where, SETTING, False, PROMPT_COLUMN)
+    except DataError as error:
+        raise PromptError(_in_keywords(str(error))) from error
+    for number, row in enumerate(rows):
+        media = media_of(row)
+        if media:
+            raise PromptError(
+                f"prompt {number} has the column {media!r}; expected text alone. Leave it or the row out."
+            )
+    log_notes(logger, map(_in_keywords, unused_columns(rows, used, where, SETTING, SHOWN_TO_REWARDS)))
+
+
+def _in_keywords(text: str) -> str:
+    """Return a message about the settings of a file with the keyword of the environment in their place."""
+    from lmrl.data.layouts.columns import ADVICE, SETTING
+
+    return text.replace(f" {ADVICE}", "").replace(f"{SETTING}.columns", "columns")
 
 
 def _loaded(source: Any, card: ModelCard, columns: Mapping[str, Any] | None) -> tuple[Prompt, ...]:
@@ -119,8 +148,8 @@ def _loaded(source: Any, card: ModelCard, columns: Mapping[str, Any] | None) -> 
         first = source[0] if source and isinstance(source[0], Mapping) else {PROMPT_COLUMN: ""}
         guess = "" if columns or PROMPT_COLUMN in first else nearest(PROMPT_COLUMN, map(str, first))
         hint = f"prompt 0 has no {PROMPT_COLUMN!r} column. Did you mean {guess!r}? " if guess else ""
-        raise PromptError(f"{hint}{error}") from error
-    log_notes(logger, found.notes)
+        raise PromptError(f"{hint}{_in_keywords(str(error))}") from error
+    log_notes(logger, map(_in_keywords, found.notes))
     rows = found.prompt_ids or [text_ids(card.codec, text) for text in found.prompts]
     return tuple(
         _checked(text, ids, {name: values[place] for name, values in found.columns.items()}, card, f"prompt {place}")

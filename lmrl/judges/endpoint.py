@@ -60,7 +60,9 @@ class EndpointAsker:
             )
         self.settings, self.budget = settings, budget
         self._slots = threading.BoundedSemaphore(settings.concurrency)  # shared by calls of `ask` side by side
-        self._failures = 0
+        self._failures, self._last_failure = 0, ""  # of all calls of `ask` together
+        self._closed = ""
+        """Reason for which the client was closed while other calls of `ask` had questions on their way."""
         self._key = _key(settings)
         self._client: Any = None
         self.fields = settings.request_fields()
@@ -77,7 +79,6 @@ class EndpointAsker:
         """Yield answers as they come; at most ``concurrency`` questions are on their way at any time."""
         places = iter(range(len(questions)))
         running: dict[Future[Answer], int] = {}
-        last_failure = ""
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="lmrl-judge")
         try:
             while True:
@@ -96,17 +97,17 @@ class EndpointAsker:
                     except _OutOfBudget:
                         continue
                     except _Hopeless as error:
-                        raise AnnotatorError(
-                            f"the judge at {self.settings.base_url} cannot be asked: {error}"
-                        ) from None
+                        self._closed = f"the judge at {self.settings.base_url} cannot be asked: {error}."
+                        raise AnnotatorError(self._closed) from None
                     self._failures = self._failures + 1 if answer.text is None else 0
-                    last_failure = answer.failure or last_failure
+                    self._last_failure = answer.failure or self._last_failure
                     yield place, answer
                 if self._failures >= self.settings.give_up_after:
-                    raise AnnotatorError(
+                    self._closed = (
                         f"the judge at {self.settings.base_url} left {self._failures} questions in a row without an "
-                        f"answer; the last one: {last_failure}. What it answered before is kept."
+                        f"answer; the last one: {self._last_failure}. What it answered before is kept."
                     )
+                    raise AnnotatorError(self._closed)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             if running and self._client is not None:  # an error or a second Ctrl-C: nobody waits for these answers
@@ -139,8 +140,9 @@ class EndpointAsker:
         """Return the answer, True if a failed one is worth another attempt, and the endpoint's Retry-After."""
         import openai
 
+        client = self._connected()
         try:
-            reply = self._connected().chat.completions.create(
+            reply = client.chat.completions.create(
                 model=self.settings.model,
                 messages=[{"role": "user", "content": question}],
                 extra_body=self.fields,
@@ -156,6 +158,8 @@ class EndpointAsker:
                 raise _Hopeless(f"{message}; the model refuses the field {refused!r}: {advice}") from None
             return Answer(None, message), status in PASSING or status >= 500, _retry_after(error.response)
         except openai.APIConnectionError as error:  # timeouts are among these
+            if self._closed and client is not self._client:
+                raise AnnotatorError(self._closed) from None
             return Answer(None, f"{type(error).__name__}: {_excerpt(str(error.__cause__ or error))}"), True, None
         except (openai.APIError, ValueError) as error:  # a body that is no JSON
             malformed = f"the answer is malformed ({type(error).__name__}: {_excerpt(str(error))})"

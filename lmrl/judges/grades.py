@@ -21,19 +21,21 @@ GRADE_LINE = "Grade:"
 OUTSIDE = "a grade outside the scale"
 
 _NUMBER = re.compile(
-    r"(?P<number>[-+]?\d+(?:\.\d+)?)(?:\s*(?:/|out\s+of)\s*(?P<most>\d+(?:\.\d+)?))?(?:\s+(?:points?|stars?)\b)?",
+    r"(?P<number>[-+]?(?:\d+(?:\.\d+)?|\.\d+))(?:\s*\(?(?:/|out\s+of)\s*(?P<most>\d+(?:\.\d+)?))?"
+    r"(?:\s+(?:points?|stars?)\b)?",
     re.IGNORECASE,
 )
 # A range ("7-8"), a decimal comma, a percentage or a letter behind the number makes it another thing than a grade.
 _TAIL = re.compile(
-    r"""["')\]}]*(?:\s*\Z|[ \t]*\n|[.!;:](?=[\s"')\]}]|\Z)|,(?=\s)|\s+\(|\s+-+\s|\s*[\u2013\u2014](?!\s*\d)
+    r"""["')\]}>]*(?:\s*\Z|[ \t]*\n|[.!;:](?=[\s"')\]}]|\Z)|,(?=\s)(?!\s*\d)|\s+\(|\s+-+\s|\s*[\u2013\u2014](?!\s*\d)
     |\s+(?:because|since|as|for|due)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SENTENCE = re.compile(
     r"(?:(?:overall|so|thus|therefore|hence|i\s+(?:think|believe))[,:]?\s+)*"
-    r"(?:i\s+(?:would\s+|will\s+)?(?:give|rate|grade|score)\s+(?:it|this|the\s+response)(?:\s+an?)?"
-    r"|(?:this|the)\s+response\s+(?:deserves|gets|earns)(?:\s+an?)?)\s+(?P<grade>[-+\d.]+(?:\s*(?:/|out\s+of)\s*[\d.]+)?)",
+    r"(?:i(?:\s+(?:would|will)|'d|'ll)?\s+(?:give|rate|grade|score)\s+(?:it|this|(?:this|the)\s+response)(?:\s+an?|\s+as)?"
+    r"|(?:this|the)\s+response\s+(?:deserves|gets|earns)(?:\s+an?)?)\s+"
+    r"(?P<grade>[-+]?[\d.]+(?:\s*(?:/|out\s+of)\s*[\d.]+)?)(?:,?\s+(?:because|since|as|for|due)\b.*)?",
     re.IGNORECASE,
 )
 
@@ -63,8 +65,8 @@ def read_grade(text: str, lowest: float, highest: float) -> Reading[float]:
         return taken(_NUMBER.fullmatch(part.strip().strip("\"'()<>[]{}").rstrip(".!,;").strip()))
 
     def start(part: str) -> float | None:
-        match = _NUMBER.match(part)
-        return taken(match) if match and _TAIL.match(part, match.end()) else None
+        match = _NUMBER.match(part.lstrip("<"))
+        return taken(match) if match and _TAIL.match(match.string, match.end()) else None
 
     found = stated(visible, Form(("grade",), ("score", "rating", "mark"), ("grade", "score", "rating"), whole, start))
     if found is None:

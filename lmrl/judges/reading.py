@@ -29,10 +29,12 @@ _STILL_OPEN = re.compile(_OPEN, re.IGNORECASE)
 _CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
 """Harmony's channels (gpt-oss), where a server passes them on: only the final one is the reply."""
 
-_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u226b\uff1e\uff1a", "''\"\">>:")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u226b\uff1e\uff1a\u2212", "''\"\">>:-")
 _MARKUP = (
+    (re.compile("[\u2705\u2714\u2611\u2b50\ufe0f\U0001f31f\U0001f3c6\U0001f947\U0001f44d\U0001f449]"), ""),
     (re.compile(r"<B>(.*?)</B>", re.DOTALL), r"\1"),
     (re.compile(r"</?(?:b|i|u|em|strong|p|br|code|span|div|s)\s*/?>|<\|[^|>\s]+\|>|<(?:bos|eos|end_of_turn)>"), ""),
+    (re.compile(r"(?<=[A-Za-z])_(?=[A-Za-z0-9])"), " "),
     (re.compile(r"```[a-zA-Z]*|[*_`$]|\\[()\[\]]"), ""),
     (re.compile(r"""\[\[?([^\[\]\n]*)\]\]?"""), r"\1"),
     (re.compile(r"""(?<!\w)(?:<([AB])>|\(([AaBb])\)|['"]([AaBb])['"])(?!\w)"""), r"\1\2\3"),
@@ -60,8 +62,8 @@ class Form(Generic[Value]):
     """Explicit forms of one kind of value.
 
     ``names`` are label words that may stand alone before the value ("Verdict B"), ``colon_names`` label words that
-    need a colon ("Winner: B"), ``keys`` those of JSON objects and of tags. ``whole`` reads a short text that is
-    nothing but a value, ``start`` a text that begins with one.
+    need a colon ("Winner: B"), ``keys`` those of JSON objects and of tags; all are patterns. ``whole`` reads a short
+    text that is nothing but a value, ``start`` a text that begins with one.
     """
 
     names: Sequence[str]
@@ -91,7 +93,7 @@ def without_reasoning(text: str) -> str | None:
 
 
 def plain(text: str) -> str:
-    """Return a text without Markdown, HTML emphasis and brackets around single letters."""
+    """Return a text without Markdown, HTML emphasis, marks of approval and brackets around single letters."""
     text = text.translate(_QUOTES)
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
@@ -132,7 +134,7 @@ def stated(text: str, form: Form[Value]) -> Reading[Value] | None:
 
 def _labels(form: Form[Any]) -> re.Pattern[str]:
     bare, colon = "|".join(form.names), "|".join([*form.names, *form.colon_names])
-    mark = r"""(?:\s+is\b|["']?\s*[:=]|\s+-+>?(?=\s)|\s*→)\s*["']?"""
+    mark = r"""(?:\s+is\b\s*:?|["']?\s*[:=]|\s+-+>?(?=\s)|\s*[→\u2013\u2014])\s*["']?"""
     return re.compile(
         rf"""(?:^|(?<=[.!?])["')\]]*\s)[ \t>\#"'{{(|-]*(?:\d+[.)]\s*)?{_LEAD}"""
         rf"""(?:(?:{colon})\b{mark}|(?:{bare})\b(?!{mark})["']?(?=\s))[\s"'(]*""",
@@ -142,7 +144,9 @@ def _labels(form: Form[Any]) -> re.Pattern[str]:
 
 def _inline(text: str, form: Form[Value]) -> Iterator[Value]:
     """Yield the values of labels in the middle of a sentence, unless the sentence denies, doubts or quotes them."""
-    label = re.compile(rf"\b(?:{'|'.join([*form.names, *form.colon_names])})\b(?:\s+is\b|\s*[:=])\s*", re.IGNORECASE)
+    label = re.compile(
+        rf"\b(?:{'|'.join([*form.names, *form.colon_names])})\b(?:\s+is\b\s*:?|\s*[:=])\s*", re.IGNORECASE
+    )
     for sentence in sentences(text):
         for match in label.finditer(sentence):
             value = None if _DOUBTFUL.search(sentence[: match.end()]) else form.start(sentence[match.end() :])
@@ -169,10 +173,15 @@ def _without_json(text: str, keys: Sequence[str]) -> tuple[str, list[str]]:
 def _values(found: Any, keys: Sequence[str]) -> Iterator[str]:
     if isinstance(found, Mapping):
         for key, value in found.items():
-            if str(key).strip().casefold().replace("_", " ") in keys and not isinstance(value, Mapping | list):
+            if _named(str(key), keys) and not isinstance(value, Mapping | list):
                 yield "" if value is None else str(value)
             else:
                 yield from _values(value, keys)
     elif isinstance(found, list):
         for item in found:
             yield from _values(item, keys)
+
+
+def _named(key: str, keys: Sequence[str]) -> bool:
+    name = re.sub(r"[_\s-]+", " ", key).strip()
+    return re.fullmatch(rf"(?:(?:my|the|final|overall)\s+)*(?:{'|'.join(keys)})", name, re.IGNORECASE) is not None

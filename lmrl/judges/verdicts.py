@@ -22,37 +22,44 @@ FIRST, SECOND, TIE = "A", "B", "TIE"
 Verdict = Literal["A", "B", "TIE"]
 
 _NOUN = r"(?:answer|response|option|assistant|candidate|completion|choice|reply|output|text|model|solution)"
-_PLACES = {"a": FIRST, "first": FIRST, "1st": FIRST, "former": FIRST, "b": SECOND, "c": TIE}
+_PLACES = {"a": FIRST, "1": FIRST, "first": FIRST, "1st": FIRST, "former": FIRST, "b": SECOND, "2": SECOND, "c": TIE}
 
 
 def _side(number: int) -> str:
-    """Return a pattern of one response: "Answer b", "the second one", or a capital letter alone."""
+    """Return a pattern of one response: "Answer b", "response_2", "the second one", or a capital letter alone."""
     return (
-        rf"(?:the\s+)?(?:{_NOUN}\s+(?P<noun{number}>[ab])\b|(?P<letter{number}>(?-i:[AB]))\b"
+        rf"(?:the\s+)?(?:{_NOUN}[\s-]+(?P<noun{number}>[ab12])\b(?![./]\d)|(?P<letter{number}>(?-i:[AB]))\b"
         rf"|(?P<place{number}>first|second|former|latter|1st|2nd)\b(?:\s+(?:one|{_NOUN})\b)?)"
     )
 
 
-_TIE = r"(?:an?\s+)?(?:tie|tied|draw)(?![\w-])(?:\s+between\s.*)?"
+_EQUAL = (
+    r"(?:both\s+(?:are\s+)?)?(?:(?:roughly\s+|about\s+)?equally\s+(?:good|bad|strong|weak|helpful|poor)|equal|the\s+same"
+    r"|of\s+(?:equal|the\s+same)\s+quality)(?![\w-]|\s+as\b)|no\s+preference(?![\w-])"
+)
+_TIE = rf"(?:(?:an?\s+)?(?:tie|tied|draw)(?![\w-])(?:\s+between\s.*)?|{_EQUAL})"
+_HOW = r"(?:(?:clearly|slightly|strongly|somewhat|definitely|still)\s+)?"
 _ADVERB = r"(?:(?:clearly|slightly|much|far|somewhat|definitely|overall|the|marginally|significantly|a\s+bit)\s+)*"
 _BEST = rf"(?:better|best|stronger|superior|preferable|preferred|winner)\b(?:\s+(?:one|{_NOUN}))?"
 _BETTER = rf"{_ADVERB}(?:{_BEST}|more\s+\w+)"
 _WORSE = rf"{_ADVERB}(?:worse|weaker|inferior|less\s+\w+)"
 _LEAD = (
     r"(?:(?:overall|so|thus|therefore|hence|finally|ultimately|in\s+(?:conclusion|summary)|to\s+conclude"
-    r"|in\s+my\s+(?:view|opinion|judge?ment)|i\s+(?:think|believe|judge|find|conclude|say|would\s+say)(?:\s+that)?"
+    r"|in\s+my\s+(?:view|opinion|judge?ment)|i(?:\s+|\s*'d\s+)(?:think|believe|judge|find|conclude|say|would\s+say)(?:\s+that)?"
+    r"|(?:based\s+on|given)\s+(?:this|that|these|the\s+above)(?:\s+\w+)?"
     r")[,:]?\s+)*"
 )
 _REASON = r"(?:,?\s+(?:because|since|as|for|due\s+to|given|in\s+that)\b(?!.*\b(?:but|however|yet)\b).*)?"
-_CHOOSE = r"(?:(?:would|'d|will)\s+)?(?:prefer|choose|pick|select|favou?r|vote\s+for|go\s+with)"
+_CHOOSE = rf"(?:(?:would|'d|will)\s+)?{_HOW}(?:prefer|choose|pick|select|favou?r|vote\s+for|go\s+with)"
 _THEY = (
-    rf"(?:it'?s|it\s+is|it\s+was|this\s+is|that'?s|they'?re|they\s+are|i\s+call\s+it"
-    rf"|(?:both|the)(?:\s+{_NOUN}s)?\s+are)"
+    rf"(?:it'?s|it\s+is|it\s+was|this\s+is|that'?s|they'?re|they\s+are"
+    rf"|i\s+(?:call|consider|judge|rate)\s+(?:it|this|them|the\s+two|both)(?:\s+to\s+be)?"
+    rf"|(?:both|the|the\s+two)(?:\s+{_NOUN}s)?\s+are)"
 )
 
 _BARE = re.compile(rf"{_side(1)}|(?P<tie>{_TIE})", re.IGNORECASE | re.DOTALL)
 _LETTER = re.compile(r"[abc]", re.IGNORECASE)
-_COMPARED = re.compile(rf"{_side(1)}\s*(?P<sign>>+|<+|=+|≈)\s*{_side(2)}", re.IGNORECASE)
+_COMPARED = re.compile(rf"{_side(1)}\s*(?P<sign>[>≻]+|[<≺]+|=+|[≈~])\s*{_side(2)}", re.IGNORECASE)
 _SENTENCES = tuple(
     re.compile(rf"{_LEAD}{pattern}{_REASON}", re.IGNORECASE | re.DOTALL)
     for pattern in (
@@ -62,6 +69,8 @@ _SENTENCES = tuple(
         rf"i\s*{_CHOOSE}\s+{_side(1)}(?:\s+(?:over|to)\s+{_side(2)})?",
         rf"(?P<worse>){_side(1)}\s+(?:is|was)\s+{_WORSE}\s+than\s+{_side(2)}",
         rf"{_THEY}\s+(?P<tie>{_TIE})",
+        rf"(?P<tie>neither)(?:\s+{_NOUN}|\s+one)?\s+(?:is|was)\s+{_BETTER}(?:\s+than\s+the\s+other)?",
+        rf"(?:so|thus|therefore|hence)[,:]?\s+{_side(1)}",
     )
 )
 # What may follow a verdict behind its label. An article is followed by a noun or an adjective, which stands not here.
@@ -167,7 +176,7 @@ def _start(text: str) -> str | None:
 
 
 _OPENING = re.compile(
-    rf"(?:it'?s\s+|it\s+is\s+)?(?P<tie>(?:an?\s+)?(?:tie|tied|draw)(?![\w-])(?:\s+between\s+[^.\n]*)?)"
+    rf"(?:it'?s\s+|it\s+is\s+)?(?P<tie>(?:an?\s+)?(?:tie|tied|draw)(?![\w-])(?:\s+between\s+[^.\n]*)?|{_EQUAL})"
     rf"|(?P<letter0>[abc])\b|{_side(1)}",
     re.IGNORECASE,
 )
@@ -185,7 +194,19 @@ _FORM: Form[str] = Form(
         "(?:final\\s+)?(?:answer|choice)",
         f"(?:better|best|preferred|winning)\\s+{_NOUN}",
     ),
-    keys=("verdict", "winner", "answer", "choice", "decision", "preference", "preferred", "better", "best", "judgment"),
+    keys=(
+        "verdict",
+        "winner",
+        "answer",
+        "choice",
+        "decision",
+        "preference",
+        "preferred",
+        "better",
+        "best",
+        "judgment",
+        f"(?:better|best|preferred|chosen|winning)\\s+{_NOUN}",
+    ),
     whole=_whole,
     start=_start,
 )
@@ -209,7 +230,7 @@ def _compared(match: re.Match[str]) -> str | None:
     if first == second:
         return None
     sign = match["sign"][0]
-    return TIE if sign in "=≈" else first if sign == ">" else second
+    return TIE if sign in "=≈~" else first if sign in ">≻" else second
 
 
 def _swapped(verdict: str) -> str:

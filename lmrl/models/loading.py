@@ -13,6 +13,7 @@ from lmrl.errors import ModelError
 from lmrl.models.pretrained import load_weights
 from lmrl.text.card import ModelCard, load_card
 from lmrl.text.files import find_files
+from lmrl.text.turns import record_ends
 from lmrl.text.weight_files import stored_dtype
 
 LOADER = "AutoModelForCausalLM"
@@ -59,6 +60,9 @@ def load(
             f"{card.path}: special id {highest} lies beyond the embedding table of {embeddings} rows; "
             "the tokenizer does not belong to this model."
         )
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and not generation.eos_token_id:  # config.json alone names the ends: saved in both
+        record_ends(model, card.eos_ids)
     return LanguageModel(model.to(device or "cpu").eval(), card, stored_dtype(files.folder))
 
 

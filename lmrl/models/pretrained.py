@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lmrl.errors import ModelError
+from lmrl.models.stored import require_numbers, untie, unused_tensors
 from lmrl.text.card import remote_code_message, short_text
 from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.text.kinds import media_of, text_model_type
-from lmrl.text.vocabulary import grown_rows
+from lmrl.text.vocabulary import adapted_rows
 from lmrl.text.weight_files import listing, read_header, require_weights
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,12 @@ def load_weights(
     """Return the model of the class ``loader`` of transformers, and the missing tensors that ``may_miss`` allows.
 
     ``purpose`` names the kind of model in messages. ``may_ignore`` allows tensors that the model does not use;
-    ``changes`` go to the configuration. Raises ``ModelError`` for weights that are missing, unexpected or of another
-    shape, for damaged files, and for code that is not trusted.
+    ``changes`` go to the configuration. Raises ``ModelError`` for weights that are missing, unexpected, of another
+    shape, NaN or infinite, for damaged files, and for code that is not trusted.
     """
     import transformers
 
-    require_weights(files, loader)
+    paths = require_weights(files)
     config = read_json(files.folder / "config.json")
     folder, named = str(files.folder), dict(changes)
     inner = text_model_type(config)
@@ -69,11 +70,12 @@ def load_weights(
             remote_code_message(files.name, config, trust_remote_code)
             or f"{files.name} could not be loaded as {purpose} ({short_text(error)}){_quantised(config)}"
         ) from error
-    missing = set(report["missing_keys"])
+    missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
+    unexpected -= unused_tensors(files.name, unexpected, paths, config)
     trained = _adapter_head(files) if files.adapter is not None else set()
     problems = _problems(
         {name for name in missing if not may_miss(name)} - trained,
-        {name for name in report["unexpected_keys"] if not may_ignore(name) and not (inner and _is_media(name))},
+        {name for name in unexpected if not may_ignore(name) and not (inner and _is_media(name))},
         report["mismatched_keys"],
     )
     if problems:
@@ -81,6 +83,8 @@ def load_weights(
             f"{files.name} does not hold the weights of {purpose} ({type(model).__name__}): {problems}. config.json "
             "and weights do not belong together, or the checkpoint is incomplete. Download or save it again."
         )
+    require_numbers(model, files.name, paths)
+    untie(model, files.name)
     if inner:
         media = media_of(config) or "another"
         logger.warning("%s: %s part of this checkpoint is not used and not saved.", files.name, media)
@@ -151,8 +155,9 @@ def _merged(model: Any, files: CheckpointFiles) -> Any:
     folder = files.adapter
     assert folder is not None
     peft = import_peft(f"{files.name} is an adapter; loading it")
-    rows, table = grown_rows(files), model.get_input_embeddings().weight.shape[0]
-    if rows > table:
+    table = model.get_input_embeddings().weight.shape[0]
+    rows = adapted_rows(files, table)
+    if rows != table:
         model.resize_token_embeddings(rows, mean_resizing=False)
     settings = read_json(folder / ADAPTER_CONFIG)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -26,6 +27,7 @@ MOST_VALUES = 11
 """Grades that a local model may choose from by log-probability."""
 UNREADABLE = "unreadable"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,6 +126,7 @@ class JudgeReward:
         self.caches = {id(asker): AnswerCache(settings.cache, asker.identity) for asker in self.askers}
         self.concurrency: Concurrency = "thread" if settings.base_url else "none"
         self.replies, self.reasons = 0, Counter[str]()
+        self._named: set[str] = set()
         self._lock = threading.Lock()
 
     def unreadable(self, row: Mapping[str, Any]) -> str:
@@ -220,7 +223,17 @@ class JudgeReward:
     def _check_unreadable(self) -> None:
         with self._lock:
             replies, reasons = self.replies, self.reasons.copy()
+            new = [reason for reason in reasons if reason.partition(":")[0] not in self._named]
+            self._named |= {reason.partition(":")[0] for reason in new}
         count, limit = reasons.total(), self.settings.max_unreadable
+        for reason in new:  # each kind once; the log has the fraction per update
+            logger.warning(
+                "reward 'judge': %s of %s replies have no grade so far (%s); their rows have no score, and "
+                "reward_unreadable in the log is the fraction of such replies",
+                reasons[reason],
+                replies,
+                reason,
+            )
         if replies >= MINIMUM and count > limit * replies:
             named = "; ".join(f"{number} times {reason}" for reason, number in reasons.most_common(3))
             raise JudgeError(

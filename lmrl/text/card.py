@@ -9,7 +9,7 @@ weights (``lmrl.models.load``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lmrl.text.codec import FastCodec, TextCodec, TransformersCodec
 from lmrl.text.files import CheckpointFiles, find_files, read_json
 from lmrl.text.kinds import require_causal
 from lmrl.text.responses import contains_stop, response_texts
-from lmrl.text.vocabulary import grown_rows, require_rows
+from lmrl.text.vocabulary import adapted_rows, require_rows
 
 __all__ = [
     "FastCodec",
@@ -86,12 +86,11 @@ def read_card(
     text = text_settings(files, config, trust_remote_code)
     nested = config.get("text_config")
     sources = (generation, nested if isinstance(nested, dict) else {}, config, text if nested else {})
-    eos: Any = next((one["eos_token_id"] for one in sources if one.get("eos_token_id") is not None), [])
-    eos_ids = tuple(sorted({int(one) for one in (eos if isinstance(eos, list) else [eos])}))
+    eos_ids = _end_ids(name, sources)
     if not eos_ids and needs_end:
         raise ModelError(
             f"{name} names no eos_token_id in generation_config.json or config.json, so a response could never end "
-            "by itself; add one there."
+            f"by itself; add one there.{_tokenizer_end(codec)}"
         )
     lengths = [text[key] for key in CONTEXT_KEYS if text.get(key)]
     if not text.get("vocab_size"):
@@ -104,13 +103,35 @@ def read_card(
         bos_id=text.get("bos_token_id"),
         pad_id=text.get("pad_token_id"),
         context_length=int(min(lengths)) if lengths else 2048,
-        vocab_size=max(int(text["vocab_size"]), grown_rows(files)),
+        vocab_size=adapted_rows(files, int(text["vocab_size"])),
         sliding_window=int(window) if window else None,
         files=files.tokenizer,
         trust_remote_code=trust_remote_code,
     )
     require_rows(card)
     return card
+
+
+def _end_ids(name: str, sources: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Return the EOS ids of the first configuration that names any."""
+    for source in sources:
+        value = source.get("eos_token_id")
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(one) is int and one >= 0 for one in ids):
+            raise ModelError(
+                f"{name}: eos_token_id is {json.dumps(value)}; expected a token id, a whole number from 0, or a list "
+                "of them. Correct generation_config.json or config.json."
+            )
+        if ids:
+            return tuple(sorted(set(ids)))
+    return ()
+
+
+def _tokenizer_end(codec: TextCodec) -> str:
+    """Return a sentence about the EOS token that the tokenizer names, or the empty string."""
+    token = codec.special_tokens.get("eos_token", "")
+    found = codec.vocabulary().get(token)
+    return "" if found is None else f' The tokenizer\'s is {token}: "eos_token_id": {found}.'
 
 
 def text_settings(files: CheckpointFiles, config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:

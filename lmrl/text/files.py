@@ -37,11 +37,16 @@ class CheckpointFiles:
     revision: str | None = None
 
 
-def find_files(name_or_path: str | Path, revision: str | None = None) -> CheckpointFiles:
+class _AdapterBase(ModelError):
+    """The base model of an adapter is an adapter itself."""
+
+
+def find_files(name_or_path: str | Path, revision: str | None = None, *, is_base: bool = False) -> CheckpointFiles:
     """Return the files of a model's name: a folder (also of a run or an adapter) or a hub id.
 
-    Weights of a hub id are not fetched yet; see ``fetch_weights``. Raises ``ModelError`` for a missing folder, a hub
-    id that cannot be reached, and an adapter whose base model is missing.
+    Weights of a hub id are not fetched yet; see ``fetch_weights``. ``is_base`` refuses an adapter. Raises
+    ``ModelError`` for a missing folder, a hub id that cannot be reached, an adapter whose base model is missing, and
+    a folder with a whole model and an adapter.
     """
     path = model_folder(name_or_path)
     local = path.is_dir()
@@ -51,9 +56,18 @@ def find_files(name_or_path: str | Path, revision: str | None = None) -> Checkpo
         name = str(name_or_path)
         refuse_missing_path(name)
         folder = _snapshot(name, revision, SMALL_FILES)
-    if (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists():
-        return _adapter_files(name, folder, "" if local else name, revision)
-    return CheckpointFiles(name, folder, folder, None, "" if local else name, revision)
+    files = CheckpointFiles(name, folder, folder, None, "" if local else name, revision)
+    if not (folder / ADAPTER_CONFIG).exists():
+        return files
+    if (folder / "config.json").exists() and (whole := _whole_weights(files)):
+        raise ModelError(
+            f"{name} contains a whole model ({whole}) and an adapter ({ADAPTER_CONFIG}); expected one of them, because "
+            "the adapter may be part of the weights already. Move the adapter's files, or config.json and the weights, "
+            "to another folder."
+        )
+    if is_base:
+        raise _AdapterBase(f"{name} is an adapter; expected a base model.")
+    return _adapter_files(name, folder, files.hub_id, revision)
 
 
 def fetch_weights(files: CheckpointFiles) -> None:
@@ -93,6 +107,12 @@ def read_json(path: Path, required: bool = True) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
     return content
+
+
+def _whole_weights(files: CheckpointFiles) -> str:
+    """Return the first weight file of a whole model beside an adapter; empty if the adapter is alone."""
+    kinds = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return next((name for name in list_files(files) if name in kinds), "")
 
 
 def refuse_missing_path(name: str) -> None:
@@ -143,12 +163,12 @@ def _adapter_files(name: str, folder: Path, hub_id: str, revision: str | None) -
     if hub_id:
         _snapshot(hub_id, revision, [ADAPTER_WEIGHTS])
     try:
-        below = find_files(base, settings.get("revision"))
+        below = find_files(base, settings.get("revision"), is_base=True)
+    except _AdapterBase as error:
+        raise ModelError(f"{name} is an adapter on {base}, another adapter; expected a base model. {advice}") from error
     except ModelError as error:
         raise ModelError(
             f"{name} is an adapter on the base model {base}, which is missing: {error} {advice}"
         ) from error
-    if below.adapter is not None:
-        raise ModelError(f"{name} is an adapter on {base}, another adapter; expected a base model. {advice}")
     own = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
     return CheckpointFiles(name, below.folder, folder if own else below.tokenizer, folder, below.hub_id, below.revision)

@@ -85,19 +85,23 @@ def require_sampled_ids(ids: Tensor, card: ModelCard) -> None:
         )
 
 
-def grown_rows(files: CheckpointFiles) -> int:
-    """Return the rows of the embedding table that an adapter brings along or trains for new tokens; 0 for none."""
+def adapted_rows(files: CheckpointFiles, rows: int) -> int:
+    """Return the rows of a table of ``rows`` with the checkpoint's adapter.
+
+    An adapter that brings its own table sets the number, larger or smaller; one that trains new tokens adds their rows.
+    """
     if files.adapter is None:
-        return 0
+        return rows
     settings = read_json(files.adapter / ADAPTER_CONFIG)
     trained = settings.get("trainable_token_indices") or []
     lists = trained.values() if isinstance(trained, Mapping) else [trained]
-    rows = max((int(i) + 1 for ids in lists for i in ids), default=0)
     weights = files.adapter / ADAPTER_WEIGHTS
-    for name, tensor in (read_header(weights) if weights.exists() else {}).items():
-        if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS:
-            rows = max(rows, int(tensor["shape"][0]))
-    return rows
+    tables = [
+        int(tensor["shape"][0])
+        for name, tensor in (read_header(weights) if weights.exists() else {}).items()
+        if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS
+    ]
+    return max([max(tables, default=rows), *(int(i) + 1 for ids in lists for i in ids)])
 
 
 def _media_tokens(card: ModelCard) -> set[str]:

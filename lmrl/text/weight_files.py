@@ -34,11 +34,11 @@ Header = Mapping[str, Mapping[str, Any]]
 """Tensors of a safetensors file: name to ``dtype``, ``shape`` and ``data_offsets``."""
 
 
-def require_weights(files: CheckpointFiles, loader: str) -> list[Path]:
+def require_weights(files: CheckpointFiles) -> list[Path]:
     """Return the safetensors files of a checkpoint, each of them whole.
 
-    ``loader`` is the class of transformers for the conversion command. Raises ``ModelError`` for other layouts, for
-    missing shards, and for files that are empty, cut short or Git LFS pointers.
+    Raises ``ModelError`` for other layouts, for missing shards, and for files that are empty, cut short or Git LFS
+    pointers.
     """
     fetch_weights(files)
     folder, index = files.folder, files.folder / INDEX
@@ -47,7 +47,7 @@ def require_weights(files: CheckpointFiles, loader: str) -> list[Path]:
         paths = [folder / WEIGHTS]
     elif index.exists():
         shards = read_json(index).get("weight_map") or {}
-        if not isinstance(shards, dict) or not shards:
+        if not isinstance(shards, dict) or not shards or not all(isinstance(file, str) for file in shards.values()):
             raise ModelError(f"{index} has no weight_map; expected tensor names with their files. Download it again.")
         names = sorted(set(shards.values()))
         absent = [name for name in names if not (folder / name).exists()]
@@ -58,13 +58,10 @@ def require_weights(files: CheckpointFiles, loader: str) -> list[Path]:
             )
         paths = [folder / name for name in names]
     else:
-        raise ModelError(_no_weights(files, loader))
+        raise ModelError(_no_weights(files))
     if files.adapter is not None:
         if not (files.adapter / ADAPTER_WEIGHTS).exists():
-            raise ModelError(
-                f"{files.adapter} holds no {ADAPTER_WEIGHTS}; expected an adapter in PEFT's layout with safetensors. "
-                "Save it again with PEFT's save_pretrained."
-            )
+            raise ModelError(_no_adapter_weights(files.adapter))
         read_header(files.adapter / ADAPTER_WEIGHTS)
     held = {path.name: set(read_header(path)) for path in paths}
     lost = [name for name, file in shards.items() if name not in held[file]]
@@ -76,10 +73,19 @@ def require_weights(files: CheckpointFiles, loader: str) -> list[Path]:
     return paths
 
 
+def _own_loader(files: CheckpointFiles) -> str:
+    """Return the class that converts a checkpoint as it is: another one would draw a new head at random."""
+    architectures = [str(name) for name in read_json(files.folder / "config.json").get("architectures") or []]
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return "AutoModelForSequenceClassification"
+    trunks = [name for name in architectures if name.endswith("Model") and not name.endswith("LMHeadModel")]
+    return "AutoModel" if trunks else "AutoModelForCausalLM"
+
+
 def require_all_weights(names: Iterable[str]) -> None:
     """Check the weight files of several language models before the first of them is loaded."""
     for name in names:
-        require_weights(find_files(name), "AutoModelForCausalLM")
+        require_weights(find_files(name))
 
 
 def read_header(path: Path) -> Header:
@@ -137,12 +143,30 @@ def listing(names: Iterable[str], shown: int = 6) -> str:
     return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
 
 
-def _no_weights(files: CheckpointFiles, loader: str) -> str:
+def _no_adapter_weights(folder: Path) -> str:
+    message = f"{folder} holds no {ADAPTER_WEIGHTS}; expected an adapter in PEFT's layout with safetensors."
+    pickled = folder / "adapter_model.bin"
+    if not pickled.exists():
+        return f"{message} Save it again with PEFT's save_pretrained."
+    code = (
+        f"import torch, safetensors.torch as s; w = torch.load({str(pickled)!r}, map_location='cpu', weights_only=True)"
+    )
+    code += f"; s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, {str(folder / ADAPTER_WEIGHTS)!r})"
+    return f'{message} Its weights are in {pickled.name}, a pickle. Convert them once: python -c "{code}"'
+
+
+def _no_weights(files: CheckpointFiles) -> str:
     names = list_files(files)
+    broken = sorted(name for name in names if (files.folder / name).is_symlink() and not (files.folder / name).exists())
+    if broken:
+        return (
+            f"{files.name} is incomplete: {listing(broken)} is a link to a file that does not exist. Download it again."
+        )
     pickled = sorted(
         name for name in names if name.endswith(".bin") and "/" not in name and name != "training_args.bin"
     )
     if pickled:
+        loader = _own_loader(files)
         source = files.hub_id or str(files.folder)
         target = files.hub_id.split("/")[-1] if files.hub_id else str(files.folder)
         code = (

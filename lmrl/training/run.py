@@ -12,11 +12,12 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lmrl.config import read_toml, resolved, to_toml
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
@@ -136,6 +137,13 @@ def write_config(folder: Path, config_text: str) -> None:
     partial = folder / f"{CONFIG_FILE}.partial"
     partial.write_text(config_text, encoding="utf-8")
     partial.replace(folder / CONFIG_FILE)
+
+
+def keep_config(config: Any, plugins: PluginManager) -> None:
+    """Write the settings of a resumed run, some of which may have changed; the folder stays as it was recorded."""
+    folder = Path(config.run.folder)
+    recorded = str(read_toml(folder / CONFIG_FILE)["run"]["folder"])
+    write_config(folder, to_toml(resolved(replace(config, run=replace(config.run, folder=recorded)), plugins)))
 
 
 def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> None:

@@ -31,6 +31,7 @@ from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     Run,
     create_folder,
+    keep_config,
     refuse_taken,
     require_finite,
     stage_of,
@@ -343,6 +344,7 @@ class _Fit:
             refuse_taken(folder, self.stage)
         run.hold()
         if resume:
+            keep_config(config, self.plugins)
             write_versions(folder, self.plugins, self.stage)
             truncate_metrics(folder, -1 if start is None else start, UNIT)
         else:

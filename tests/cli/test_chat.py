@@ -59,6 +59,23 @@ def test_mistakes_are_one_paragraph(tmp_path, monkeypatch, capsys):
         assert message in shown.err and "Traceback" not in shown.err and not shown.out
 
 
+def test_a_system_prompt_is_kept_beside_a_loaded_conversation(tmp_path, monkeypatch, capsys, caplog):
+    folder = write_tiny_model(tmp_path / "m", words=("the", "cat", "user", "assistant", "system", ":"))
+    template = "{% for m in messages %}{{ m['role'] ~ ' : ' ~ m['content'] ~ ' ' }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    talk = [{"role": "user", "content": "the", "weight": 0}, {"role": "assistant", "content": "cat"}]
+    for name, messages in (("plain", talk), ("own", [{"role": "system", "content": "cat"}, *talk])):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    for file, system, shown in (("plain", "the", "the"), ("own", "", "cat"), ("own", "cat", "cat")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("/system\n"))
+        given = ["--system", system] if system else []
+        assert main(["chat", str(folder), *given, "--load", str(tmp_path / f"{file}.jsonl")]) == 0
+        assert f"system prompt: {shown}" in capsys.readouterr().err
+    assert "a chat takes over role and content of messages, not weight" in caplog.text
+    assert main(["chat", str(folder), "--system", "the", "--load", str(tmp_path / "own.jsonl")]) == 2
+    assert "has a system prompt of its own" in capsys.readouterr().err
+
+
 def test_input_that_is_no_text_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
     assert main(["chat"]) == 2

@@ -56,7 +56,27 @@ def test_compare_prints_the_table_and_writes_the_files(tmp_path):
         (["compare", "stories", "--prompt", "x", "--reward", "hapy_end"], "did you mean 'happy_end'"),
         (["compare", "stories", "--prompt", "x", "--names", "a,b"], "2 names were given for 1 models"),
         (["compare", "stories", "stories", "--prompt", "x", "--names", "a,a"], "two models are called 'a'"),
-        (["compare", "stories", "--prompt", "x", "--limit", "3"], "it belongs to --prompts FILE"),
+        (["compare", "stories", "--prompt", "x", "--limit", "3"], "reads it only with --prompts FILE"),
+        (["compare", "stories", "--prompt", "x", "prompts.file.columns.prompt=q"], "reads it only with --prompts FILE"),
+        (["compare", "stories", "--prompts", "p.txt", "prompts.file.path=q.txt"], "are both given"),
+        (
+            ["compare", "stories", "--prompts", "p.txt", "prompts.file.colums.prompt=q"],
+            "did you mean 'prompts.file.columns'",
+        ),
+        (
+            ["compare", "stories", "--prompts", "p.txt", "sampling.top_k=3"],
+            "sampling.top_k is no setting of lmrl compare",
+        ),
+        (["compare", "prompts.file.path=q.txt"], "no model is named"),
+        (["compare", "stories", "--prompt", "x", "--greedy", "--top-k", "3"], "--top-k with --greedy"),
+        (
+            ["compare", "stories", "--prompt", "x", "--temperature", "0", "--min-p", "0.1"],
+            "--min-p with --temperature 0",
+        ),
+        (["compare", "stories", "--prompt", "x", "--greedy", "--temperature", "1"], "are both given"),
+        (["compare", "stories", "--prompt", "x", "--system", "s", "--complete"], "--system and --complete are both"),
+        (["chat", "stories", "--greedy", "--top-p", "0.9"], "--top-p with --greedy"),
+        (["chat", "stories", "--system", "s", "--complete"], "--system and --complete are both given"),
         (["compare", "stories", "--prompt", "x", "--reward-setting", "happy=3"], "stands without --reward NAME"),
         (["compare", "stories", "--prompt", "the \udcff"], "holds half a character at place 5"),
         (["compare", "stories", "--prompt", "x", "--device", "gpu"], "the device is 'gpu', which cannot be used here"),
@@ -73,6 +93,27 @@ def test_mistakes_are_one_paragraph(tmp_path, monkeypatch, capsys, arguments, me
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "asked"),
+    [
+        ({"problem": "Ben saw a kite.", "note": "n"}, ["prompts.file.columns.prompt=problem"], "Ben saw a kite."),
+        ({"a": "Ben saw", "b": "a kite."}, ["prompts.file.template={a} {b}"], "Ben saw a kite."),
+        (
+            {"Body": "Ben ran.", "Question": "Why?", "Answer": "x"},
+            [f"prompts.file.columns.{ours}={ours.title()}" for ours in ("question", "answer")]
+            + ["prompts.file.columns.context=Body"],
+            "Ben ran.\n\nWhy?",
+        ),
+    ],
+)
+def test_compare_reads_prompts_as_other_stages_do(tmp_path, row, overrides, asked):
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    options = ["--max-new-tokens", "2", "--quiet", "--json", str(tmp_path / "t.json")]
+    for given in (["--prompts", str(tmp_path / "p.jsonl")], [f"prompts.file.path={tmp_path / 'p.jsonl'}"]):
+        assert main(["compare", "stories", *given, *overrides, *options]) == 0
+        assert json.loads((tmp_path / "t.json").read_text())["prompts"] == [asked]
 
 
 def test_a_file_that_cannot_be_written_is_one_line_below_the_table(tmp_path, capsys):

@@ -94,7 +94,9 @@ def test_text_that_is_not_used_is_named_with_its_count(name):
     assert not any(name in note for note in load_examples(rows, RowSettings(columns={"unused": name})).notes)
 
 
-@pytest.mark.parametrize("name", ["score", "rating", "Quality", "weight"])
+@pytest.mark.parametrize(
+    "name", ["score", "rating", "Quality", "weight", "stars", "is_correct", "helpfulness", "toxicity"]
+)
 def test_a_judgement_that_is_not_used_is_named(name):
     found = load_examples([{"prompt": "p", "completion": "c", name: 0, "idx": 3}])
     assert any(f"{name!r} (1 rows)" in note and "idx" not in note for note in found.notes)
@@ -306,3 +308,22 @@ def test_rows_whose_roles_the_template_refuses_are_left_out_and_counted(tmp_path
     )
     with pytest.raises(DataError, match=r"no prompts are left of 1.*no system"):
         load_prompts(rows[:1], codec=refusing)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image", {"bytes": b"\x89PNG", "path": None}),
+        ("images", ["cat.png"]),
+        ("audio", {"array": [0.0], "sampling_rate": 16000}),
+        ("video_1", "a.mp4"),
+    ],
+)
+def test_rows_with_images_and_sounds_are_left_out_and_counted(name, value):
+    rows = [{"question": Q, "answer": "Paris", name: value}, {"question": Q, "answer": "Paris", name: None}]
+    reason = f"a column {name!r}, which no text model reads"
+    assert [key.startswith(reason) for key in load_examples(rows).skipped] == [True]
+    found = load_prompts(rows)
+    assert len(found) == 1 and any(f"left out 1: {reason}" in note for note in found.notes)
+    assert len(load_examples(rows, RowSettings(columns={"unused": name}))) == 2
+    assert len(load_examples([{"question": Q, "answer": "a", "image_id": 3, "n_images": 2}])) == 1

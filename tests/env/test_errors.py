@@ -37,6 +37,9 @@ EOS = 1
         (["the " * 60], "60 tokens"),
         ([{"promt": "the"}], "Did you mean 'promt'"),
         ([{"prompt": "the", "answer": 1}, {"prompt": "a"}], "same columns"),
+        ([{"prompt": "the", "choices": ["a", "cat"], "answer": "B"}], r"Set columns.choices = \"choices\""),
+        ([{"prompt": "the", "answer": "B", "A": "a", "B": "cat"}], "mean nothing without 'A' and 'B'"),
+        ([{"prompt": "the", "image": {"bytes": b"1"}}], "prompt 0 has the column 'image'"),
     ],
 )
 def test_prompts(make, make_vector, prompts, message):

@@ -15,7 +15,7 @@ def cache_on_hub(folder: Path, cache: Path, hub_id: str = HUB_ID) -> str:
     """Copy a folder into a cache of the hub, as a download leaves it, and return its id."""
     repository = cache / f"models--{hub_id.replace('/', '--')}"
     shutil.rmtree(repository, ignore_errors=True)
-    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40), symlinks=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     return hub_id

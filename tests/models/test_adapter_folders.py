@@ -1,7 +1,10 @@
 """An adapter's folder as a model or as a reward: its base model with the adapter merged."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,6 +104,19 @@ def change_config(**changes):
     return lambda folder: edit_json(folder / "adapter_config.json", **changes)
 
 
+def pickled(folder):
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def on_itself(folder):
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(folder))
+
+
+def beside_a_model(folder):
+    write_tiny_model(folder)
+
+
 def change_weights(change):
     def apply(folder):
         tensors = load_file(folder / WEIGHTS)
@@ -122,6 +138,9 @@ def change_weights(change):
         (change_weights(lambda tensors: tensors.pop(sorted(tensors)[0])), "does not fit .*1 tensors are missing"),
         (change_weights(lambda tensors: tensors.update(other=torch.zeros(2))), r"unexpected \(other\)"),
         (change_config(r=4), "size mismatch|does not fit"),
+        (pickled, r"adapter_model.bin, a pickle. Convert them once: python -c"),
+        (on_itself, "another adapter"),
+        (beside_a_model, r"whole model \(model.safetensors\) and an adapter"),
     ],
 )
 def test_a_damaged_adapter_is_named(checkpoint, tmp_path, named, damage, message):
@@ -129,6 +148,37 @@ def test_a_damaged_adapter_is_named(checkpoint, tmp_path, named, damage, message
     damage(tmp_path / "adapter")
     with pytest.raises(ModelError, match=message):
         load(named(tmp_path / "adapter"))
+
+
+def test_the_conversion_command_of_an_adapter_works(checkpoint, tmp_path):
+    expected = adapted(checkpoint, tmp_path)
+    pickled(tmp_path / "adapter")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / "adapter")
+    command = shlex.split(str(caught.value).split("Convert them once: ")[1])
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    torch.testing.assert_close(load(tmp_path / "adapter").model(IDS).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_config_beside_an_adapter_makes_no_whole_model(checkpoint, tmp_path, named):
+    expected = adapted(checkpoint, tmp_path)
+    shutil.copyfile(checkpoint / "config.json", tmp_path / "adapter" / "config.json")
+    torch.testing.assert_close(load(named(tmp_path / "adapter")).model(IDS).logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [15, 19, 32])
+def test_a_table_of_an_adapter_may_be_smaller_or_larger(checkpoint, tmp_path, named, rows):
+    base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    base.resize_token_embeddings(24)
+    base.save_pretrained(checkpoint)
+    base.resize_token_embeddings(rows)
+    base.name_or_path = str(checkpoint)
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", r=2)).eval()
+    disturb(model)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    found = load(named(tmp_path / "adapter"))
+    torch.testing.assert_close(found.model(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)
+    assert found.card.vocab_size == rows
 
 
 def test_the_merged_checkpoint_is_named_where_the_base_is_gone(tmp_path):

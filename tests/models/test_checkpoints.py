@@ -1,6 +1,7 @@
 """A checkpoint is compared with what it must hold, by the same code for a folder and for a hub id."""
 
 import json
+import math
 import os
 import pickle
 import shlex
@@ -16,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from lmrl.errors import DataError, ModelError, VocabularyError
 from lmrl.models import load
 from lmrl.models.reward_model import load_reward_model, start_reward_model
+from lmrl.models.saving import save_model
 from lmrl.testing import write_tiny_model
 from lmrl.text.card import load_card
 
 LAYER = "model.layers.1."
+IDS = torch.tensor([[3, 5, 7]])
 
 
 def without(*parts):
@@ -74,6 +77,27 @@ def other_file(name):
     return change
 
 
+def value(number):
+    return lambda folder: edit_weights(folder, lambda tensors: tensors["model.norm.weight"].view(-1)[:1].fill_(number))
+
+
+def as_integers(folder):
+    edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(16, dtype=torch.int8)}))
+
+
+def index(text):
+    def change(folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return change
+
+
+def dangling(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("gone")
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5000000000\n"
 
 
@@ -87,6 +111,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
         (config(num_hidden_layers=3), r"9 tensors are missing \(no weights for model.layers.2."),
         (config(num_hidden_layers=1), rf"9 tensors are unexpected \({LAYER}"),
         (with_tensor("model.extra.weight", (2,)), r"unexpected \(model.extra.weight\)"),
+        (with_tensor("model.layers.0.self_attn.bias", (16,)), r"unexpected \(model.layers.0.self_attn.bias\)"),
+        (value(math.nan), r"1 tensors hold a NaN or an infinity \(model.norm.weight\)"),
+        (value(-math.inf), r"1 tensors hold a NaN or an infinity \(model.norm.weight\)"),
+        (as_integers, r"1 weights are stored as integers \(model.norm.weight\)"),
+        (index("[1]"), "expected a JSON object"),
+        (index('{"weight_map": {"lm_head.weight": 3}}'), "has no weight_map"),
+        (dangling, "model.safetensors is a link to a file that does not exist"),
         (with_tensor("lm_head.weight", (15, 8)), r"lm_head.weight is \[15, 8\], and the model needs \[15, 16\]"),
         (config(intermediate_size=64), r"6 tensors have another shape .*\[32, 16\], and the model needs \[64, 16\]"),
         (content(b""), "is empty"),
@@ -127,15 +158,32 @@ def untied(tensors):
         lambda folder: (without("lm_head")(folder), config(tie_word_embeddings=True)(folder)),
         lambda folder: (edit_weights(folder, untied), config(tie_word_embeddings=True)(folder)),
         with_tensor("model.layers.0.self_attn.rotary_emb.inv_freq", (2,)),
+        with_tensor("model.layers.0.self_attn.masked_bias", ()),
+        with_tensor("model.layers.0.attention.bias", (1, 1, 8, 8)),
+        with_tensor("model.layers.0.attn.causal_mask", (1, 1, 8, 8)),
+        with_tensor("model.embed_positions.weights", (8, 16)),
+        lambda folder: (
+            with_tensor("model.layers.2.eh_proj.weight", (2, 2))(folder),
+            config(num_nextn_predict_layers=1)(folder),
+        ),
     ],
-    ids=["whole", "sharded", "tied", "tied and stored twice", "unused buffer"],
+    ids=[*["whole", "sharded", "tied", "stored twice"], *[f"unused {number}" for number in range(5)], "next tokens"],
 )
 def test_complete_weights_load(checkpoint, named, change):
     change(checkpoint)
     found = load(named(checkpoint))
-    ids = torch.tensor([[3, 5, 7]])
     plain = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
-    torch.testing.assert_close(found.model(ids).logits, plain(ids).logits, rtol=0, atol=0)
+    torch.testing.assert_close(found.model(IDS).logits, plain(IDS).logits, rtol=0, atol=0)
+
+
+def test_tables_that_config_ties_and_that_differ_stay_apart(checkpoint, named, tmp_path, caplog):
+    config(tie_word_embeddings=True)(checkpoint)
+    found = load(named(checkpoint))
+    assert "ties the output layer to the embeddings, and the checkpoint holds two different tables" in caplog.text
+    save_model(found.model, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["tie_word_embeddings"] is False
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again(IDS).logits, found.model(IDS).logits, rtol=0, atol=0)
 
 
 def test_a_trunk_without_its_head_is_refused(checkpoint, named):
@@ -144,13 +192,19 @@ def test_a_trunk_without_its_head_is_refused(checkpoint, named):
         load(named(checkpoint))
 
 
-@pytest.mark.parametrize("kind", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
-def test_the_conversion_command_works(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "find"),
+    [
+        ("AutoModelForCausalLM", load),
+        ("AutoModelForSequenceClassification", load_reward_model),
+        ("AutoModelForCausalLM", lambda folder: start_reward_model(folder, seed=0)),
+    ],
+    ids=["policy", "reward", "policy that becomes a reward model"],
+)
+def test_the_conversion_command_works(tmp_path, kind, find):
     folder = write_tiny_model(tmp_path / "old model")
-    find = load
     if "Classification" in kind:
         start_reward_model(folder, seed=0).save(folder)
-        find = load_reward_model
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     expected = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -159,18 +213,33 @@ def test_the_conversion_command_works(tmp_path, kind):
     command = shlex.split(str(caught.value).split("Convert them once: ")[1])
     assert command[0] == "python" and kind in command[2]
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
-    found = find(folder).model.state_dict()
+    find(folder)
+    found = (load_reward_model if "Classification" in kind else load)(folder).model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("generation", [{}, {"eos_token_id": None}, {"eos_token_id": ..., "max_length": 20}])
+@pytest.mark.parametrize(
+    "generation",
+    [{}, {"eos_token_id": None}, {"eos_token_id": []}, {"eos_token_id": ..., "max_length": 20}],
+)
 def test_the_end_token_of_config_counts_where_the_generation_config_names_none(checkpoint, named, generation):
     (checkpoint / "generation_config.json").unlink()
     if generation:
         edit_json(checkpoint / "generation_config.json", **generation)
-    assert load_card(named(checkpoint)).eos_ids == (1,)
+    found = load(named(checkpoint))
+    assert found.card.eos_ids == (1,) and found.model.generation_config.eos_token_id in (1, [1])
     edit_json(checkpoint / "config.json", eos_token_id=None)
-    with pytest.raises(ModelError, match="names no eos_token_id"):
+    edit_json(checkpoint / "tokenizer_config.json", eos_token="<eos>")
+    with pytest.raises(ModelError, match=r"names no eos_token_id.*tokenizer's is <eos>: .eos_token_id.: 1"):
+        load_card(named(checkpoint))
+
+
+@pytest.mark.parametrize("value", ["</s>", -1, True, 1.5, [1, None], [[1]]])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_end_token_is_a_whole_number(checkpoint, named, value, file):
+    edit_json(checkpoint / "generation_config.json", eos_token_id=None)
+    edit_json(checkpoint / file, eos_token_id=value)
+    with pytest.raises(ModelError, match=r"eos_token_id is .*; expected a token id"):
         load_card(named(checkpoint))
 
 

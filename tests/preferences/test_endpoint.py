@@ -5,13 +5,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lmrl.annotators import AnnotatorSettings, Comparison, build_annotator
 from lmrl.annotators.annotators import Unanswered
 from lmrl.errors import AnnotatorError, SettingsError
-from lmrl.judges.settings import JudgeSettings
+from lmrl.judges.asking import Budget
+from lmrl.judges.endpoint import EndpointAsker
+from lmrl.judges.settings import AskingSettings, JudgeSettings
 
 pytest.importorskip("openai", reason="the client library openai is not installed (it is in the extra judge)")
 PAIR = Comparison("Tell me a story.", "Tell me a story.", ("long and good", "short"))
@@ -281,3 +284,20 @@ def test_a_limit_of_money(endpoint):
     assert "max_cost = 0.001 is reached" in annotator.stopped and len(endpoint.questions) < 8
     with pytest.raises(SettingsError, match="tokens have no price"):
         make(endpoint, max_cost=1.0)
+
+
+def test_calls_side_by_side_all_end_with_the_judges_failure(endpoint):
+    """The call that gives up closes the client; the other calls name the judge's failure, not the closed client."""
+    endpoint.mishap = lambda number: BROKEN
+    asker = EndpointAsker(
+        AskingSettings(model="m", base_url=endpoint.url, backoff=0.01, concurrency=2, retries=1, give_up_after=2),
+        Budget(),
+    )
+
+    def failure(name):
+        with pytest.raises(AnnotatorError) as raised:
+            list(asker.ask([f"{name} {number}" for number in range(8)], lambda: False))
+        return str(raised.value)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert [text for text in pool.map(failure, range(6)) if "status 500" not in text] == []

@@ -130,11 +130,14 @@ def test_a_reply_without_a_grade_leaves_its_row_out(endpoint):
     assert found["unreadable"] == [0.0, 0.5] and reward.reasons == {"cut off at its limit": 1}
 
 
-def test_too_many_replies_without_a_grade_stop_the_run(endpoint):
+def test_too_many_replies_without_a_grade_stop_the_run(endpoint, caplog):
     endpoint.mishap = lambda number: (200, endpoint.completion("It is fine."), {})
+    caplog.set_level("WARNING")
     reward = make(endpoint, max_unreadable=0.25)
     with pytest.raises(JudgeError, match=r"20 of 20 replies have no grade.*max_unreadable = 0.25.*20 times no value"):
         reward(["p"] * 10, [f"r{i}" for i in range(10)])
+    notes = [record.getMessage() for record in caplog.records if "have no grade" in record.getMessage()]
+    assert len(notes) == 1 and "20 of 20 replies" in notes[0] and "no value stated" in notes[0]
 
 
 def test_errors_that_pass_are_retried_and_others_are_named(endpoint):

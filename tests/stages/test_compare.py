@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from lmrl.cli.compare import print_side_by_side
+from lmrl.data import PromptSettings
 from lmrl.engines.settings import SamplingSettings
-from lmrl.errors import ModelError, PromptError, SettingsError
+from lmrl.errors import DataError, ModelError, PromptError, SettingsError
 from lmrl.models import load
 from lmrl.stages.asking import answer_spec, as_messages, ask, transcript
 from lmrl.stages.evaluate import SideBySide, compare
@@ -204,3 +205,29 @@ def test_the_terminal_table_is_readable_at_every_width(width, models):
     assert shown.count("reward +1.00") == 2 * models
     stacked = any(line.startswith("[model 0]") for line in lines)
     assert stacked == (width < 20 + 25 * models)
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (["the cat", "a dog"], "chatter asks 2 texts as a user's message; --complete completes them as text"),
+        ([{"prompt": "the cat"}, {"prompt": "a dog"}], "chatter asks 2 texts as a user's message"),
+        ([{"question": "the cat", "answer": "a dog"}], ""),
+        ([[{"role": "user", "content": "the cat"}]], ""),
+    ],
+)
+def test_texts_that_are_asked_as_questions_are_noted(chat_folder, rows, note):
+    table = run([chat_folder], rows, names=["chatter"])
+    assert any(note in line for line in table.notes) if note else not table.notes
+    assert not any("asks" in line for line in run([chat_folder], rows, complete=True).notes)
+
+
+def test_rows_of_any_shape_are_read_with_their_mapping(base_folder):
+    rows = [{"problem": "the cat", "solution": "sat"}]
+    table = run([base_folder], rows, prompt_settings=PromptSettings(columns={"prompt": "problem"}))
+    assert table.prompts == ["the cat"]
+    assert run([base_folder], [{"question": "the cat", "context": "a dog", "answer": "x"}]).prompts == [
+        "a dog\n\nthe cat"
+    ]
+    with pytest.raises(DataError, match=r"no known shape of prompts. Found the columns: problem, solution"):
+        run([base_folder], rows)

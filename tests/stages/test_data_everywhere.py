@@ -174,3 +174,13 @@ def test_a_recipe_can_map_columns_on_the_command_line():
     config = build(RLConfig, apply_overrides({}, overrides))
     assert config.data.columns == {"prompt": "problem", "completions": ["a", "b"]}
     assert config.prompts.tables["file"]["columns"] == {"prompt": "q"}
+
+
+def test_the_environment_names_columns_that_only_rewards_get(chat_folder, caplog):
+    card = load_card(chat_folder)
+    with caplog.at_level("INFO"):
+        read_prompts([{"prompt": "the cat", "passage": "a dog", "stars": 3}], card)
+    assert "'passage' (1 rows), 'stars' (1 rows); columns maps a column that matters" in caplog.text
+    assert read_prompts([{"prompt": '[{"role": "user", "content": "the cat"}]'}], card)[0].in_turns
+    with pytest.raises(PromptError, match=r"the list of prompts: columns.prompt: unknown column 'qq'"):
+        read_prompts([{"q": "the cat"}], card, {"prompt": "qq"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.data.layouts.conversations import looks_like_messages
-from lmrl.data.layouts.parts import Parts
+from lmrl.data.layouts.parts import Parts, refuse_media
 from lmrl.data.layouts.readers import read_prompt
 from lmrl.data.layouts.reading import Skip
 from lmrl.data.layouts.rows import Chat, as_message, plain_prompt
@@ -24,6 +24,8 @@ REWARD_ARGUMENTS = ("prompts", "responses")
 
 SETTING = "prompts.file"
 """The section of a recipe that maps the columns of prompts."""
+SHOWN_TO_REWARDS = "part of the prompt (rewards get them by name)"
+"""The place of columns that are not read, in the note that names them."""
 ADVICE = 'Or say where the prompt is: column = "name", or template = "Q: {name}\\nA:".'
 
 
@@ -87,7 +89,7 @@ class PromptReader:
             implicit = not column and self.shape is not None and self.shape.name == "implicit preference"
             named = column or (self.shape.columns[0] if self.shape else "prompt")
             refuse_unmapped(rows, used, where, SETTING, implicit, named)
-        self.notes += unused_columns(rows, used, where, SETTING, "part of the prompt (rewards get them by name)")
+        self.notes += unused_columns(rows, used, where, SETTING, SHOWN_TO_REWARDS)
 
     @property
     def name(self) -> str:
@@ -108,6 +110,7 @@ class PromptReader:
     def read(self, row: Mapping[str, Any], number: int) -> RowPrompt | None:
         """Return the prompt of row ``number`` (from 1), or None when it is empty. Raises ``Skip`` for a broken one."""
         where = f"{self.where}, row {number}"
+        refuse_media(row)
         if self.template:
             return self._wrapped(self._fill(row, where), row)
         content = self._content(row, where)

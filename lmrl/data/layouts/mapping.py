@@ -16,7 +16,11 @@ PARTS = ("system", "context", "choices", "tools", "chat_template_kwargs")
 """Columns that may accompany the prompt of any shape."""
 OTHERS = ("reward", "history", "input", "gold_ranks", "gold_scores", "score_chosen", "score_rejected", "solution")
 """Further columns that a reader takes from a row."""
-ALIASES = {"system": ("system_prompt", "system_message", "system_instruction"), "tools": ("functions",)}
+ALIASES = {
+    "system": ("system_prompt", "system_message", "system_instruction"),
+    "tools": ("functions",),
+    "label": ("kto_tag",),
+}
 """Names that are read without a mapping, because they can mean nothing else."""
 
 

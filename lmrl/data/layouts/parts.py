@@ -10,16 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmrl.data.layouts import conversations as talk
+from lmrl.data.layouts.choices import Choosing, listed
 from lmrl.data.layouts.mapping import PARTS
 from lmrl.data.layouts.reading import Skip, is_missing, structured
 from lmrl.data.records import Answer, Prompt
 from lmrl.text.conversation import RESERVED, variables_of, with_variables
 
 Row = Mapping[str, Any]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-BARE = re.compile(r"\(?([A-Za-z]|\d{1,2})\)?\.?")
-"""An answer that means nothing without its choices: a letter or a number."""
-LABELLED = re.compile(r"\s*\(?[A-Za-z0-9]{1,2}\s*[).:]\s*\S")
+
+
+MEDIA = re.compile(r"(?:.*[_ .-])?(?:image|img|picture|audio|video|pixel_values)s?(?:[_ .-]?\d+)?", re.IGNORECASE)
+"""Columns that contain images, sounds or films."""
 
 
 class Parts:
@@ -36,8 +37,7 @@ class Parts:
         )
         # One row with a system text or tools makes conversations of all, so that a set stays of one kind.
         self.in_turns = any(not is_missing(row.get(name)) for name in self.spoken for row in rows)
-        self.base = _base(rows) if "choices" in self.names else 0
-        self.numbered = False
+        self.choosing = Choosing(rows if "choices" in self.names else ())
 
     @property
     def spoken(self) -> tuple[str, ...]:
@@ -45,8 +45,8 @@ class Parts:
         return tuple(name for name in self.names if name in ("system", "tools", "chat_template_kwargs"))
 
     def notes(self, where: str) -> list[str]:
-        """Return how numbers among the answers were read."""
-        return [f"{where}: answers that are numbers count the choices from {self.base}"] if self.numbered else []
+        """Return how answers that are letters or numbers of choices were read."""
+        return self.choosing.notes(where)
 
     def prompt(self, row: Row, prompt: Prompt, used: Collection[str] = ()) -> Prompt:
         """Return the prompt with the row's parts, those in ``used`` left out. Raises ``Skip`` for a broken part."""
@@ -68,60 +68,27 @@ class Parts:
     def answer(self, row: Row, answer: Any, alone: bool = False) -> Any:
         """Return an answer that names a choice as its letter and text (the letter ``alone`` for a reward).
 
-        Raises ``Skip`` for a letter or number beyond the choices; any other answer is returned as it is.
+        Raises ``Skip`` for a letter or number that names no choice; any other answer is returned as it is.
         """
-        if "choices" not in self.names or is_missing(row.get("choices")) or not _names_a_choice(answer):
+        if "choices" not in self.names or is_missing(row.get("choices")):
             return answer
-        labels, texts = choices_of(row["choices"])
-        said = str(answer).strip()
-        folded = [text.strip().casefold() for text in texts]
-        if said.casefold() in folded:
-            place = folded.index(said.casefold())
-        else:
-            bare = BARE.fullmatch(said)
-            if bare is None:
-                return answer
-            place = self._place(bare[1].upper(), labels, len(texts))
-        return labels[place] if alone else _entry(labels[place], texts[place])
-
-    def _place(self, named: str, labels: Sequence[str], count: int) -> int:
-        if named in labels:
-            return labels.index(named)
-        self.numbered |= named.isdigit()
-        place = int(named) - self.base if named.isdigit() else LETTERS.index(named)
-        if not 0 <= place < count:
-            raise Skip("an answer that is none of the choices", f"{named} of {count} choices")
-        return place
+        return self.choosing.answer(row["choices"], answer, alone)
 
 
-def choices_of(value: object) -> tuple[list[str], list[str]]:
-    """Return the labels and the texts of choices: a list, ``{text, label}``, or texts by their letters."""
-    value = structured(value)
-    if isinstance(value, Mapping):
-        found = {str(name).lower(): structured(item) for name, item in value.items()}
-        if isinstance(found.get("text"), list) and isinstance(found.get("label"), list):
-            labels, texts = [str(item).upper() for item in found["label"]], found["text"]
-        else:
-            labels, texts = [str(name).upper() for name in value], list(value.values())
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        texts = [item.get("text", item.get("content")) if isinstance(item, Mapping) else item for item in value]
-        labels = list(LETTERS[: len(texts)])
-    else:
-        raise Skip("choices: not a list", f"a {type(value).__name__}")
-    if len(texts) < 2 or len(texts) != len(labels) or any(is_missing(text) for text in texts):
-        raise Skip("choices that are not two or more texts, each with a label")
-    return labels, [str(text).strip() for text in texts]
+def media_of(row: Row) -> str:
+    """Return the column in which a row keeps an image, a sound or a film; the empty string for a row of text.
+
+    The name of a file counts; a number, such as the identifier of an image, does not.
+    """
+    named = (name for name in row if MEDIA.fullmatch(name))
+    return next((name for name in named if not is_missing(row[name]) and not isinstance(row[name], int | float)), "")
 
 
-def listed(value: object) -> list[str]:
-    """Return choices as the lines of a prompt: ``A. first``; choices that bring their letters stay as they are."""
-    labels, texts = choices_of(value)
-    return [_entry(label, text) for label, text in zip(labels, texts, strict=True)]
-
-
-def _entry(label: str, text: str) -> str:
-    own = LABELLED.match(text) and text.lstrip(" (")[: len(label)].upper() == label
-    return text if own else f"{label}. {text}"
+def refuse_media(row: Row) -> None:
+    """Raise ``Skip`` for a row that means nothing without its image, sound or film."""
+    name = media_of(row)
+    if name:
+        raise Skip(f'a column {name!r}, which no text model reads (columns.unused = "{name}" reads rows without it)')
 
 
 def template_variables(row: Row, names: Collection[str] = ("tools", "chat_template_kwargs")) -> dict[str, Any]:
@@ -170,27 +137,6 @@ def _joined(value: object) -> str:
     if isinstance(value, Sequence):
         return "\n\n".join(_joined(item) for item in value if not is_missing(item))
     raise Skip("context: not text", f"a {type(value).__name__}")
-
-
-def _names_a_choice(answer: object) -> bool:
-    return isinstance(answer, str | int) and not isinstance(answer, bool)
-
-
-def _base(rows: Sequence[Row]) -> int:
-    """Return the number of the first choice: 1 where an answer is as high as the number of its choices, 0 otherwise."""
-    found = 0
-    for row in rows:
-        values = [row.get(name) for name in ("answer", "completion", "output", "target", "solution")]
-        said = next((str(value).strip() for value in values if _names_a_choice(value)), "")
-        if said.isdigit():
-            if int(said) == 0:
-                return 0
-            try:
-                _, texts = choices_of(row.get("choices"))
-            except Skip:
-                continue
-            found = max(found, int(int(said) == len(texts)))
-    return found
 
 
 def as_answer(parts: Parts, row: Row, answer: Answer) -> Answer:

@@ -18,11 +18,13 @@ from lmrl.data.layouts.reading import (
     filled,
     is_missing,
     list_of,
+    native,
     number,
     optional_text,
     text_of,
 )
 from lmrl.data.records import Answer, Prompt
+from lmrl.errors import DataError
 
 Row = Mapping[str, Any]
 
@@ -102,17 +104,37 @@ def is_good(row: Row) -> bool:
     return good
 
 
+GOOD = ("true", "yes", "good", "desirable", "positive")
+BAD = ("false", "no", "bad", "undesirable", "negative")
+LABELS = 0.75
+"""Fraction of a column ``label`` that must say good or bad; other rows are left out, and below it these are classes."""
+
+
 def _good(label: object) -> bool | None:
-    if isinstance(label, str) and label.strip().lower() in ("true", "false"):
-        return label.strip().lower() == "true"
+    word = label.strip().lower() if isinstance(label, str) else ""
+    if word in (*GOOD, *BAD):
+        return word in GOOD
     value = number(label)
     return value == 1.0 if value in (1.0, 0.0, -1.0) else None
 
 
 def labels_of(rows: Sequence[Row]) -> bool:
-    """Return whether the rows' ``label`` says of every answer that it is good or bad, and not a class of its own."""
+    """Return whether the rows' ``label`` says of the answers that they are good or bad, and is no class of its own."""
     values = [row["label"] for row in rows if not is_missing(row.get("label"))]
-    return bool(values) and all(_good(value) is not None for value in values)
+    return bool(values) and sum(_good(value) is not None for value in values) >= LABELS * len(values)
+
+
+def refuse_classes(rows: Sequence[Row], where: str) -> None:
+    """Raise ``DataError`` where the rows' ``label`` is a class or a grade: 1 would be good and 0 bad by accident."""
+    values = [native(row["label"]) for row in rows if not is_missing(row.get("label"))]
+    kinds = list(dict.fromkeys(map(repr, values)))
+    graded = len(kinds) > 2 or any(number(value) is not None and _good(value) is None for value in values)
+    if values and graded and not labels_of(rows):
+        shown = ", ".join(value[:20] for value in kinds[:6])
+        raise DataError(
+            f"{where}: the labels are {shown}; expected true or false, 1 or 0, yes or no, or good or bad for each "
+            "answer. Convert them, for example with grade >= 4 as true."
+        )
 
 
 def gather_texts(rows: Sequence[Row]) -> list[tuple[int, dict[str, Any] | Skip]]:
@@ -209,11 +231,28 @@ def question_and_answer(asked: str, answer: str) -> Reader:
 
     def read(row: Row) -> Found:
         prompt = read_prompt(cell(row, asked)) if asked == "prompt" else filled(cell(row, asked), asked)
-        value = cell(row, answer)
-        text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else filled(value, answer)
-        yield Answered(prompt, (text,), (0,), used=(asked, answer))
+        text, note = _answer_text(cell(row, answer), answer)
+        yield Answered(prompt, (text,), (0,), used=(asked, answer), note=note)
 
     return read
+
+
+def _answer_text(value: object, what: str) -> tuple[str, str]:
+    """Return an answer as text, and a note where that is a choice: of several accepted answers the first is taken.
+
+    Several answers are a list, ``{text: [...]}`` (SQuAD) or ``{value, aliases}`` (TriviaQA).
+    """
+    note = ""
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in ("text", "value") if not is_missing(value.get(key))), [])
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        found = [item for item in value if not is_missing(item)]
+        if not found:
+            raise Skip(f"no {what}")
+        value, note = found[0], "the first of several accepted answers is taken" if len(found) > 1 else ""
+    if isinstance(value, bool):
+        return str(value), "an answer that is true or false is taken as the text True or False"
+    return (str(value) if isinstance(value, int | float) else filled(value, what)), note
 
 
 def instances(row: Row) -> Found:

@@ -9,8 +9,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lmrl.config.unread import only_if
 from lmrl.data.layouts.conversations import longest, message
-from lmrl.data.layouts.parts import Parts, as_answer
-from lmrl.data.layouts.readers import is_good, labels_of
+from lmrl.data.layouts.parts import Parts, as_answer, refuse_media
+from lmrl.data.layouts.readers import is_good, labels_of, refuse_classes
 from lmrl.data.layouts.reading import Answered, Skip, is_missing, refuse_half_characters
 from lmrl.data.layouts.shapes import Row, Shape, Use, column_sets, recognise, row_columns
 from lmrl.data.layouts.unmapped import refuse_unmapped, unused_columns
@@ -143,12 +143,15 @@ class Reading:
         self.opened, self.shape, self.use = opened, shape, use
         self.parts = Parts(opened.rows, opened.mapped, asked=shape.spoken)
         self.labelled = use == "examples" and self._has_labels()
+        if shape.name in ("labelled", "labelled texts") or number == "label":
+            refuse_classes(opened.rows, opened.where)
         self.used: set[str] = {*shape.columns, *self.parts.names, *({"label"} if self.labelled else ()), number}
         implicit = shape.name == "implicit preference"
         refuse_unmapped(opened.rows, self.used, opened.where, "data", implicit, shape.columns[0])
 
     def complete(self, answered: Answered, row: Row) -> Answered:
         """Return what was read of a row together with its parts. Raises ``Skip`` for an answer labelled as bad."""
+        refuse_media(row)
         required = "label" in self.shape.columns
         if self.labelled and (required or not is_missing(row.get("label"))) and not is_good(row):
             raise Skip("a completion that is labelled as bad")

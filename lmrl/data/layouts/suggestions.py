@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 LIKELY = {
     "prompt": r"prompt|question|query|instruction|problem|request|user|input|post|title|source",
-    "completion": r"completion|response|answer|output|solution|reply|assistant|target|summary|generation",
+    "completion": r"completion|response|answer|output|solution|reply|assistant|target|summary|generation|^correct",
     "chosen": r"chosen|better|best|preferred|win|accept|positive",
     "rejected": r"reject|worse|worst|dispreferred|los|negative",
     "preferences": r"preference|annotator|winner|label|choice|vote|better|verdict",
-    "choices": r"choice|option",
-    "context": r"context|passage|body|document|background",
+    "choices": r"choices|options|endings|choice|option",
+    "context": r"context|passage|body|article|document|support|background",
 }
-"""Frequent names of columns, by meaning."""
+"""Frequent names of columns, by meaning, the likeliest first."""
+IDENTIFIER = re.compile(
+    r"(?:.*[_ .-])?(?:id|idx|index|source|type|url|start|list)|(?:in)?correct_answers|meta.*", re.IGNORECASE
+)
+"""Columns that are no text to train on, although their names contain such a word."""
 NUMBERED = re.compile(r".*[ _]?([a-hA-H]|\d)")
 
 
@@ -37,9 +41,17 @@ def suggest(columns: Collection[str], use: str, setting: str) -> str:
     if not found or (use != "rankings" and set(found) != set(wanted[use])):
         return ""
     left = [name for name in columns if f'"{name}"' not in " ".join(found.values())]
-    found |= _assigned(left, ("choices", "context")) if use != "rankings" else {}
+    if use != "rankings":
+        beside = _assigned(left, ("choices", "context"))
+        found = {**_as_question(found, columns), **beside} if beside else found
     pairs = " ".join(f"{setting}.columns.{ours}={theirs}" for ours, theirs in found.items() if theirs != f'"{ours}"')
     return f"Perhaps: {pairs}." if pairs else ""
+
+
+def _as_question(found: Mapping[str, str], columns: Collection[str]) -> dict[str, str]:
+    """Return a prompt and completion as question and answer: what stands beside a question becomes a part of it."""
+    answer = found.get("completion") or _assigned(columns, ("completion",)).get("completion")
+    return {"question": found["prompt"], "answer": answer} if answer else dict(found)
 
 
 def _assigned(columns: Collection[str], wanted: Collection[str]) -> dict[str, str]:
@@ -48,12 +60,18 @@ def _assigned(columns: Collection[str], wanted: Collection[str]) -> dict[str, st
         taken = set(found.values())
         likely = [name for name in columns if _is_like(ours, name) and f'"{name}"' not in taken]
         if likely:
-            found[ours] = f'"{likely[0]}"'
+            found[ours] = f'"{min(likely, key=lambda name: _rank(ours, name))}"'
     return found
 
 
 def _is_like(ours: str, name: str) -> bool:
-    return re.search(LIKELY[ours], name, re.IGNORECASE) is not None
+    return re.search(LIKELY[ours], name, re.IGNORECASE) is not None and not IDENTIFIER.fullmatch(name)
+
+
+def _rank(ours: str, name: str) -> int:
+    """Return the place of the first word for a meaning that a name contains."""
+    words = LIKELY[ours].split("|")
+    return next(place for place, word in enumerate(words) if re.search(word, name, re.IGNORECASE))
 
 
 def _listed(names: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""Columns that nothing reads: text among them is named in a note, and what a row means nothing without is refused."""
+"""Columns that nothing reads: all are named in a note, and those that a row means nothing without are refused."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lmrl.data.layouts.choices import bare, choices_of
 from lmrl.data.layouts.conversations import is_text, is_transcript, looks_like_messages
 from lmrl.data.layouts.mapping import PARTS
-from lmrl.data.layouts.parts import BARE, choices_of
-from lmrl.data.layouts.reading import Skip, is_missing, native, structured
+from lmrl.data.layouts.reading import Skip, is_missing, structured
 from lmrl.errors import DataError
 
 Row = Mapping[str, Any]
 ANSWERS = ("answer", "completion", "output", "target", "solution", "response", "label", "answerKey")
 """Columns that may contain the letter or number of a choice; of prompts, rewards read them."""
-JUDGEMENT = re.compile(r"score|rating|reward|label|weight|quality|grade|vote|rank", re.IGNORECASE)
-"""Columns that say how good an answer is, also as a number."""
+NUMBERS_ROWS = re.compile(
+    r"(?:.*[_ .-])?(?:id|idx|index|ind|row|line|no|offset|seed)|unnamed: \d+|__index_level_\d+__", re.IGNORECASE
+)
+"""Columns whose numbers say where a row comes from and nothing about what it means."""
 SERIES = re.compile(r"(.*?)[ _-]?([A-Ha-h]|\d)")
 """Columns that hold one choice each: ``A``, ``option_b``, ``ending3``."""
 
 
 def unused_columns(rows: Sequence[Row], used: Collection[str], where: str, setting: str, what: str) -> list[str]:
-    """Return a note on the columns that contain text or a judgement and are not ``used``, with the rows of each."""
+    """Return a note on the columns that have values and are not ``used``, with the number of rows of each.
+
+    A number or a boolean may decide what a row means as well as a text: ``is_correct``, ``stars``, ``toxicity``.
+    """
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(name for name, value in row.items() if name not in used and _matters(name, value))
@@ -50,10 +55,10 @@ def refuse_unmapped(
     left = list(dict.fromkeys(name for row in rows for name in row if name not in used))
     if implicit:
         _refuse_question(rows, [name for name in left if name not in PARTS], where, setting)
-    answer = next((name for name in ANSWERS if _mostly(rows, name, _is_bare)), "")
+    answer = next((name for name in ANSWERS if _mostly(rows, name, bare)), "")
     if not answer:
         return
-    rows = [row for row in rows if _is_bare(row.get(answer))]
+    rows = [row for row in rows if bare(row.get(answer))]
     candidates = [name for name in left if name != answer and name not in JUDGED]
     held = next((name for name in candidates if 2 * sum(_chosen_of(row, name, answer) for row in rows) > len(rows)), "")
     if held and not all(_in_prompt(row, held, asked) for row in rows[:100]):
@@ -90,10 +95,6 @@ def _mostly(rows: Sequence[Row], name: str, holds: Any) -> bool:
     return bool(values) and 2 * sum(1 for value in values if holds(value)) > len(values)
 
 
-def _is_bare(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and bool(BARE.fullmatch(str(value).strip()))
-
-
 def _is_prose(value: object) -> bool:
     return isinstance(value, str) and len(value.split()) > 1
 
@@ -101,7 +102,7 @@ def _is_prose(value: object) -> bool:
 def _chosen_of(row: Row, name: str, answer: str) -> bool:
     """Return whether a row's answer is the letter or number of one of the texts in a column."""
     labels, texts = _choices(row.get(name))
-    said = str(row[answer]).strip().strip("().").upper()
+    said = bare(row[answer])
     return bool(texts) and (said in labels or (said.isdigit() and int(said) <= len(texts)))
 
 
@@ -130,13 +131,5 @@ def _series(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 
 def _matters(name: str, value: object) -> bool:
-    return _holds_text(value) or (JUDGEMENT.search(name) is not None and not is_missing(value))
-
-
-def _holds_text(value: object) -> bool:
-    value = native(value)
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, Mapping):
-        return any(map(_holds_text, value.values()))
-    return isinstance(value, Sequence) and not isinstance(value, bytes) and any(map(_holds_text, value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return not is_missing(value) and not (is_number and NUMBERS_ROWS.fullmatch(name))

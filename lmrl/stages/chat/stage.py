@@ -7,6 +7,7 @@ terminal.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from lmrl.stages.chat.stream import Stream
 from lmrl.text.encoding import opening_ids, text_ids
 from lmrl.text.turns import holds_turns
 
+logger = logging.getLogger(__name__)
 CHAT_SAMPLING = SamplingSettings(temperature=0.7, max_new_tokens=256)
 """What a chat samples with unless told otherwise."""
 
@@ -174,6 +176,9 @@ class ChatSession:
         keys = ("role", "content")
         if not all(isinstance(m, dict) and all(isinstance(m.get(key), str) for key in keys) for m in found):
             found = []
+        dropped = sorted({key for message in found for key in message} - {*keys})
+        if dropped:
+            logger.warning("%s: a chat takes over role and content of messages, not %s", path, ", ".join(dropped))
         messages = [{key: m[key] for key in keys} for m in found]
         system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
         if messages and messages[-1]["role"] == "user":

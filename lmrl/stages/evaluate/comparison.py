@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from lmrl.data import PromptSettings, load_rows
 from lmrl.data.layouts.parts import template_variables
 from lmrl.data.loading.sources import is_table
+from lmrl.data.prompts import OriginRow
 from lmrl.engines.settings import SamplingSettings
 from lmrl.engines.texts import Completion, sample_texts
 from lmrl.errors import PromptError, SettingsError
@@ -107,6 +109,7 @@ def compare(
     reward_settings: Mapping[str, Any] | None = None,
     reference: str | Path = "",
     complete: bool = False,
+    prompt_settings: PromptSettings | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     plugins: Any = None,
@@ -115,15 +118,16 @@ def compare(
     """Answer every prompt with every model.
 
     ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with. A
-    prompt is a text, a conversation of messages, or a row with a ``prompt`` and columns for the reward; ``prompts`` may
-    also be a path or a table of pandas or ``datasets``. A model with a chat template is asked through it (unless
+    prompt is a text, a conversation of messages, or a row of any shape that ``load_prompts`` reads, whose columns go to
+    the reward; ``prompts`` may also be a path or a table of pandas or ``datasets``. ``prompt_settings`` map columns. A
+    model with a chat template is asked through it (unless
     ``complete``), any other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to
     the reference.
 
     Raises ``SettingsError``, ``ModelError`` or ``PromptError`` before any weights are loaded.
     """
     sampling = sampling or SamplingSettings(max_new_tokens=128)
-    rows = _rows(prompts)
+    rows = _rows(prompts, prompt_settings or PromptSettings())
     judge = None if reward is None else resolve_reward(reward, reward_settings, plugins)
     if judge is not None:
         origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
@@ -133,7 +137,7 @@ def compare(
     reference_path = model_path(reference) if str(reference) else ""
     reference_card = load_card(reference_path, trust_remote_code=trust_remote_code) if reference_path else None
     require_all_weights(filter(None, [*(column.path for column in columns), reference_path]))
-    notes = _notes(columns, system, sampling, bool(reference_path))
+    notes = _notes(columns, system, sampling, bool(reference_path), complete) + _asked_note(columns, rows)
     completions: list[list[Completion]] = []
     own: list[list[float]] = []
     bar = tqdm(total=len(columns), desc="compare", unit="model", disable=not progress)
@@ -209,9 +213,13 @@ def shown(prompt: Any) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
-def _rows(prompts: Any) -> list[dict[str, Any]]:
-    rows = load_rows(PromptSettings(), prompts) if is_table(prompts) else []
-    rows = rows or [dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
+def _rows(prompts: Any, settings: PromptSettings) -> list[dict[str, Any]]:
+    """Return rows with a prompt; those of other shapes are read as a file's are."""
+    items = prompts if is_table(prompts) else list(prompts)
+    if is_table(items) or settings.columns or any(_needs_reading(item) for item in items):
+        rows: list[dict[str, Any]] = load_rows(settings, items)
+    else:
+        rows = [copy(item) if isinstance(item, dict) else {"prompt": item} for item in items]
     if not rows:
         raise PromptError("there is no prompt to answer; give at least one")
     for number, row in enumerate(rows, start=1):
@@ -221,6 +229,10 @@ def _rows(prompts: Any) -> list[dict[str, Any]]:
         if variables:
             row["prompt"] = with_variables(as_messages(row["prompt"]), variables)
     return rows
+
+
+def _needs_reading(item: Any) -> bool:
+    return isinstance(item, Mapping) and not isinstance(item, OriginRow)
 
 
 def _columns(
@@ -240,16 +252,30 @@ def _columns(
     return columns, cards
 
 
-def _notes(columns: Sequence[Column], system: str, sampling: SamplingSettings, with_kl: bool) -> list[str]:
+def _notes(
+    columns: Sequence[Column], system: str, sampling: SamplingSettings, with_kl: bool, complete: bool
+) -> list[str]:
     notes = []
     plain = [column.name for column in columns if not column.chatted]
-    if plain:
+    if plain and not complete:
         verb = "completes" if len(plain) == 1 else "complete"
         said = f"{', '.join(plain)} {verb} the text: no chat template, so no roles"
         notes.append(said + (" and no system prompt" if system else ""))
+    if complete:
+        notes.append("every prompt is completed as text, without a chat template" + (" or system" if system else ""))
     if with_kl and sampling.temperature == 0:
         notes.append("KL of greedy answers is the log-ratio of that one answer at temperature 1, no expectation")
     return notes
+
+
+def _asked_note(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a note on texts that are asked as a user's message, although `lmrl rl` and `eval` complete them."""
+    chatted = [column.name for column in columns if column.chatted]
+    texts = sum(isinstance(row["prompt"], str) and not getattr(row, "spoken", False) for row in rows)
+    if not chatted or not texts:
+        return []
+    verb = "asks" if len(chatted) == 1 else "ask"
+    return [f"{', '.join(chatted)} {verb} {texts} texts as a user's message; --complete completes them as text"]
 
 
 def _rewards(

@@ -30,7 +30,7 @@ from lmrl.stages.reward.task import RewardTask
 from lmrl.text.reward_card import MEMBER, write_normalisation
 from lmrl.training.devices import free_folder, make_accelerator
 from lmrl.training.plugin_files import plugins_of
-from lmrl.training.run import CONFIG_FILE, create_folder
+from lmrl.training.run import CONFIG_FILE, create_folder, keep_config
 from lmrl.training.settings import note_unread
 from lmrl.training.supervised import FitResult, fit
 from lmrl.training.tracking import check_trackers
@@ -168,6 +168,8 @@ def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: An
     if accelerator.is_main_process and not resume:
         check_trackers(plugins, config)  # an unknown one leaves no folder behind
         create_folder(Path(folder), to_toml(resolved(config, plugins)), plugins, STAGE)
+    elif accelerator.is_main_process:
+        keep_config(config, plugins)
     accelerator.wait_for_everyone()
     return config
 

@@ -12,7 +12,7 @@ import torch
 
 from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.config import read_toml, resolved, to_toml
+from lmrl.config import resolved, to_toml
 from lmrl.data import PromptOrder, PromptSet, PromptSettings, load_prompts
 from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data, log_notes
@@ -56,9 +56,9 @@ from lmrl.training.run import (
     CONFIG_FILE,
     Run,
     create_folder,
+    keep_config,
     refuse_taken,
     truncate_metrics,
-    write_config,
     write_versions,
 )
 from lmrl.training.schedule import extension_note, finished_note
@@ -302,10 +302,7 @@ def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resume
     if resumed_update is None:
         create_folder(folder, to_toml(resolved(config, plugins)), plugins)
     else:
-        # Settings that may change in a resumed run hold from now on; the folder stays as it was recorded.
-        recorded = str(read_toml(folder / CONFIG_FILE)["run"]["folder"])
-        kept = replace(config, run=replace(config.run, folder=recorded))
-        write_config(folder, to_toml(resolved(kept, plugins)))
+        keep_config(config, plugins)
         write_versions(folder, plugins)
         truncate_metrics(folder, resumed_update)
     first = None if resumed_update is None else resumed_update + 1

@@ -85,7 +85,8 @@ def sft(
     on a CPU.
     """
     plugins = plugins or plugins_of(config.run.folder, resume)
-    note_unread(config, plugins)
+    if not resume:  # a resumed run's configuration holds the steps that its epochs come to, which nobody set
+        note_unread(config, plugins)
     accelerator = make_accelerator(config.run)
     if config.train.examples_per_step % accelerator.num_processes:
         raise SettingsError(
