@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.errors import LmrlError
 
 Record = TypeVar("Record")
@@ -48,6 +49,15 @@ class TextInputs:
     prompt_lengths: Tensor
     response_ids: Tensor
     response_lengths: Tensor
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str | None = None
+    ) -> TextInputs:
+        """Return pairs of prompt ids and response ids as tensors."""
+        prompts, prompt_lengths = pad_rows([prompt for prompt, _ in rows], device=device)
+        responses, response_lengths = pad_rows([response for _, response in rows], device=device)
+        return cls(prompts, prompt_lengths, responses, response_lengths)
 
     @property
     def row_lengths(self) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.engines.cache import is_preallocated, make_cache, refuse_unfilled, select_rows
 
 
@@ -40,17 +41,6 @@ class Decoder(Protocol):
     def keep(self, places: Tensor) -> None:
         """Go on with these places alone, (N,), in this order."""
         ...
-
-
-def pad_prompts(prompts: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
-    """Return ids (N, P), padded with 0 on the ``"left"`` or ``"right"``, and lengths (N,)."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    width = int(lengths.max())
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        first = width - len(prompt) if side == "left" else 0
-        ids[row, first : first + len(prompt)] = torch.tensor(prompt)
-    return ids, lengths
 
 
 class TransformersDecoder:
@@ -145,7 +135,7 @@ class TransformersDecoder:
 
 def _prefill(model: Any, prompts: Sequence[Sequence[int]], cache: Any) -> Tensor:
     """Run prompts through the model, into an empty ``cache``; return the next-token logits, (N, V)."""
-    ids, lengths = pad_prompts(prompts, "left")
+    ids, lengths = pad_rows(prompts, "left")
     width = ids.shape[1]
     begins = (width - lengths)[:, None]
     positions = torch.arange(width)[None, :] - begins

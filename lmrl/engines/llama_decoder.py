@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rollout import split_by_length
 from lmrl.engines.cache import WindowBuffer
-from lmrl.engines.decoder import pad_prompts
 from lmrl.engines.prompt_groups import PrefilledPrompt, PromptGroups
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -196,7 +196,7 @@ class LlamaDecoder:
         for chosen in split_by_length(lengths, PREFILL_TOKENS):
             part = [numbers[place] for place in chosen.tolist()]
             # Padded on the right, no token sees its padding, so no mask is needed.
-            ids, widths = pad_prompts([self.prompts[number] for number in part], "right")
+            ids, widths = pad_rows([self.prompts[number] for number in part], "right")
             cache = DynamicCache(config=self.model.config)
             hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
             logits = self.model.lm_head(hidden[torch.arange(len(part)), widths - 1])

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.engines.decoder import Decoder, TransformersDecoder
 
 logger = logging.getLogger(__name__)
@@ -59,10 +60,7 @@ class PlainDecoder:
 
 def row_logits(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     """Return the logits of the token that follows each row, (B, V), in one forward pass without a cache."""
-    lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=model.device)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row, device=model.device)
+    ids, lengths = pad_rows(rows, device=model.device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits[torch.arange(len(rows), device=model.device), lengths - 1]
 

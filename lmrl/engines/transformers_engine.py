@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rollout import Samples, TextInputs, lengths_to_mask, select_record
-from lmrl.engines.decoder import Decoder, pad_prompts
+from lmrl.engines.decoder import Decoder
 from lmrl.engines.distribution import draw_from_logits
 from lmrl.engines.engine import OnFinished
 from lmrl.engines.finish import finish_codes, finish_flags
@@ -286,7 +287,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]], spec: SamplingSpec) -> None
 
 def _samples(prompts: Sequence[Sequence[int]], store: _Store, spec: SamplingSpec) -> Samples:
     device = store.ids.device
-    prompt_ids, lengths = pad_prompts(prompts, "right")
+    prompt_ids, lengths = pad_rows(prompts, "right")
     width = int(store.lengths.max())
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
     terminated, truncated = finish_flags(store.codes, spec.on_length)

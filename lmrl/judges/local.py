@@ -185,7 +185,9 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
 
     from lmrl.algorithms.rollout import split_by_length
 
-    inputs = _text_inputs(policy, [(row, [0]) for row in rows])  # the state before a response token, whichever it is
+    inputs = TextInputs.of(
+        [(row, [0]) for row in rows], policy.model.device
+    )  # the state before a response token, whichever it is
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
         for places in split_by_length(inputs.row_lengths, BUDGET):
@@ -200,22 +202,8 @@ def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[
     from lmrl.engines.spec import SamplingSpec
     from lmrl.models.scoring import score_logprobs
 
-    return [float(row) for row in score_logprobs(policy, _text_inputs(policy, rows), SamplingSpec(), BUDGET).sum(1)]
-
-
-def _text_inputs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> TextInputs:
-    import torch
-
-    from lmrl.algorithms.rollout import TextInputs
-
-    def padded(parts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(part) for part in parts])
-        ids = torch.zeros(len(parts), int(lengths.max()), dtype=torch.long)
-        for row, part in enumerate(parts):
-            ids[row, : len(part)] = torch.tensor(part)
-        return ids.to(policy.model.device), lengths.to(policy.model.device)
-
-    return TextInputs(*padded([prompt for prompt, _ in rows]), *padded([response for _, response in rows]))
+    inputs = TextInputs.of(rows, policy.model.device)
+    return [float(row) for row in score_logprobs(policy, inputs, SamplingSpec(), BUDGET).sum(1)]
 
 
 def _weights(path: str) -> list[list[Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rollout import lengths_to_mask, split_by_length
 from lmrl.errors import ModelError, NonFiniteError
 from lmrl.models.loading import require_trainable
@@ -136,15 +137,6 @@ class RewardModel(nn.Module):
     def load_weights(self, folder: Path) -> None:
         """Take over the weights that ``save`` wrote, bit for bit."""
         read_back(self.model, folder, LOADER, self.card.trust_remote_code)
-
-
-def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return rows as (B, L) ids with 0 behind each, and their lengths (B,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-    return ids, lengths
 
 
 def load_reward_model(

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrl.algorithms import lengths_to_mask
+from lmrl.algorithms.padding import pad_rows
 from lmrl.stories.grammar import Split, Story, story
 from lmrl.stories.prompts import question
 from lmrl.stories.report import report
@@ -56,11 +58,8 @@ def batch(tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Return token ids (B, L), padded on the right, and labels (B, L), -100 on the padding; each row ends with EOS."""
     eos, pad = tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD)
     rows = [[*encoding.ids, eos] for encoding in tokenizer.encode_batch(texts)]
-    ids = torch.full((len(rows), max(map(len, rows))), pad)
-    labels = torch.full_like(ids, -100)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = labels[index, : len(row)] = torch.tensor(row)
-    return ids, labels
+    ids, lengths = pad_rows(rows, fill=pad)
+    return ids, ids.masked_fill(~lengths_to_mask(lengths, ids.shape[1]), -100)
 
 
 def new_model(settings: TrainingSettings, vocabulary_size: int, eos_id: int, pad_id: int) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, select_record
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError, SettingsError
@@ -322,14 +323,9 @@ def enumerated_inputs(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_new_tokens: int, device: torch.device
 ) -> EnumeratedInputs:
     """Return (prompt ids, response ids) as right-padded tensors, all responses ``max_new_tokens`` wide."""
-
-    def padded(rows: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
-        table = torch.tensor([[*row, *([0] * (width - len(row)))] for row in rows], device=device)
-        return table, torch.tensor([len(row) for row in rows], device=device)
-
-    asked, said = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    rows = torch.arange(len(pairs), device=device)
-    return EnumeratedInputs(*padded(asked, max(map(len, asked))), *padded(said, max_new_tokens), rows)
+    prompts, prompt_lengths = pad_rows([prompt for prompt, _ in pairs], device=device)
+    responses, lengths = pad_rows([response for _, response in pairs], width=max_new_tokens, device=device)
+    return EnumeratedInputs(prompts, prompt_lengths, responses, lengths, torch.arange(len(pairs), device=device))
 
 
 def policy_parameters(policy: PolicyModel) -> list[nn.Parameter]:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from lmrl.errors import ResumeError
+from lmrl.errors import NonFiniteError, ResumeError
+from lmrl.plugins import PluginManager
 from lmrl.text import folders
+from lmrl.training.run import Run
 
 STATE_FILE = "trainer_state.pt"
 
@@ -44,6 +47,29 @@ def save_checkpoint(
     for old in list_checkpoints(run_folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return final
+
+
+def save_run(
+    run: Run,
+    accelerator: Any,
+    plugins: PluginManager,
+    number: int,
+    module: nn.Module,
+    write: Callable[[Path], None],
+    state: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Write a checkpoint of a run from the main rank and tell the plugins; every rank calls this.
+
+    ``state`` is called on the main rank alone. Raises ``NonFiniteError`` before anything is written if a parameter of
+    ``module`` is not finite.
+    """
+    accelerator.wait_for_everyone()
+    if not run.is_main:
+        return
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
+        raise NonFiniteError(f"{run.unit} {number}: a parameter is not finite; the last checkpoint is kept")
+    path = save_checkpoint(run.folder, number, write, state(), run.config.checkpoint.keep)
+    plugins.observe("lmrl_checkpoint_saved", run=run, path=path)
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:

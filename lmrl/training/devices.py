@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,11 @@ def any_rank(accelerator: Any, here: bool) -> bool:
         return here
     flag = torch.tensor(float(here), device=accelerator.device)
     return bool(accelerator.reduce(flag, reduction="sum") > 0)
+
+
+def gradient_sync(accelerator: Any, module: Any, last: bool) -> AbstractContextManager[Any]:
+    """Return the context of a backward pass: ranks exchange gradients in the last one of an optimizer step alone."""
+    if last or accelerator.num_processes == 1:
+        return nullcontext()
+    context: AbstractContextManager[Any] = accelerator.no_sync(module)
+    return context

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lmrl.algorithms.experience import loss_mask
 from lmrl.algorithms.ops import aggregate_losses
 from lmrl.algorithms.optimizer import Policy
+from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import graph_allowance, saved_bytes
 from lmrl.training.update_settings import TrainSettings
 
@@ -159,7 +160,7 @@ class WholeMinibatch:
     def _each(self, share: Callable[[Any], Tensor], microbatches: list[Tensor]) -> Iterator[Tensor]:
         """Yield ``share`` of each microbatch, without exchanging gradients between ranks."""
         for rows in microbatches:
-            with self._unsynchronised():
+            with gradient_sync(self.trainer.accelerator, self.trainer.policy.module, last=False):
                 yield share(self.batch.select(rows))
             self.trainer.policy.forget()
 
@@ -170,15 +171,6 @@ class WholeMinibatch:
         for share in shares:
             total += share
         return float(self.trainer.accelerator.reduce(total, reduction="sum"))
-
-    @contextmanager
-    def _unsynchronised(self) -> Iterator[None]:
-        accelerator = self.trainer.accelerator
-        if accelerator.num_processes == 1:
-            yield
-            return
-        with accelerator.no_sync(self.trainer.policy.module):
-            yield
 
 
 def _flat(tensors: Any) -> Tensor:

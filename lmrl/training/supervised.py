@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,29 +18,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lmrl.config import resolved, to_toml
-from lmrl.errors import NonFiniteError, ResumeError
+from lmrl.errors import ResumeError
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.reporting.plots import Panel, plot_run
 from lmrl.seeds import derive_seed
-from lmrl.training.checkpoint import list_checkpoints, load_state, save_checkpoint
-from lmrl.training.devices import any_rank, free_folder
+from lmrl.training.adamw import ParameterGroup, make_adamw
+from lmrl.training.checkpoint import list_checkpoints, load_state, save_run
+from lmrl.training.devices import any_rank, free_folder, gradient_sync
+from lmrl.training.opening import open_run
 from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     Run,
-    create_folder,
-    keep_config,
-    refuse_taken,
     require_finite,
     stage_of,
-    truncate_metrics,
-    write_versions,
 )
 from lmrl.training.schedule import extension_note, finished_note, schedule_factor
 from lmrl.training.settings import SupervisedSettings
 from lmrl.training.stopping import stop_requests
-from lmrl.training.tracking import check_trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 UNIT = "step"
@@ -107,21 +101,6 @@ class FitResult:
     interrupted: bool
 
 
-def make_adamw(module: nn.Module, settings: SupervisedSettings) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019) over what is trained; only matrices decay, not norms and biases."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=betas, foreach=True
-    )
-
-
 def fit(
     task: Task,
     *,
@@ -167,7 +146,8 @@ class _Fit:
         checkpoint, state = self._newest() if resume else (None, None)
         if checkpoint is not None:
             self.task.load(checkpoint)
-        self.optimizer = make_adamw(self.task.module, self.settings)
+        trained = [parameter for parameter in self.task.module.parameters() if parameter.requires_grad]
+        self.optimizer = make_adamw([ParameterGroup(trained, self.settings.learning_rate)], self.settings)
         self.module, self.prepared = self.accelerator.prepare(self.task.module, self.optimizer)
         if state is not None:
             self.prepared.load_state_dict(state["torch_optimizer"])
@@ -252,10 +232,10 @@ class _Fit:
         self.prepared.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
-            with self._synchronised(index == len(parts) - 1), accelerator.autocast():
+            with gradient_sync(self.accelerator, self.module, index == len(parts) - 1), accelerator.autocast():
                 total, metrics = task.loss(self.module, part)
             # Data-parallel wrappers average gradients over ranks; the count is global, so undo the division.
-            with self._synchronised(index == len(parts) - 1):
+            with gradient_sync(self.accelerator, self.module, index == len(parts) - 1):
                 accelerator.backward(total * (ranks / max(count, 1)))
             for name, value in {"loss": total, **metrics}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=total.device)) + value.detach().float()
@@ -291,19 +271,15 @@ class _Fit:
         return {f"evaluation/{name}": value for name, value in numbers.items()}
 
     def _save(self, step: int) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.log.is_main:
-            return
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.task.module.parameters()):
-            raise NonFiniteError(f"step {step}: a parameter is not finite; the last checkpoint is kept")
-        state = {
-            "step": step,
-            "steps": self.settings.steps,
-            "torch_optimizer": self.prepared.state_dict(),
-            "data": self.fingerprint,
-        }
-        path = save_checkpoint(self.log.folder, step, self.task.save, state, self.config.checkpoint.keep)
-        self.plugins.observe("lmrl_checkpoint_saved", run=self.log, path=path)
+        def state() -> dict[str, Any]:
+            return {
+                "step": step,
+                "steps": self.settings.steps,
+                "torch_optimizer": self.prepared.state_dict(),
+                "data": self.fingerprint,
+            }
+
+        save_run(self.log, self.accelerator, self.plugins, step, self.task.module, self.task.save, state)
 
     def _newest(self) -> tuple[Path | None, dict[str, Any] | None]:
         """Return the checkpoint to go on from and its state, or nothing if the run was killed before the first."""
@@ -333,32 +309,10 @@ class _Fit:
                 logger.warning(note)
 
     def _open_run(self, start: int | None, resume: bool) -> Run:
-        config = self.config
-        check_trackers(self.plugins, config)  # an unknown one leaves no folder behind
-        folder = Path(config.run.folder or free_folder(self.stage))
-        config = replace(config, run=replace(config.run, folder=str(folder)))
-        run = Run(folder, config, bool(self.accelerator.is_main_process), unit=UNIT)
-        if not run.is_main:
-            return run
-        if not resume:
-            refuse_taken(folder, self.stage)
-        run.hold()
-        if resume:
-            keep_config(config, self.plugins)
-            write_versions(folder, self.plugins, self.stage)
-            truncate_metrics(folder, -1 if start is None else start, UNIT)
-        else:
-            create_folder(folder, to_toml(resolved(config, self.plugins)), self.plugins, self.stage)
-        first = None if not resume else (start + 1 if start is not None else 0)
-        run.trackers += open_trackers(self.plugins, config, folder, first)
-        return run
-
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Exchange gradients between ranks on a step's last microbatch only."""
-        if last or self.accelerator.num_processes == 1:
-            return nullcontext()
-        context: AbstractContextManager[Any] = self.accelerator.no_sync(self.module)
-        return context
+        folder = self.config.run.folder or str(free_folder(self.stage))
+        config = replace(self.config, run=replace(self.config.run, folder=folder))
+        last = None if not resume else (-1 if start is None else start)
+        return open_run(config, self.plugins, self.accelerator.is_main_process, self.stage, UNIT, last)
 
 
 def _evaluations(folder: Path) -> list[dict[str, float]]:

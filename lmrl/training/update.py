@@ -19,6 +19,7 @@ from lmrl.algorithms.kl import KLSettings, kl_losses
 from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages, Batch, Rollout, split_by_length
+from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.minibatch import WholeMinibatch
 from lmrl.training.run import require_finite
@@ -146,7 +147,7 @@ class Updater:
             minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
-            with synchronise_gradients(accelerator, self.policy, last):
+            with gradient_sync(accelerator, self.policy.module, last):
                 share = self._loss(minibatch.select(rows), beta, token_count, row_count, means)
                 # Data-parallel wrappers average gradients over ranks; the counts are global, so undo the division.
                 accelerator.backward(share * accelerator.num_processes)
@@ -260,10 +261,3 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
         {name: own(column) for name, column in answer.extra.items()},
         {name: own(column) for name, column in answer.metrics.items()},
     )
-
-
-def synchronise_gradients(accelerator: Any, policy: Any, last: bool) -> Any:
-    """Exchange gradients between ranks on a minibatch's last microbatch only."""
-    from contextlib import nullcontext
-
-    return nullcontext() if last or accelerator.num_processes == 1 else accelerator.no_sync(policy.module)

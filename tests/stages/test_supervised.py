@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.reporting.metrics import read_metrics
+from lmrl.training.adamw import ParameterGroup, make_adamw
 from lmrl.training.devices import make_accelerator
 from lmrl.training.run import stage_of
 from lmrl.training.schedule import schedule_factor
 from lmrl.training.settings import CheckpointSettings, RunSettings, SupervisedSettings
-from lmrl.training.supervised import fit, make_adamw
+from lmrl.training.supervised import fit
 
 
 @dataclass
@@ -207,7 +208,9 @@ def test_an_unknown_tracker_leaves_no_folder(tmp_path):
 
 
 def test_only_matrices_decay():
-    groups = make_adamw(torch.nn.Linear(3, 2), SupervisedSettings(weight_decay=0.5)).param_groups
+    groups = make_adamw(
+        [ParameterGroup(list(torch.nn.Linear(3, 2).parameters()), 0.1)], SupervisedSettings(weight_decay=0.5)
+    ).param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.5, 1), (0.0, 1)]
 
 

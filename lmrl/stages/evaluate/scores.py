@@ -30,7 +30,7 @@ def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0
     """
     if not rows:
         return []
-    inputs, budget = padded_rows(rows, model.model.device), token_budget(model.model.device)
+    inputs, budget = TextInputs.of(rows, model.model.device), token_budget(model.model.device)
     spec = SamplingSpec(temperature=temperature or 1.0)
     return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, spec, budget).double().sum(1)]
 
@@ -49,18 +49,3 @@ def why_no_kl(card: ModelCard, reference: ModelCard, rows: Rows) -> str:
 def token_budget(device: torch.device) -> int:
     """Return the positions that one forward pass may hold on a device."""
     return CPU_BUDGET if device.type == "cpu" else GPU_BUDGET
-
-
-def padded_rows(rows: Rows, device: torch.device) -> TextInputs:
-    """Return rows of token ids as the inputs of a model."""
-
-    def padded(parts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = torch.tensor([len(part) for part in parts])
-        ids = torch.zeros(len(parts), int(lengths.max()), dtype=torch.long)
-        for row, part in enumerate(parts):
-            ids[row, : len(part)] = torch.tensor(list(part), dtype=torch.long)
-        return ids.to(device), lengths.to(device)
-
-    prompts, prompt_lengths = padded([prompt for prompt, _ in rows])
-    responses, response_lengths = padded([response for _, response in rows])
-    return TextInputs(prompts, prompt_lengths, responses, response_lengths)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmrl.algorithms import TextInputs
 from lmrl.data import ChatExample, CompletionExample, load_examples
 from lmrl.data.loading.sources import open_rows
 from lmrl.engines.spec import SamplingSpec
@@ -15,7 +16,7 @@ from lmrl.models.loading import LanguageModel
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import score_logprobs
 from lmrl.stages.evaluate.config import TextSettings
-from lmrl.stages.evaluate.scores import padded_rows, token_budget
+from lmrl.stages.evaluate.scores import token_budget
 from lmrl.statistics.intervals import Interval, bootstrap_interval
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import chat_row, response_row
@@ -79,7 +80,9 @@ def text_rows(texts: ReferenceTexts, card: ModelCard, context: int) -> list[Text
 def row_nats(model: LanguageModel, rows: Sequence[TextRow]) -> list[float]:
     """Return -log p of each row's counted tokens, in nats."""
     starts = [row.counted.index(True) for row in rows]
-    inputs = padded_rows([(row.ids[:s], row.ids[s:]) for row, s in zip(rows, starts, strict=True)], model.model.device)
+    inputs = TextInputs.of(
+        [(row.ids[:s], row.ids[s:]) for row, s in zip(rows, starts, strict=True)], model.model.device
+    )
     spec = SamplingSpec()
     scored = score_logprobs(PolicyModel(model.model), inputs, spec, token_budget(model.model.device))
     nats = []

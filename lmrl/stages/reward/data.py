@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rollout import split_by_length
 from lmrl.data.records import Ranking, dense_ranks
 from lmrl.errors import DataError
-from lmrl.models.reward_model import pad_rows
 from lmrl.models.reward_rows import fitted_row, reward_row
 from lmrl.text.card import ModelCard
+from lmrl.training.encoding import LeftOut, encode_all
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,33 @@ def encode_rankings(
     """
     if max_tokens:
         card = dataclasses.replace(card, context_length=min(card.context_length, max_tokens))
-    skipped: Counter[str] = Counter()
-    items, first_error = [], ""
-    for ranking in rankings:
-        try:
-            item = _encode(ranking, card, too_long, skipped)
-        except DataError as error:
-            if card.codec.chat_template is None and not isinstance(ranking.prompt, str):
-                raise DataError(
-                    f'{error} Or set data.template = "plain", which gives it one without new tokens.'
-                ) from error
-            first_error = first_error or str(error)
-            skipped["rankings that the chat template cannot render"] += 1
-            continue
-        if item is not None:
-            items.append(item)
-    if rankings and not items:
+    _require_template(rankings, card)
+    cuts: Counter[str] = Counter()
+    unrendered = "rankings that the chat template cannot render"
+    found = encode_all(rankings, lambda ranking: _encode(ranking, card, too_long, cuts), unrendered)
+    skipped = {**cuts, **found.skipped}
+    if rankings and not found.rows:
         reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
+        advice = found.detail(unrendered) or "Set data.too_long = truncate, or use a model with a longer context."
         raise DataError(
             f"none of {len(rankings)} rankings can be read by {card.path}, whose context is {card.context_length} "
-            f"tokens: {reasons}. {first_error or 'Set data.too_long = truncate, or use a model with a longer context.'}"
+            f"tokens: {reasons}. {advice}"
         )
-    return EncodedRankings(items, dict(skipped))
+    return EncodedRankings(found.rows, skipped)
 
 
-def _encode(
-    ranking: Ranking, card: ModelCard, too_long: Literal["skip", "truncate"], skipped: Counter[str]
-) -> RankedRows | None:
+def _require_template(rankings: Sequence[Ranking], card: ModelCard) -> None:
+    """Raise ``DataError`` with advice for conversations that a model without a chat template is given."""
+    spoken = next((ranking for ranking in rankings if not isinstance(ranking.prompt, str)), None)
+    if spoken is None or card.codec.chat_template is not None:
+        return
+    try:
+        reward_row(card, spoken.prompt, spoken.completions[0])
+    except DataError as error:
+        raise DataError(f'{error} Or set data.template = "plain", which gives it one without new tokens.') from error
+
+
+def _encode(ranking: Ranking, card: ModelCard, too_long: Literal["skip", "truncate"], cuts: Counter[str]) -> RankedRows:
     kept: list[int] = []
     rows: list[tuple[int, ...]] = []
     lengths: list[int] = []
@@ -91,17 +92,16 @@ def _encode(
         asked, answer = reward_row(card, ranking.prompt, completion)
         row, cut = fitted_row(card, asked, answer)
         if cut and too_long == "skip":
-            skipped["answers too long for the context"] += 1
+            cuts["answers too long for the context"] += 1
             continue
         if cut:
-            skipped[f"{'prompts' if cut <= len(asked) else 'answers'} cut at their beginning"] += 1
+            cuts[f"{'prompts' if cut <= len(asked) else 'answers'} cut at their beginning"] += 1
         kept.append(place)
         rows.append(tuple(row))
         lengths.append(len(answer))
     ranks = dense_ranks(tuple(float(ranking.ranks[place]) for place in kept)) if kept else ()
     if len(set(ranks)) < 2:
-        skipped["rankings without two answers of different rank that fit"] += 1
-        return None
+        raise LeftOut("rankings without two answers of different rank that fit")
     scores = tuple(ranking.scores[place] for place in kept) if ranking.scores else ()
     if len(kept) < len(ranking.completions):
         completions = tuple(ranking.completions[place] for place in kept)

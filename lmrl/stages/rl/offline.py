@@ -7,7 +7,6 @@ computed when it is first drawn and kept, so no epoch repeats them.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from lmrl.stages.rl.config import LearningData
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
+from lmrl.training.encoding import LeftOut, encode_all
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class OfflineData:
         return None if self.context_length is None else self.context_length - len(row[0])
 
     def _responses(self, rows: Sequence[Row]) -> Responses:
-        inputs = text_inputs(rows, self.device)
+        inputs = TextInputs.of(rows, self.device)
         mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
         declared = {} if self.scorer is None else {"reference_logprobs": self._scored(rows, inputs)}
         return Responses(inputs, mask, declared)
@@ -123,19 +123,6 @@ class OfflineData:
         return table.to(self.device)
 
 
-def text_inputs(rows: Sequence[Row], device: torch.device) -> TextInputs:
-    """Return rows of ids as right-padded tensors."""
-
-    def padded(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(ids) for ids in lists])
-        table = torch.zeros(len(lists), int(lengths.max()), dtype=torch.long)
-        for place, ids in enumerate(lists):
-            table[place, : len(ids)] = torch.tensor(ids)
-        return table.to(device), lengths.to(device)
-
-    return TextInputs(*padded([row[0] for row in rows]), *padded([row[1] for row in rows]))
-
-
 def load_offline(
     settings: LearningData, source: Any, card: ModelCard, needs: Needs, scorer: Scorer, device: torch.device
 ) -> OfflineData:
@@ -145,31 +132,26 @@ def load_offline(
     """
     records = READERS[needs.experience](settings, source)
     card = with_turn_end(card)  # a text that ends with the end of a turn gets no EOS behind it
-    skipped: Counter[str] = Counter()
-    items, first_error = [], ""
-    for prompt, answers, reward in records:
-        try:
-            rows = tuple(_row(card, prompt, answer) for answer in answers)
-        except DataError as error:
-            first_error = first_error or str(error)
-            skipped["cannot be rendered"] += 1
-            continue
+
+    def encode(record: Record) -> Item:
+        prompt, answers, reward = record
+        rows = tuple(_row(card, prompt, answer) for answer in answers)
         if any(len(asked) + len(answer) > card.context_length for asked, answer in rows):
-            skipped["too long for the context"] += 1
-            continue
-        items.append(Item(rows, reward))
+            raise LeftOut("too long for the context")
+        return Item(rows, reward)
+
+    found = encode_all(records, encode, "cannot be rendered")
     conversations = [item for prompt, answers, _ in records for item in (prompt, *answers)]
     log_notes(logger, dropped_keys(card.codec, conversations, "the data"))
-    if not items:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
+    if not found.rows:
         raise DataError(
             f"none of {len(records)} rows can be read by {card.path}, whose context is {card.context_length} tokens: "
-            f"{reasons}. {first_error}"
+            f"{found.reasons()}. {found.detail('cannot be rendered')}"
         )
-    if skipped:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in skipped.items())
-        logger.warning("%d of %d rows were left out: %s", len(records) - len(items), len(records), reasons)
-    return OfflineData(items, needs, scorer, device, card.context_length)
+    if found.skipped:
+        left_out = len(records) - len(found.rows)
+        logger.warning("%d of %d rows were left out: %s", left_out, len(records), found.reasons())
+    return OfflineData(found.rows, needs, scorer, device, card.context_length)
 
 
 Record = tuple[Prompt, tuple[Answer, ...], float]

@@ -16,13 +16,12 @@ from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.ops import masked_sum
 from lmrl.algorithms.rollout import Scored
 from lmrl.data import PromptOrder, PromptSet
-from lmrl.errors import NonFiniteError
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.offline import OfflineData
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
-from lmrl.training.checkpoint import save_checkpoint
+from lmrl.training.checkpoint import save_run
 from lmrl.training.run import Run
 from lmrl.training.update import MetricMeans, Updater
 
@@ -118,29 +117,24 @@ class Session:
 
     def save(self, update: int) -> None:
         """Write a checkpoint from which the run continues as if it had not stopped."""
-        self.accelerator.wait_for_everyone()
-        if not self.run.is_main:
-            return
-        policy = self.maker.policy
-        if not all(bool(torch.isfinite(p).all()) for p in policy.parameters()):
-            raise NonFiniteError(f"update {update}: a parameter is not finite; the last checkpoint is kept")
-        state = {
-            "update": update,
-            "updates": self.config.train.updates,
-            "torch_optimizer": self.updater.torch_optimizer.state_dict(),
-            "optimizer": self.updater.optimizer.state_dict(),
-            "controller": self.controller.state_dict(),
-            "prompts": self.fingerprint,
-        }
 
         def write(folder: Path) -> None:
             card = self.maker.card
-            policy.save(folder, card.files or card.path, self.dtype)
+            self.maker.policy.save(folder, card.files or card.path, self.dtype)
             if self.maker.mask is not None:
                 self.maker.mask.save(folder)
 
-        path = save_checkpoint(self.run.folder, update, write, state, self.config.checkpoint.keep)
-        self.plugins.observe("lmrl_checkpoint_saved", run=self.run, path=path)
+        def state() -> dict[str, Any]:
+            return {
+                "update": update,
+                "updates": self.config.train.updates,
+                "torch_optimizer": self.updater.torch_optimizer.state_dict(),
+                "optimizer": self.updater.optimizer.state_dict(),
+                "controller": self.controller.state_dict(),
+                "prompts": self.fingerprint,
+            }
+
+        save_run(self.run, self.accelerator, self.plugins, update, self.maker.policy, write, state)
 
 
 def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int) -> PromptBatch:

@@ -12,7 +12,7 @@ import torch
 
 from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.config import resolved, to_toml
+from lmrl.config import resolved
 from lmrl.data import PromptOrder, PromptSet, PromptSettings, load_prompts
 from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data, log_notes
@@ -48,22 +48,17 @@ from lmrl.stages.rl.session import Session, prompt_batch
 from lmrl.text.card import load_card
 from lmrl.text.turns import end_turns, record_ends
 from lmrl.text.vocabulary import require_same_vocabulary
+from lmrl.training.adamw import ParameterGroup, make_adamw
 from lmrl.training.checkpoint import list_checkpoints, load_state
 from lmrl.training.devices import free_folder, make_accelerator
 from lmrl.training.memory import microbatch_budget
+from lmrl.training.opening import open_run
 from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     CONFIG_FILE,
-    Run,
-    create_folder,
-    keep_config,
-    refuse_taken,
-    truncate_metrics,
-    write_versions,
 )
 from lmrl.training.schedule import extension_note, finished_note
 from lmrl.training.settings import note_unread
-from lmrl.training.tracking import check_trackers, open_trackers
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -176,7 +171,8 @@ def open_session(
         _note_length(config.train, int(state["update"]), int(state.get("updates", config.train.updates)))
     if not config.run.folder:
         config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
-    run = _open_run(config, plugins, accelerator, (int(state["update"]) if state else -1) if resume else None)
+    last = (int(state["update"]) if state else -1) if resume else None
+    run = open_run(config, plugins, accelerator.is_main_process, "rl", "update", last)
     return Session(
         config=config,
         run=run,
@@ -201,23 +197,15 @@ def open_session(
 
 
 def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return AdamW over the policy, with a learning rate of its own for the value head.
-
-    It is fused where all parameters are of a kind that has that (CPU and CUDA): 3 to 5 times as fast as one operation
-    over all tensors after another. A group's ``role`` says whether it is the policy's or the value function's.
-    """
+    """Return AdamW over the policy, with a learning rate of its own for the value head."""
     trained = [p for p in policy.model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": trained, "lr": settings.learning_rate, "role": "policy"}]
     head, trunk = policy.value_parameters()
-    if head:
-        groups.append({"params": head, "lr": settings.value_learning_rate, "role": "value"})
-    if trunk:
-        groups.append({"params": trunk, "lr": settings.learning_rate, "role": "value"})
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    kind = {"fused": True} if fused else {"foreach": True}
-    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, **kind)
+    groups = [
+        ParameterGroup(trained, settings.learning_rate),
+        ParameterGroup(head, settings.value_learning_rate, "value"),
+        ParameterGroup(trunk, settings.learning_rate, "value"),
+    ]
+    return make_adamw(groups, settings)
 
 
 def embedded_model() -> str:
@@ -287,24 +275,3 @@ def _note_length(settings: TrainSettings, done: int, planned: int) -> None:
     for note in (extension_note(done, planned, settings.updates, settings), finished_note(done, settings.updates)):
         if note:
             logger.warning(note)
-
-
-def _open_run(config: RLConfig, plugins: PluginManager, accelerator: Any, resumed_update: int | None) -> Run:
-    is_main = bool(accelerator.is_main_process)
-    check_trackers(plugins, config)  # an unknown one leaves no folder behind
-    folder = Path(config.run.folder)
-    run = Run(folder, config, is_main)
-    if not is_main:
-        return run
-    if resumed_update is None:
-        refuse_taken(folder, "rl")
-    run.hold()
-    if resumed_update is None:
-        create_folder(folder, to_toml(resolved(config, plugins)), plugins)
-    else:
-        keep_config(config, plugins)
-        write_versions(folder, plugins)
-        truncate_metrics(folder, resumed_update)
-    first = None if resumed_update is None else resumed_update + 1
-    run.trackers += open_trackers(plugins, config, folder, first)
-    return run

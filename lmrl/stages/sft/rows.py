@@ -16,6 +16,7 @@ from lmrl.stages.sft.batches import Row
 from lmrl.stages.sft.config import SFTDataSettings
 from lmrl.text.chat_template import chat_row, prompt_ids, response_row
 from lmrl.text.codec import TextCodec
+from lmrl.training.encoding import LeftOut, encode_all
 
 SHOWN_AFTER_SECONDS = 3.0
 
@@ -46,44 +47,35 @@ def encode_examples(
     when no example is left, ``ModelError`` for an id beyond the table.
     """
     limit = min(settings.max_length or context, context)
-    rows: list[Row] = []
-    kept: list[Example] = []
-    skipped: dict[str, int] = {}
-    first: dict[str, str] = {}
     truncated = 0
-
-    def skip(reason: str, number: int, detail: str) -> None:
-        skipped[reason] = skipped.get(reason, 0) + 1
-        first.setdefault(reason, f"example {number}: {detail}")
-
     bar = tqdm(
         examples.examples, desc=f"encode {where}", unit="example", delay=SHOWN_AFTER_SECONDS, disable=not progress
     )
-    for number, example in enumerate(bar, start=1):
-        try:
-            row = encode_example(example, codec, eos_ids, settings)
-        except DataError as error:
-            skip("the chat template cannot render it", number, str(error))
-            continue
-        _refuse_foreign_ids(row, vocabulary, f"{where} example {number}")
+
+    def encode(example: Example) -> Row:
+        nonlocal truncated
+        row = encode_example(example, codec, eos_ids, settings)
+        _refuse_foreign_ids(row, vocabulary, f"{where} example {bar.n + 1}")
         if len(row) > limit:
             if settings.too_long == "skip":
-                skip(f"longer than {limit} tokens", number, f"{len(row)} tokens")
-                continue
+                raise LeftOut(f"longer than {limit} tokens", f"{len(row)} tokens")
             truncated += 1
             row = Row(row.ids[:limit], row.trained[:limit])
         if not row.count:
-            skip("nothing of the answer is left to learn", number, f"{len(row)} tokens")
-            continue
-        rows.append(row)
-        kept.append(example)
-    notes = [f"{where}: left out {count}: {reason} (first: {first[reason]})" for reason, count in skipped.items()]
-    notes += dropped_keys(codec, [item.messages for item in kept if isinstance(item, ChatExample)], where)
-    if not rows:
+            raise LeftOut("nothing of the answer is left to learn", f"{len(row)} tokens")
+        return row
+
+    found = encode_all(bar, encode, "the chat template cannot render it")
+    notes = [
+        f"{where}: left out {count}: {reason} (first: example {found.first[reason][0]}: {found.first[reason][1]})"
+        for reason, count in found.skipped.items()
+    ]
+    notes += dropped_keys(codec, [item.messages for item in found.kept if isinstance(item, ChatExample)], where)
+    if not found.rows:
         raise DataError(f"no {where} example of {len(examples)} can be used. " + "; ".join(notes))
     if truncated:
         notes.append(f"{where}: cut off {truncated} of {len(examples)} at {limit} tokens, their end is not learnt")
-    return EncodedSet(rows, kept, skipped, tuple(notes))
+    return EncodedSet(found.rows, found.kept, found.skipped, tuple(notes))
 
 
 def encode_example(example: Example, codec: TextCodec, eos_ids: Sequence[int], settings: SFTDataSettings) -> Row:
