@@ -90,9 +90,11 @@ def load_weights(
         logger.warning("%s: %s part of this checkpoint is not used and not saved.", files.name, media)
         model._weight_conversions = None  # save_pretrained would try to rename the tensors back to the composite's
     # An adapter stores this name as that of its base model, so it is one from any working directory.
-    model.name_or_path = model.config._name_or_path = files.hub_id or str(files.folder.resolve())
+    name = files.hub_id or str(files.folder.resolve())
     if files.adapter is not None:
         model = _merged(model, files)
+        name = str(files.adapter.resolve())  # a further adapter is one on the merged model, not on the base
+    model.name_or_path = model.config._name_or_path = name
     return model, missing - trained
 
 
@@ -175,7 +177,7 @@ def _merged(model: Any, files: CheckpointFiles) -> Any:
                     f"{folder} is an adapter of the kind {settings.get('peft_type')}, which cannot be merged into the "
                     "model; expected a low-rank adapter (LORA)."
                 )
-            return merge()
+            return merge().requires_grad_(True)  # PEFT froze the base model; the merged one is trained as any other
     except ModelError:
         raise
     except Exception as error:  # PEFT raises many kinds; all mean that this adapter cannot be used
