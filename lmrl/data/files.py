@@ -98,13 +98,12 @@ def _json(path: Path) -> list[Row]:
             raise DataError(
                 f"{path} keeps rows under {' and '.join(filled)}; expected one list of rows. Split the file."
             )
-        key = (filled or lists or [None])[0]
-        if key is None:
+        if not lists:
             raise DataError(
                 f"{path} holds one object with the keys {', '.join(sorted(content)) or '(none)'}; expected a list of "
                 f"rows, or an object that keeps them under {', '.join(LISTS_IN_JSON)}."
             )
-        content = content[key]
+        content = content[(filled or lists)[0]]
     if not isinstance(content, list):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a list of objects or of strings.")
     return [_row(item, f"{path}, item {number}") for number, item in enumerate(content, start=1)]
