@@ -68,6 +68,7 @@ def load_weights(
     except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
         raise ModelError(
             remote_code_message(files.name, config, trust_remote_code)
+            or _unknown_family(files.name, config, loader, error)
             or f"{files.name} could not be loaded as {purpose} ({short_text(error)}){_quantised(config)}"
         ) from error
     missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
@@ -125,6 +126,16 @@ def _problems(missing: set[str], unexpected: set[str], mismatched: Any) -> str:
         shapes = [f"{name} is {list(held)}, and the model needs {list(needed)}" for name, held, needed in mismatched]
         found.append(f"{len(shapes)} tensors have another shape ({listing(shapes)})")
     return "; ".join(found)
+
+
+def _unknown_family(name: str, config: Mapping[str, Any], loader: str, error: Exception) -> str:
+    """Return the message for a family without a class of this kind in transformers; empty for another cause."""
+    if not str(error).startswith("Unrecognized configuration class"):
+        return ""
+    return (
+        f"{name} is a {config.get('model_type')!r} model, a family for which transformers has no {loader}; expected a "
+        "family with one, such as a Llama, Qwen or GPT-2."
+    )
 
 
 def _is_media(name: str) -> bool:
