@@ -43,6 +43,8 @@ class Opened:
     where: str
     notes: tuple[str, ...] = ()
     mapped: frozenset[str] = frozenset()
+    setting: str = "data"
+    """The section of a recipe whose ``columns`` map names, for messages."""
 
 
 def open_rows(source: Source | None, settings: SourceSettings, what: str, setting: str = "data") -> Opened:
@@ -73,7 +75,7 @@ def open_rows(source: Source | None, settings: SourceSettings, what: str, settin
     if not rows:
         raise DataError(f"{where} holds no rows; expected at least one.")
     mapped, notes = map_columns(rows, settings.columns, where, setting)
-    return Opened(mapped, where, tuple(notes), frozenset(settings.columns))
+    return Opened(mapped, where, tuple(notes), frozenset(settings.columns), setting)
 
 
 def is_table(source: object) -> bool:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lmrl.config import build
-from lmrl.data import load_rankings
+from lmrl.data import RowSettings, load_examples, load_rankings
 from lmrl.env.prompts import read_prompts
 from lmrl.errors import DataError, LmrlError, PromptError, SettingsError
 from lmrl.models.card import load_card
@@ -202,3 +202,15 @@ def test_a_system_prompt_that_no_model_is_given_is_refused(chat_folder, tmp_path
             held_out_questions(config, cards, None, [row])
     else:
         assert held_out_questions(config, cards, None, [row]).items[0].prompt[0]["role"] == "system"
+
+
+def test_notes_name_the_section_that_maps_the_columns(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"prompt": "the cat", "completions": ["sat", "ran"], "ranks": [0, 1], "stars": 3}
+    for rows in ([row], [{name: value for name, value in row.items() if name != "ranks"}]):
+        file.write_text("".join(json.dumps(item) + "\n" for item in rows))
+        notes = read_completions(RowSettings(path=str(file))).notes
+        assert any("'stars' (1 rows); completions_from.columns maps" in note for note in notes)
+    file.write_text(json.dumps({"problem": "the cat", "solution": "sat"}))
+    with pytest.raises(DataError, match=r"Perhaps: texts.rows.columns.prompt=.problem."):
+        load_examples(str(file), RowSettings(), "texts.rows")
