@@ -15,7 +15,7 @@ from lmrl.errors import ModelError
 from lmrl.models.card import remote_code_message, short_text
 from lmrl.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.models.kinds import media_of, text_model_type
-from lmrl.models.stored import require_numbers, untie, unused_tensors
+from lmrl.models.stored import drop_quantisation, require_numbers, untie, unused_tensors
 from lmrl.models.vocabulary import adapted_rows
 from lmrl.models.weight_files import listing, read_header, require_weights
 
@@ -86,6 +86,7 @@ def load_weights(
         )
     require_numbers(model, files.name, paths)
     untie(model, files.name)
+    drop_quantisation(model, files.name)
     if inner:
         media = media_of(config) or "another"
         logger.warning("%s: %s part of this checkpoint is not used and not saved.", files.name, media)
