@@ -125,6 +125,9 @@ class RLKind(Kind):
                     f"settings.{section}.{name} is set, but the suite says it by its budget, seeds, betas and "
                     "optimizers; leave it out"
                 )
+        for name in ("model", "checkpoint", "trackers"):
+            if name in table:
+                raise SettingsError(f"settings.{name} is set, but a run of a suite is thrown away; leave it out")
         name, own = suite.base_of(run.optimizer), substituted(recipe.optimizer, run.beta)
         table = merged(
             table,
