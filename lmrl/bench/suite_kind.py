@@ -88,6 +88,11 @@ class SuiteKind(ABC):
     def execute(self, suite: Suite, run: SuiteRun, folder: Path, plugins: PluginManager) -> RunResult:
         """Run once; ``folder`` keeps what runs share (pretrained models)."""
 
+    def unread(self, suite: Suite, run: SuiteRun, plugins: PluginManager) -> dict[str, str] | None:
+        """Return the settings of a run that nothing reads, each with what would read it; None where that is unknown."""
+        del suite, run, plugins
+        return {}
+
     def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
         """Make what the runs of these tasks share, before any of them."""
         del suite, folder, tasks, progress

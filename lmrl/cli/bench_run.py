@@ -36,6 +36,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what the file does not hold yet and print its table; 1 if a run failed."""
     from lmrl.bench.kinds import GROUP
+    from lmrl.bench.overrides import refuse_idle_overrides
     from lmrl.bench.running import run_suite
     from lmrl.bench.suite import load_suite
 
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.suite, manager, smoke=smoke, overrides=arguments.overrides, changes=changes
             )
         }
+        for suite in suites.values():
+            refuse_idle_overrides(arguments.overrides, asked, suite, changes, manager)
     broken = 0
     for path, suite in suites.items():
         output = _output(arguments.output, suite.name, smoke, asked.kind == GROUP)

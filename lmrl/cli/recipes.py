@@ -15,7 +15,7 @@ from lmrl.errors import ResumeError, SettingsError
 from lmrl.plugins.specs import CommandSpec
 
 logger = logging.getLogger(__name__)
-FREE_ON_RESUME = ("run.device", "run.folder", "checkpoint", "trackers", "tracker")
+FREE_ON_RESUME = ("run.device", "checkpoint", "trackers", "tracker")
 """Settings that any resumed run may change; another would make it another run."""
 OVERRIDES = "settings that replace the recipe's; text needs no quotes, but \\n is a line end only inside double ones"
 

@@ -55,10 +55,13 @@ class ExampleSet:
         )
 
 
-def load_examples(source: Source | None = None, settings: RowSettings | None = None) -> ExampleSet:
+def load_examples(
+    source: Source | None = None, settings: RowSettings | None = None, setting: str = "data"
+) -> ExampleSet:
     """Read examples to imitate from a file, a list of rows, a saved folder or the hub.
 
-    ``source`` defaults to ``settings.path``. The shape is recognised by the columns (``docs/datasets.md`` has them
+    ``source`` defaults to ``settings.path``, and ``setting`` names its section in messages.
+    The shape is recognised by the columns (``docs/datasets.md`` has them
     all); where a prompt has several answers, the best is taken. A row without an answer, with an empty message or an
     unknown role is left out and counted.
 
@@ -75,7 +78,7 @@ def load_examples(source: Source | None = None, settings: RowSettings | None = N
             return CompletionExample(prompt, str(answer))
         return ChatExample(conversation(prompt, answer))
 
-    found = load(source, settings, "examples", make)
+    found = load(source, settings, "examples", make, setting)
     return ExampleSet(found.records, found.shape, found.skipped, found.notes)
 
 

@@ -256,7 +256,14 @@ def _find(source: Source | None, settings: PromptSettings) -> _Found:
     prompts = [prompt for _, _, prompt in kept]
     columns = reader.columns([row for _, row, _ in kept], prompts)
     taken = f"{where}: {len(kept)} prompts, taken for the shape {reader.described}"
-    notes = (taken, *opened.notes, *reader.notes, *reader.parts.notes(where), *tally.notes())
+    notes = (
+        taken,
+        *opened.notes,
+        *reader.notes,
+        *reader.answer_notes(),
+        *reader.parts.notes(where),
+        *tally.notes(),
+    )
     origins = tuple(getattr(row, "origin", "") or f"{where}, row {number}" for number, row, _ in kept)
     return _Found(where, prompts, [number for number, _, _ in kept], columns, reader.name, notes, origins)
 

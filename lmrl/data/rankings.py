@@ -58,10 +58,13 @@ class RankingSet:
         )
 
 
-def load_rankings(source: Source | None = None, settings: RowSettings | None = None) -> RankingSet:
+def load_rankings(
+    source: Source | None = None, settings: RowSettings | None = None, setting: str = "data"
+) -> RankingSet:
     """Read rankings of answers from a file, a list of rows, a saved folder or the hub.
 
-    ``source`` defaults to ``settings.path``. The shape is recognised by the columns (``docs/datasets.md`` has them
+    ``source`` defaults to ``settings.path``, and ``setting`` names its section in messages.
+    The shape is recognised by the columns (``docs/datasets.md`` has them
     all). Left out and counted: answers that all tie, one answer at two ranks (chosen equal to rejected), a best answer
     that is empty, scores that are not finite, and rows that cannot be read.
 
@@ -74,7 +77,7 @@ def load_rankings(source: Source | None = None, settings: RowSettings | None = N
         _check(completions, answered.ranks)
         return Ranking(prompt, completions, answered.ranks, answered.scores, columns_of(row, answered))
 
-    found = load(source, settings, "rankings", make)
+    found = load(source, settings, "rankings", make, setting)
     return RankingSet(found.records, found.shape, found.skipped, found.notes)
 
 

@@ -99,10 +99,13 @@ class RestrictedModel:
         self.device = model.device
         self.config = model.config
 
-    def __call__(self, *, past_key_values: JointCache, **inputs: Any) -> SimpleNamespace:
-        """Return ``logits`` of the policy, -inf outside the mask policy's sets."""
-        own, masking = (
-            part(past_key_values=cache, **inputs).logits
-            for part, cache in zip(self.parts, past_key_values.caches, strict=True)
-        )
+    def __call__(self, *, past_key_values: JointCache | None = None, **inputs: Any) -> SimpleNamespace:
+        """Return ``logits`` of the policy, -inf outside the mask policy's sets; without a cache, of whole rows."""
+        if past_key_values is None:
+            own, masking = (part(**inputs).logits for part in self.parts)
+        else:
+            own, masking = (
+                part(past_key_values=cache, **inputs).logits
+                for part, cache in zip(self.parts, past_key_values.caches, strict=True)
+            )
         return SimpleNamespace(logits=own.masked_fill(~self.mask.sets(masking), -torch.inf))

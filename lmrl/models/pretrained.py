@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.models.stored import require_numbers, untie, unused_tensors
+from lmrl.models.stored import drop_quantisation, require_numbers, untie, unused_tensors
 from lmrl.text.card import remote_code_message, short_text
 from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.text.kinds import media_of, text_model_type
@@ -68,6 +68,7 @@ def load_weights(
     except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
         raise ModelError(
             remote_code_message(files.name, config, trust_remote_code)
+            or _unknown_family(files.name, config, loader, error)
             or f"{files.name} could not be loaded as {purpose} ({short_text(error)}){_quantised(config)}"
         ) from error
     missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
@@ -85,14 +86,17 @@ def load_weights(
         )
     require_numbers(model, files.name, paths)
     untie(model, files.name)
+    drop_quantisation(model, files.name)
     if inner:
         media = media_of(config) or "another"
         logger.warning("%s: %s part of this checkpoint is not used and not saved.", files.name, media)
         model._weight_conversions = None  # save_pretrained would try to rename the tensors back to the composite's
     # An adapter stores this name as that of its base model, so it is one from any working directory.
-    model.name_or_path = model.config._name_or_path = files.hub_id or str(files.folder.resolve())
+    name = files.hub_id or str(files.folder.resolve())
     if files.adapter is not None:
         model = _merged(model, files)
+        name = str(files.adapter.resolve())  # a further adapter is one on the merged model, not on the base
+    model.name_or_path = model.config._name_or_path = name
     return model, missing - trained
 
 
@@ -123,6 +127,16 @@ def _problems(missing: set[str], unexpected: set[str], mismatched: Any) -> str:
         shapes = [f"{name} is {list(held)}, and the model needs {list(needed)}" for name, held, needed in mismatched]
         found.append(f"{len(shapes)} tensors have another shape ({listing(shapes)})")
     return "; ".join(found)
+
+
+def _unknown_family(name: str, config: Mapping[str, Any], loader: str, error: Exception) -> str:
+    """Return the message for a family without a class of this kind in transformers; empty for another cause."""
+    if not str(error).startswith("Unrecognized configuration class"):
+        return ""
+    return (
+        f"{name} is a {config.get('model_type')!r} model, a family for which transformers has no {loader}; expected a "
+        "family with one, such as a Llama, Qwen or GPT-2."
+    )
 
 
 def _is_media(name: str) -> bool:
@@ -175,7 +189,7 @@ def _merged(model: Any, files: CheckpointFiles) -> Any:
                     f"{folder} is an adapter of the kind {settings.get('peft_type')}, which cannot be merged into the "
                     "model; expected a low-rank adapter (LORA)."
                 )
-            return merge()
+            return merge().requires_grad_(True)  # PEFT froze the base model; the merged one is trained as any other
     except ModelError:
         raise
     except Exception as error:  # PEFT raises many kinds; all mean that this adapter cannot be used

@@ -81,6 +81,19 @@ def untie(model: Any, name: str) -> None:
     )
 
 
+def drop_quantisation(model: Any, name: str) -> None:
+    """Remove a ``quantization_config`` that transformers did not use: the weights that are saved are not quantised."""
+    settings = getattr(model.config, "quantization_config", None)
+    if settings is None or getattr(model, "is_quantized", False):
+        return
+    del model.config.quantization_config
+    logger.warning(
+        "%s: transformers does not know the quantization_config of config.json. The weights are used as they are "
+        "stored, and saved checkpoints have no quantization_config.",
+        name,
+    )
+
+
 def _is_finite(weight: torch.Tensor) -> bool:
     if not weight.is_floating_point() or not weight.numel() or weight.is_meta:
         return True

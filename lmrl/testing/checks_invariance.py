@@ -65,6 +65,28 @@ def check_bootstrap(trial: Trial) -> str:
     return ""
 
 
+def check_unscored(trial: Trial) -> str:
+    """A row without a score takes part in no average: its score and rewards change nothing."""
+    data = trial.experience()
+    if not isinstance(data, Rollout):
+        return ""
+    unscored = torch.arange(len(data)) % trial.group_size == 1
+    data = dataclasses.replace(data, scored=data.scored & ~unscored, loss_mask=data.loss_mask & ~unscored[:, None])
+    filled = dataclasses.replace(
+        data,
+        scores=data.scores.masked_fill(unscored, JUNK),
+        rewards=data.rewards.masked_fill(unscored[:, None] & data.action_mask, JUNK),
+    )
+    difference = trial.difference(trial.update(data), trial.update(filled))
+    if not difference:
+        return ""
+    return (
+        f"the scores and rewards of rows without a score change the gradient by {difference:.0%}; expected no change: "
+        "let baselines and deviations be those of the rows in rollout.scored, for example over "
+        "ops.split_off(rollout.group, ~rollout.scored), and whiten within rollout.loss_mask"
+    )
+
+
 def check_order(trial: Trial) -> str:
     """Rows in another order, with other group numbers, give the same update."""
     data = trial.experience()

@@ -29,6 +29,7 @@ CHECKS: dict[str, Check] = {
     "mask": checks_invariance.check_mask,
     "padding": checks_invariance.check_padding,
     "bootstrap": checks_invariance.check_bootstrap,
+    "unscored": checks_invariance.check_unscored,
     "order": checks_invariance.check_order,
     "microbatches": checks_invariance.check_microbatches,
     "ranks": checks_invariance.check_ranks,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 CHANGING_SETTINGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "add_prefix_space")
 """Settings by which transformers changes what ``tokenizer.json`` says."""
+
+VOCABULARIES = ("*.model", "tokenizer.json", "vocab*", "*.tiktoken", "tekken.json")
+"""Files that hold a tokenizer's vocabulary, as patterns."""
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """Names under which the families keep their context length."""
@@ -170,8 +174,25 @@ def load_codec(path: Path, trust_remote_code: bool = False) -> TextCodec:
     except Exception as error:  # transformers raises many kinds; each means that there is no usable tokenizer
         raise ModelError(
             remote_code_message(str(path), settings, trust_remote_code)
+            or _no_tokenizer(path)
             or f"{path}: no tokenizer could be loaded ({short_text(error)})"
         ) from error
+
+
+def _no_tokenizer(path: Path) -> str:
+    """Return the message for a folder without a vocabulary, or with a SentencePiece model that cannot be read here."""
+    held = [file.name for pattern in VOCABULARIES for file in path.glob(pattern)]
+    if not held:
+        return (
+            f"{path} holds no tokenizer; expected tokenizer.json, vocab.json with merges.txt, or tokenizer.model. Copy "
+            "the tokenizer's files of the model there."
+        )
+    if "tokenizer.json" not in held and held[0].endswith(".model") and not find_spec("sentencepiece"):
+        return (
+            f"{path}: the tokenizer is in {held[0]}, which needs a package: pip install sentencepiece protobuf. Or "
+            "save it once as tokenizer.json, with save_pretrained of transformers."
+        )
+    return ""
 
 
 def remote_code_message(name: str, settings: Mapping[str, Any], trust_remote_code: bool) -> str:

@@ -154,7 +154,7 @@ def chat_row(
             begin, stop = lengths[start], lengths[end]
             closed = [place for place in range(begin, stop) if row[place] in ends]
             if closed:
-                stop = closed[-1] + 1
+                stop = _first_end(codec, row, closed) + 1
             elif row[stop : stop + 1] and row[stop] in ends:
                 stop += 1
             mask[begin:stop] = [True] * (stop - begin)
@@ -165,6 +165,17 @@ def chat_row(
     if row[-1] not in ends:
         return [*row, _closing_id(codec, eos_ids)], [*mask, True]
     return row, mask
+
+
+def _first_end(codec: TextCodec, row: Sequence[int], closed: Sequence[int]) -> int:
+    """Return the place of the token that ends an answer: sampling stops at the first of the ends behind it.
+
+    ``closed`` are the places of all ends. An end inside the answer, with text behind it, is part of the answer.
+    """
+    last = len(closed) - 1
+    while last and not codec.decode_batch([row[closed[last - 1] + 1 : closed[last]]])[0].strip():
+        last -= 1
+    return closed[last]
 
 
 def _refuse_unrendered_calls(codec: TextCodec, messages: Messages) -> None:

@@ -39,6 +39,8 @@ class Tracker(Protocol):
 
 HISTOGRAMS = "histograms/"
 """Prefix of the TensorBoard tags of histograms."""
+LATER = "metrics without a chart"
+"""Title of the chart of metrics that come after the layout was written."""
 
 
 class TensorBoardTracker:
@@ -161,7 +163,8 @@ def interval_charts(metrics: Mapping[str, float]) -> dict[str, dict[str, list[An
     """Return a layout of Custom Scalars with a chart for each metric that has, or may get, ``_low`` and ``_high``.
 
     Charts with both are margin charts. Others of the same group, such as ``evaluation/``, are lines that take in their
-    bounds if these come later: the first evaluation has none for a metric whose values are all equal.
+    bounds if these come later: the first evaluation has none for a metric whose values are all equal. The last chart of
+    a group shows all of its metrics that have no chart, such as those that a resumed run adds.
     """
     bounds = {f"{name}{end}" for name in metrics for end in ("_low", "_high")}
     groups = {name.partition("/")[0] for name in metrics if name in bounds} | {"evaluation"}
@@ -174,4 +177,7 @@ def interval_charts(metrics: Mapping[str, float]) -> dict[str, dict[str, list[An
         whole = low in metrics and high in metrics
         lines = ["Margin", [name, low, high]] if whole else ["Multiline", [f"^{re.escape(name)}(_low|_high)?$"]]
         layout.setdefault(group, {})[title] = lines
+    for group, charts in layout.items():
+        known = "|".join(map(re.escape, charts))
+        charts[LATER] = ["Multiline", [f"^{re.escape(group)}/(?!(?:{known})(?:_low|_high)?$)"]]
     return layout

@@ -134,6 +134,30 @@ def test_unknown_names_and_files_on_the_command_line(tmp_path, tiny, capsys):
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("exact smoke.seeds=1", "smoke.seeds is set, but overrides come after the toy sizes. Set seeds itself."),
+        ("exact tasks.randm.problem=random", "unknown task 'randm'; did you mean 'random'"),
+        ("exact tasks.random.problem=counting --tasks counting", "--tasks leaves random out"),
+        ("exact recipes.gpro.optimizer.epochs=2", "the suite does not run gpro: "),
+        ("exact recipes.grpo.optimizer.clip_range=0.3 --optimizers ppo", "the suite does not run grpo: ppo."),
+        ("exact members=[]", "only a suite of the kind group has members"),
+        ("exact seeds=2 --seeds 1", "seeds and --seeds are both given"),
+        ("exact betas=[1] --beta 0.1", "betas and --beta are both given"),
+        ("exact models.x.steps=3", "no task of this run begins with the model x"),
+        ("stories --optimizers ppo settings.checkpoint.every=3", "settings.checkpoint is set, but a run of a suite"),
+        ("stories --optimizers ppo settings.reward.numeric_answer.tolerance=1", "only with reward.name=numeric_answer"),
+        ("stories --optimizers ppo tasks.sentiment.settings.kl.target=3", "only with kl.controller=adaptive"),
+    ],
+)
+def test_overrides_that_no_run_reads_are_refused(tmp_path, capsys, arguments, message):
+    assert main(["bench", "run", *arguments.split(), "--smoke", "--quiet", "--output", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and "Traceback" not in shown
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["list", "run", "report", "compare"])
 def test_every_command_has_an_example(command, capsys):
     assert main(["bench", command, "--help"]) == 0

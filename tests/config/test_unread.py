@@ -54,6 +54,7 @@ UNREAD = {
         ("samples.prompts=0 sampling.temperature=0.5", "samples.prompts above 0"),
         ("sampling.temperature=0 sampling.top_p=0.9", "sampling.temperature above 0"),
         ("data.path={file} data.split=test", "data.path set to a folder"),
+        ("data.chat=off data.turns=last", "data.chat=auto or on"),
     ],
     "prefer": [
         ("annotators.me.kind=person annotators.me.reward=length", "annotators.me.kind=reward"),
@@ -68,6 +69,7 @@ UNREAD = {
         ("completions_from.path=x sampling.temperature=2", "completions_from.path left out"),
         ("prompts.file.column=x", "prompts.name=file"),
         ("engine.best_of_n.n=4", "engine.name=best_of_n"),
+        ("chat=on prompts.name=file prompts.file.path=x prompts.file.chat=off", "chat=auto"),
     ],
     "reward": [
         ("normalise.reference=x", "normalise.on=samples"),
@@ -100,6 +102,11 @@ UNREAD = {
         ("held_out.prompts=0 held_out.seed=3", "held_out.prompts above 0"),
         ("chat=off system=x", "chat=auto"),
         ("prompts.file.template={x}", "prompts.name=file"),
+        ("chat=off prompts.name=file prompts.file.path=x prompts.file.chat=on", "chat=auto"),
+        ("rewards=[] on_unreadable=error", "rewards naming one"),
+        ("rewards=[] bounds.happy_end=[0,1]", "rewards naming one"),
+        ('models=["a","b"] rewards=[] wins.kind=reward', "rewards naming one"),
+        ('models=["a","b"] wins.kind=none wins.baseline=a', "wins.kind=reward, judge or person"),
         ("sampling.temperature=0 sampling.top_k=4", "sampling.temperature above 0"),
     ],
 }

@@ -17,7 +17,8 @@ class Sound(PolicyOptimizer):
 
     def advantages(self, rollout):
         returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
-        return Advantages((returns - rollout.scores.mean()).masked_fill(~rollout.action_mask, 0))
+        baseline = ops.masked_mean(rollout.scores, rollout.scored)
+        return Advantages((returns - baseline).masked_fill(~rollout.action_mask, 0))
 
     def loss(self, policy, batch):
         now = policy.evaluate(batch)
@@ -92,8 +93,8 @@ class ReadsTheReference(Sound):
 
 class GroupMean(Sound):
     def advantages(self, rollout):
-        same, returns = (rollout.group[:, None] == rollout.group[None, :]).float(), rollout.rewards.sum(1)
-        centred = returns - same @ returns / same.sum(1)
+        returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, ~rollout.scored)
+        centred = returns - ops.group_means(returns, group)
         return Advantages(centred[:, None] * rollout.action_mask)
 
 
@@ -106,6 +107,24 @@ class ReadsTheLastReward(Sound):
     def advantages(self, rollout):
         last = rollout.action_mask.sum(1, keepdim=True).clamp_min(1) - 1
         return Advantages(rollout.rewards.gather(1, last) * rollout.action_mask)
+
+
+class AveragesAllRows(Sound):
+    def advantages(self, rollout):
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages((returns - rollout.rewards.sum(1).mean()).masked_fill(~rollout.action_mask, 0))
+
+
+class WhitensAllRows(Sound):
+    def advantages(self, rollout):
+        returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
+        return Advantages(ops.masked_whiten(returns, rollout.action_mask))
+
+
+class AveragesTheWholeGroup(Sound):
+    def advantages(self, rollout):
+        returns = rollout.rewards.sum(1)
+        return Advantages((returns - ops.group_means(returns, rollout.group))[:, None] * rollout.action_mask)
 
 
 class BestOfTheGroup(Sound):
@@ -238,6 +257,9 @@ DEFECTS = [
     (ReadsThePolicysValues, {"needs"}, r"evaluation.values was read.*Needs\(values=True\)"),
     (ReadsTheReference, {"needs"}, r"reference_logprobs was read.*Needs\(reference=True\)"),
     (GroupMean, {"needs"}, r"with 1 answer\(s\) to each prompt there is no gradient.*minimum_group_size"),
+    (AveragesAllRows, {"unscored"}, r"rows without a score change the gradient by \d+%.*rollout.scored.*loss_mask"),
+    (WhitensAllRows, {"unscored"}, r"whiten within rollout.loss_mask"),
+    (AveragesTheWholeGroup, {"unscored"}, r"ops.split_off\(rollout.group, ~rollout.scored\)"),
     (AdjacentGroups, {"order"}, r"order: the same rows in another order.*rollout.group, never by their"),
     (MutatesTheRollout, {"mutation"}, r"advantages\(\) or pairs\(\) changed rewards of what it was given"),
     (MutatesTheBatch, {"mutation"}, r"loss\(\) or statistics\(\) changed advantages of what it was given"),

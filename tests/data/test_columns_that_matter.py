@@ -292,6 +292,18 @@ def test_a_prefilled_prompt_is_continued(chat_codec):
     assert found.prompt_ids[0] == chat_codec.encode_plain(found.prompts[0])
 
 
+@pytest.mark.parametrize("form", [lambda rows: {"messages": rows}, lambda rows: {"conversations": sharegpt(rows)}])
+def test_the_answer_of_a_whole_conversation_is_noted(chat_codec, form):
+    found = load_prompts([form([USER, ASSISTANT]), form([USER])], codec=chat_codec)
+    assert found.prompts == ["^[user]q[assistant]"] * 2 and found.columns["answer"] == ["a", None]
+    [note] = [note for note in found.notes if "end with the assistant" in note]
+    assert "1 conversations" in note and "name the column prompt" in note
+
+
+def sharegpt(messages):
+    return [{"from": "gpt" if item is ASSISTANT else "human", "value": item["content"]} for item in messages]
+
+
 def test_rows_whose_roles_the_template_refuses_are_left_out_and_counted(tmp_path, chat_codec):
     import copy
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from lmrl.data import PromptSettings, load_prompts
+from lmrl.data.loading.files import read_rows
 from lmrl.errors import DataError
 
 ROWS = [{"prompt": "one", "answer": "1"}, {"prompt": "two \u2028 lines", "answer": "2"}]
@@ -183,3 +185,33 @@ def test_long_cells_and_another_name_for_json_lines(tmp_path):
     found = load_prompts(write(tmp_path / "a.csv", "prompt\n" + "word " * 40_000 + "\n"))
     assert len(found.prompts[0]) == 200_000
     assert load_prompts(write(tmp_path / "a.ndjson", jsonl(ROWS))).prompts == ["one", "two \u2028 lines"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "prompt;completion\na;b\n",
+            "'prompt;completion', with ';' in it; expected .csv with ',' between cells",
+        ),
+        ("a.csv", "prompt\tcompletion\na\tb\n", "expected .tsv, or convert it"),
+        ("a.tsv", "prompt,completion\na,b\n", "with ',' in it; expected .tsv with"),
+        (
+            "a.json",
+            '{"data": [{"prompt": "a"}], "rows": [{"prompt": "b"}]}',
+            "rows under data and rows; expected one list",
+        ),
+    ],
+)
+def test_rows_that_would_be_misread_are_refused(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_rows(write(tmp_path / name, content))
+
+
+def test_an_empty_list_beside_the_rows_and_names_of_files_among_them(tmp_path):
+    file = write(tmp_path / "a.json", '{"examples": [], "data": [{"prompt": "a"}]}')
+    assert read_rows(file) == [{"prompt": "a"}]
+    with pytest.raises(DataError, match=r"holds names of files, such as .*; expected rows, or one path"):
+        load_prompts([str(file), str(tmp_path / "b.json")])
+    assert load_prompts(["describe a.json"]).prompts == ["describe a.json"]

@@ -60,6 +60,7 @@ def test_an_adapter_loads_on_its_base(tmp_path, named, architecture):
     found = load(named(tmp_path / "adapter"))
     torch.testing.assert_close(found.model(IDS).logits, expected, rtol=0, atol=1e-5)
     assert not any("lora" in name for name in found.model.state_dict())
+    assert all(parameter.requires_grad for parameter in found.model.parameters()), "training it trains every weight"
     assert found.card.codec.encode("the cat") == [3, 5] and found.card.eos_ids == (1,)
 
 
@@ -68,6 +69,16 @@ def test_the_base_may_be_a_hub_id(checkpoint, hub_cache, tmp_path):
     expected = adapted(name, tmp_path)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == name
     torch.testing.assert_close(load(tmp_path / "adapter").model(IDS).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_is_trained_on_an_adapter_does_not_pass_for_one_on_the_base(checkpoint, tmp_path):
+    adapted(checkpoint, tmp_path / "first")
+    expected = adapted(tmp_path / "first" / "adapter", tmp_path / "second")
+    with pytest.raises(ModelError, match=r"is an adapter on .*first/adapter, another adapter"):
+        load(tmp_path / "second" / "adapter")
+    base = load(tmp_path / "first" / "adapter").model
+    both = peft.PeftModel.from_pretrained(base, tmp_path / "second" / "adapter").eval()
+    torch.testing.assert_close(both(IDS).logits, expected, rtol=0, atol=1e-5)
 
 
 def test_new_tokens_of_an_adapter_have_rows(checkpoint, tmp_path):
@@ -82,6 +93,7 @@ def test_a_reward_adapter(checkpoint, tmp_path, named):
     model = load_reward_model(named(tmp_path / "scores"))
     torch.testing.assert_close(model(IDS, torch.tensor([5])), expected[:, 0], rtol=0, atol=1e-5)
     further = start_reward_model(tmp_path / "scores", seed=0)
+    assert all(parameter.requires_grad for parameter in further.parameters())
     torch.testing.assert_close(further(IDS, torch.tensor([5])), expected[:, 0], rtol=0, atol=1e-5)
     model.save(tmp_path / "merged")
     again = load_reward_model(tmp_path / "merged")

@@ -291,6 +291,21 @@ def test_trap_08_eos_is_trained_when_pad_equals_eos(tmp_path):
     assert response_row(card.codec, card.eos_ids, "the cat", "sat") == ([3, 5], [8, 1])
 
 
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("more", ["{{ eos_token }}", "{{ '\\n' + eos_token }}", "{{ eos_token + eos_token }}"])
+def test_an_answer_with_several_ends_is_trained_up_to_the_first(tmp_path, more, kind):
+    closed = CHATML + "{% if not add_generation_prompt %}" + more + "{% endif %}"  # as in Phi-3
+    codec, _ = make_codecs(write_tokenizer(tmp_path, kind, closed))
+    end, eos = codec.encode_plain("<|im_end|>")[0], codec.encode_plain("</s>")[0]
+    row, mask = chat_row(codec, (eos,), TALK[:2])
+    assert mask[-1] and row[-1] == end and eos not in row
+    asked, answer = response_row(codec, (eos,), TALK[:1], TALK[1]["content"])
+    assert asked + answer == row
+    inside = [TALK[0], {"role": "assistant", "content": "One</s> and two."}]
+    row, mask = chat_row(codec, (eos,), inside)
+    assert row[-1] == end and row.count(eos) == 1, "text behind an end is part of the answer"
+
+
 def test_an_answer_without_an_end_is_closed_by_eos(tmp_path):
     folder = write_tiny_model(tmp_path / "tiny")
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")

@@ -265,6 +265,32 @@ def test_a_text_config_has_the_defaults_of_its_family(checkpoint, named, nested)
     assert card.eos_ids == (1,) and card.sliding_window == expected.sliding_window
 
 
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def test_a_folder_without_a_tokenizer_is_named(checkpoint, named):
+    for name in TOKENIZER:
+        (checkpoint / name).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"holds no tokenizer; expected tokenizer.json"):
+        load_card(named(checkpoint))
+
+
+def test_a_sentencepiece_model_names_the_package_that_it_needs(checkpoint, named, monkeypatch):
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
+    edit_json(checkpoint / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    monkeypatch.setattr("lmrl.text.card.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"in tokenizer.model, which needs a package: pip install sentencepiece"):
+        load_card(named(checkpoint))
+
+
+def test_a_quantisation_that_transformers_does_not_know_is_noted_and_not_saved(checkpoint, named, tmp_path, caplog):
+    config(quantization_config={"quant_method": "unheard"})(checkpoint)
+    found = load(named(checkpoint))
+    assert "does not know the quantization_config" in caplog.text
+    save_model(found.model, tmp_path / "saved")
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+
+
 def add_tokens(folder, count, special=False, where="tokenizer.json"):
     tokens = [f"<extra{number}>" for number in range(count)]
     if where == "tokenizer.json":

@@ -54,6 +54,17 @@ def test_a_saved_reward_model_is_refused_as_a_language_model(checkpoint, named, 
         load(named(tmp_path / "scores"))
 
 
+@pytest.mark.parametrize("family", ["Mamba", "Cohere"])
+def test_a_family_without_a_reward_head_is_named(checkpoint, family):
+    sizes = {"vocab_size": 15, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = getattr(transformers, f"{family}Config")(**sizes, bos_token_id=None, eos_token_id=1, pad_token_id=0)
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(checkpoint)
+    with pytest.raises(
+        ModelError, match=rf"is a '{family.lower()}' model, a family for which transformers has no Auto"
+    ):
+        start_reward_model(checkpoint, seed=0)
+
+
 def test_an_unknown_family_is_an_error(checkpoint, named):
     edit_json(checkpoint / "config.json", model_type="tomorrow", architectures=["TomorrowForCausalLM"])
     with pytest.raises(ModelError, match="tomorrow"):

@@ -23,6 +23,10 @@ def score(name, response, answer, table=None, **columns):
 
 
 SAME_TEXTS = [
+    ("(1, 2]", "( 1,2 ]."),
+    ("[-1, .5, 3]", "**[-1,.5,3]**"),
+    ("(5)", "5"),
+    ("[1] Paris, 2", "1 Paris 2"),
     ("-24", "-24"),
     ("-24", "−24"),  # noqa: RUF001
     ("24", "24."),
@@ -46,6 +50,10 @@ SAME_TEXTS = [
     ("5", "5?"),
 ]
 OTHER_TEXTS = [
+    ("(1,2]", "[1,2)"),
+    ("[1, 2]", "(1, 2)"),
+    ("{1; 2.5}", "(1; 2.5)"),
+    ("(-2, 3)", "-2, 3"),
     ("-24", "24"),
     ("24", "-24"),
     ("2.5", "25"),
@@ -108,7 +116,9 @@ PLAIN = [
     ("(42)", "42"),
     ("She has 72 clips in all.", "72"),
     ("Step 1\n42", "42"),
-    ("So it is 7 or 12 dollars", "12"),
+    ("So 7 boxes give 12 dollars", "12"),
+    ("* 3", "3"),
+    ("The answer is ** 3 **", "3"),
     ("x=5", "5"),
     ("=> 42", "42"),
     ("-> 42", "42"),
@@ -127,6 +137,13 @@ PLAIN = [
     ("\\[ 42 \\]", "42"),
 ]
 NOT_PLAIN = [
+    "5 * 3",
+    "x * 3",
+    "2 ** 3",
+    "#### 3 * 5",
+    "2 or 3",
+    "-3 or 3",
+    "2 and 3",
     "1,2",
     "7-5",
     "(7)-5",
@@ -215,6 +232,8 @@ NOT_PLAIN = [
     "the answer is 5!",
 ]
 EQUAL = [
+    ("3:00", "3:00"),
+    ("3:00 PM", "The answer is 3:00 PM."),
     ("1/2", "\\frac{1}{2}"),
     ("1/2", "0.5"),
     ("\\frac{1}{2}", "\\boxed{\\dfrac{1}{2}}"),
@@ -275,6 +294,8 @@ EQUAL = [
     ("5 m^2", "5 m²"),
 ]
 DIFFERENT = [
+    ("3:00 PM", "3:00 AM"),
+    ("3:00", "4:00"),
     ("1/2", "\\frac{3}{2}"),
     ("2:3", "1:3"),
     ("2:3", "3"),
@@ -319,6 +340,28 @@ DIFFERENT = [
     ("12", "The answer is 11. 12 is wrong"),
 ]
 CHOICES = [
+    ("(A) is wrong. (B) is right.", "B"),
+    ("(A) is wrong.", None),
+    ("A) is not right", None),
+    ("Answer: A is incorrect", None),
+    ("Option A is wrong. The answer must be D.", "D"),
+    ("I think A is wrong, so B", None),
+    ("B is correct.", "B"),
+    ("**B** is the correct answer because it is blue", "B"),
+    ("I don't think B is correct.", None),
+    ("If B is correct, the sky is green.", None),
+    ("B because it is blue", "B"),
+    ("B. Not all of them", "B"),
+    ("\\boxed{B. Paris}", "B"),
+    ("\\boxed{A dog}", None),
+    ("#### B", "B"),
+    ("The answer is \u201cB\u201d.", "B"),
+    ("The answer is B\u2014Rome", "B"),
+    ("The answer is B, i.e. Rome", "B"),
+    ("The answer is B, a city.", "B"),
+    ("The answer is B, I think.", "B"),
+    ("The answer is A, and B is wrong.", "A"),
+    ("The answer is A, B", ""),
     ("The answer is A.", "A"),
     ("(A)", "A"),
     ("A)", "A"),
@@ -456,7 +499,7 @@ def test_numbers_that_are_not_plain_are_not_read(text):
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=3))
 def test_any_number_is_found_with_and_without_commas(number):
     assert plain_number(f"So it is {number:f}.") == number
-    assert plain_number(f"So it is 7 or {number:,f} dollars") == number
+    assert plain_number(f"So 7 boxes give {number:,f} dollars") == number
 
 
 @settings(deadline=None)

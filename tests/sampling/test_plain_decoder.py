@@ -7,6 +7,7 @@ from lmrl.engines import SamplingSpec
 from lmrl.engines.plain_decoder import PlainDecoder, decodes_in_steps
 from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
 from lmrl.models import PolicyModel
+from lmrl.models.masked import MaskPolicy
 from lmrl.models.scoring import score_logprobs
 
 IDS = {"vocab_size": 131, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
@@ -49,6 +50,18 @@ def test_sampled_log_probabilities_are_those_of_whole_rows(family):
     samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(model, PROMPTS, spec, 0)
     scored = score_logprobs(PolicyModel(model), samples.inputs, spec, 2048)
     assert torch.allclose(samples.behavior_logprobs, scored, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Llama", *WHOLE])
+def test_a_mask_policy_restricts_models_without_a_cache_too(family):
+    model, spec = make_model(family), SamplingSpec(max_new_tokens=6, eos_ids=(1,))
+    mask = MaskPolicy(model, spec, top_p=0.5)
+    samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(mask.restrict(model), PROMPTS, spec, 0)
+    drawn = samples.inputs.response_ids[samples.action_mask]
+    kept = mask.support(samples.inputs)
+    logits = PolicyModel(model)(samples.inputs).all_logits().masked_fill(~kept, -torch.inf)
+    expected = spec.log_distribution(logits).gather(1, drawn[:, None]).squeeze(1)
+    assert torch.allclose(samples.behavior_logprobs[samples.action_mask], expected, atol=1e-4)
 
 
 def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -215,10 +216,19 @@ def test_a_reward_says_how_it_may_be_called(tmp_path):
         ConcurrentReward(resolve(plain), "process", 1)
 
 
-def test_a_whole_run_is_the_same_with_all_of_it(tiny_folder, tmp_path):
+def test_a_whole_run_is_the_same_with_all_of_it(tiny_folder, tmp_path, monkeypatch):
     sections = {"plain": {}, "all": {"engine": {"transformers": {"workers": 2}}, "scoring": {"concurrency": "thread"}}}
     found = []
-    before = set(threading.enumerate())  # pools of earlier tests live until the garbage collector finds them
+    pools = []
+
+    class KeptPool(ThreadPoolExecutor):
+        """A pool that the garbage collector cannot close in place of the run."""
+
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            pools.append(self)
+
+    monkeypatch.setattr("lmrl.rewards.concurrent.ThreadPoolExecutor", KeptPool)
     for name, further in sections.items():
         mapping = {
             "model": str(tiny_folder),
@@ -237,7 +247,8 @@ def test_a_whole_run_is_the_same_with_all_of_it(tiny_folder, tmp_path):
     assert len(plain) == len(everything) == 4
     for one, other in zip(plain, everything, strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
-    for thread in set(threading.enumerate()) - before:
-        if thread.name.startswith("lmrl-reward_"):
-            thread.join(10)
-            assert not thread.is_alive(), "the pool outlived the run"
+    threads = [thread for pool in pools for thread in pool._threads]
+    assert threads, "no reward was called in a thread"
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive(), "the pool outlived the run"

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from lmrl.config import build
-from lmrl.data import load_rankings
+from lmrl.data import RowSettings, load_examples, load_rankings
 from lmrl.envs.prompts import read_prompts
-from lmrl.errors import DataError, LmrlError, PromptError
+from lmrl.errors import DataError, LmrlError, PromptError, SettingsError
 from lmrl.stages.evaluate import EvaluateConfig
 from lmrl.stages.evaluate.prompts import held_out_questions
 from lmrl.stages.prefer import PreferConfig
@@ -184,3 +184,34 @@ def test_the_environment_names_columns_that_only_rewards_get(chat_folder, caplog
     assert read_prompts([{"prompt": '[{"role": "user", "content": "the cat"}]'}], card)[0].in_turns
     with pytest.raises(PromptError, match=r"the list of prompts: columns.prompt: unknown column 'qq'"):
         read_prompts([{"q": "the cat"}], card, {"prompt": "qq"})
+
+
+@pytest.mark.parametrize(
+    ("models", "row", "message"),
+    [
+        (["plain"], {"question": "the cat", "answer": "sat"}, "no model has a chat template"),
+        (["chat"], {"prompt": "the cat"}, "all prompts are texts to complete; .* set chat=on"),
+        (["plain", "chat"], {"question": "the cat", "answer": "sat"}, ""),
+    ],
+)
+def test_a_system_prompt_that_no_model_is_given_is_refused(chat_folder, tmp_path, models, row, message):
+    folders = {"chat": chat_folder, "plain": write_tiny_model(tmp_path / "plain")}
+    cards = [load_card(folders[name]) for name in models]
+    config = build(EvaluateConfig, {"system": "a dog", "held_out": {"prompts": 0}})
+    if message:
+        with pytest.raises(SettingsError, match=message):
+            held_out_questions(config, cards, None, [row])
+    else:
+        assert held_out_questions(config, cards, None, [row]).items[0].prompt[0]["role"] == "system"
+
+
+def test_notes_name_the_section_that_maps_the_columns(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"prompt": "the cat", "completions": ["sat", "ran"], "ranks": [0, 1], "stars": 3}
+    for rows in ([row], [{name: value for name, value in row.items() if name != "ranks"}]):
+        file.write_text("".join(json.dumps(item) + "\n" for item in rows))
+        notes = read_completions(RowSettings(path=str(file))).notes
+        assert any("'stars' (1 rows); completions_from.columns maps" in note for note in notes)
+    file.write_text(json.dumps({"problem": "the cat", "solution": "sat"}))
+    with pytest.raises(DataError, match=r"Perhaps: texts.rows.columns.prompt=.problem."):
+        load_examples(str(file), RowSettings(), "texts.rows")

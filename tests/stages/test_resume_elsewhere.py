@@ -110,6 +110,8 @@ def test_a_moved_project_is_followed(project, tmp_path, monkeypatch, capsys):
     project.rename(moved)
     assert main(["rl", "--resume", "moved-project/runs/one", "train.updates=2", "--quiet"]) == 0
     assert str(moved) in capsys.readouterr().err
+    assert main(["rl", "--resume", "moved-project/runs/one", "run.folder=runs/two", "--quiet"]) == 2
+    assert "run.folder cannot change in a resumed run" in capsys.readouterr().err
 
 
 def test_a_moved_run_folder_says_where_it_was_started(project, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from tensorboard.util import tensor_util
 from lmrl.config import build
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.training.tracking import TensorBoardTracker
+from lmrl.training.tracking import LATER, TensorBoardTracker
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 
@@ -85,6 +85,8 @@ def test_intervals_are_one_chart_each(run):
         name.partition("/")[2] for record in read_metrics(run) for name in record if name.startswith("evaluation/")
     }
     means = {name for name in names if not name.endswith(("_low", "_high"))}
+    [pattern] = charts.pop(LATER).multiline.tag
+    assert not [name for name in names if re.match(pattern, f"evaluation/{name}")], "a metric is in two charts"
     assert set(charts) == means and {"reward", "kl", "length"} <= means
     for title, chart in charts.items():
         whole = {f"evaluation/{title}{end}" for end in ("", "_low", "_high")}
@@ -141,8 +143,15 @@ def test_the_layout_is_written_once_and_takes_in_later_bounds(tmp_path):
     )
     tracker.scalars(2, {"evaluation/kl": 1.0, "evaluation/kl_low": 0.5, "evaluation/kl_high": 2.0})
     tracker.close()
-    [layout] = layouts_of(tmp_path)
+    resumed = TensorBoardTracker(tmp_path, purge_update=3)
+    resumed.scalars(3, {"evaluation/loss": 1.0, "evaluation/new": 2.0, "evaluation/new_low": 1.0})
+    resumed.close()
+    layout = layouts_of(tmp_path)[0]  # TensorBoard shows the first one
     [category] = layout.category
     charts = {chart.title: chart for chart in category.chart}
+    [later] = charts.pop(LATER).multiline.tag
+    shown = ["evaluation/new", "evaluation/new_low", "evaluation/loss_of_new"]
+    hidden = ["evaluation/kl", "evaluation/loss_low", "train/loss"]
+    assert [name for name in shown + hidden if re.match(later, name)] == shown
     assert set(charts) == {"kl", "loss"} and charts["loss"].HasField("margin")
     assert re.match(charts["kl"].multiline.tag[0], "evaluation/kl_high")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from lmrl.bench.suite import Suite, merged
 from lmrl.bench.suite_kind import Metric, RunResult, SuiteKind, SuiteRun, substituted
-from lmrl.config import build, resolved, to_toml
+from lmrl.config import build, resolved, to_toml, unread
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
@@ -83,6 +83,13 @@ class RLKind(SuiteKind):
         found = self._task(suite, task)
         return found.low, found.high
 
+    def unread(self, suite: Suite, run: SuiteRun, plugins: PluginManager) -> dict[str, str] | None:
+        """See ``SuiteKind``; a suite that makes an optimizer's data reads more than a run of `lmrl rl`."""
+        if suite.tasks[run.task].get("model") == "":
+            return None
+        samples = plugins.get("optimizer", suite.base_of(run.optimizer)).needs.experience == "rollouts"
+        return unread(self.config(suite, run, Path(), plugins), plugins) if samples else {}
+
     def prepare(self, suite: Suite, folder: Path, tasks: list[str], progress: bool) -> None:
         """Pretrain the models of these tasks that are not there yet."""
         for task in tasks:
@@ -125,6 +132,9 @@ class RLKind(SuiteKind):
                     f"settings.{section}.{name} is set, but the suite says it by its budget, seeds, betas and "
                     "optimizers; leave it out"
                 )
+        for name in ("model", "checkpoint", "trackers"):
+            if name in table:
+                raise SettingsError(f"settings.{name} is set, but a run of a suite is thrown away; leave it out")
         name, own = suite.base_of(run.optimizer), substituted(recipe.optimizer, run.beta)
         table = merged(
             table,

@@ -43,6 +43,10 @@ class RowPrompt:
     spoken: bool = False
 
 
+CONVERSATIONS = ("chat", "sharegpt")
+"""Shapes of whole conversations."""
+
+
 def all_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of every column that some row has, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
@@ -78,6 +82,7 @@ class PromptReader:
             for name in REWARD_ARGUMENTS
             if name in columns
         ]
+        self.answered = 0
         self.template_columns = self._template_columns({*columns, "prompt", *(["answer"] if self.has_answer else [])})
         asked = not column and not template and self.shape is not None and self.shape.spoken
         self.parts = Parts(rows, mapped, asked)
@@ -114,6 +119,8 @@ class PromptReader:
         if self.template:
             return self._wrapped(self._fill(row, where), row)
         content = self._content(row, where)
+        if not self.column and self.name in CONVERSATIONS and self._answer(row) is not None:
+            self.answered += 1
         if not self.column and row.get("prompt_ids") is not None:
             return _token_ids(row["prompt_ids"], content, where)
         if content is None or content == [] or (isinstance(content, str) and not content.strip()):
@@ -123,6 +130,15 @@ class PromptReader:
                 f"{where}: the prompt is a {type(content).__name__}; expected text, or messages of role and content."
             )
         return self._wrapped(read_prompt(content), row)
+
+    def answer_notes(self) -> list[str]:
+        """Return a note on conversations whose last message is the answer to grade, not the beginning of one."""
+        if not self.answered:
+            return []
+        return [
+            f"{self.where}: {self.answered} conversations end with the assistant; their last message is the answer "
+            "(the column 'answer'), not part of the prompt. To let the model continue it, name the column prompt."
+        ]
 
     def columns(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[RowPrompt]) -> dict[str, list[Any]]:
         """Return the columns that go to the reward; a row without one of them has None there."""

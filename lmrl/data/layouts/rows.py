@@ -102,6 +102,7 @@ def load(
     settings: RowSettings,
     use: Use,
     make: Callable[[Answered, Row, Shape, Tally], Record],
+    setting: str = "data",
 ) -> Loaded[Record]:
     """Return what ``make`` makes of every answered prompt in the rows; it may raise ``Skip``.
 
@@ -109,9 +110,9 @@ def load(
     """
     if settings.limit < 0:
         raise SettingsError(f"limit is {settings.limit}; expected a number of {use}, or 0 for all.")
-    opened = open_rows(source, settings, use)
+    opened = open_rows(source, settings, use, setting)
     rows, where = opened.rows, opened.where
-    shape = recognise(column_sets(rows), where, use)
+    shape = recognise(column_sets(rows), where, use, setting=setting)
     tally = Tally(where)
     reading = Reading(opened, shape, use)
     records: list[Record] = []
@@ -147,7 +148,7 @@ class Reading:
             refuse_classes(opened.rows, opened.where)
         self.used: set[str] = {*shape.columns, *self.parts.names, *({"label"} if self.labelled else ()), number}
         implicit = shape.name == "implicit preference"
-        refuse_unmapped(opened.rows, self.used, opened.where, "data", implicit, shape.columns[0])
+        refuse_unmapped(opened.rows, self.used, opened.where, opened.setting, implicit, shape.columns[0])
 
     def complete(self, answered: Answered, row: Row) -> Answered:
         """Return what was read of a row together with its parts. Raises ``Skip`` for an answer labelled as bad."""
@@ -168,7 +169,10 @@ class Reading:
         """Return how choices were counted, and which columns hold text and were not read."""
         what = "read, only kept with the rankings" if self.use == "rankings" else "used"
         where = self.opened.where
-        return [*self.parts.notes(where), *unused_columns(self.opened.rows, self.used, where, "data", what)]
+        return [
+            *self.parts.notes(where),
+            *unused_columns(self.opened.rows, self.used, where, self.opened.setting, what),
+        ]
 
     def _has_labels(self) -> bool:
         if "label" in self.shape.columns:

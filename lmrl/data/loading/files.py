@@ -92,13 +92,18 @@ def _json(path: Path) -> list[Row]:
             return _json_lines(path)  # JSON lines under the name .json, common on the hub
         raise DataError(f"{error} A file with one object per line is named .jsonl.") from cause
     if isinstance(content, dict):
-        key = next((key for key in LISTS_IN_JSON if isinstance(content.get(key), list)), None)
-        if key is None:
+        lists = [key for key in LISTS_IN_JSON if isinstance(content.get(key), list)]
+        filled = [key for key in lists if content[key]]
+        if len(filled) > 1:
+            raise DataError(
+                f"{path} keeps rows under {' and '.join(filled)}; expected one list of rows. Split the file."
+            )
+        if not lists:
             raise DataError(
                 f"{path} holds one object with the keys {', '.join(sorted(content)) or '(none)'}; expected a list of "
                 f"rows, or an object that keeps them under {', '.join(LISTS_IN_JSON)}."
             )
-        content = content[key]
+        content = content[(filled or lists)[0]]
     if not isinstance(content, list):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a list of objects or of strings.")
     return [_row(item, f"{path}, item {number}") for number, item in enumerate(content, start=1)]
@@ -123,7 +128,11 @@ def _csv(path: Path, delimiter: str = ",") -> list[Row]:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.reader.line_num}: not valid CSV ({error}).") from error
-    names = reader.fieldnames or []
+    names = list(reader.fieldnames or [])
+    other = next((mark for mark in ",;\t|" if len(names) == 1 and mark in names[0] and mark != delimiter), "")
+    if other:
+        kind = ".tsv, or convert it" if other == "\t" else f"{path.suffix} with {delimiter!r} between cells"
+        raise DataError(f"{path}: the header is one column, {names[0]!r}, with {other!r} in it; expected {kind}.")
     doubled = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if doubled is not None:
         raise DataError(f"{path}: two columns are named {doubled!r}; give each a name of its own.")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from lmrl.data.layouts.conversations import looks_like_messages
 from lmrl.data.layouts.mapping import map_columns
-from lmrl.data.loading.files import read_rows
+from lmrl.data.loading.compressed import kind_of
+from lmrl.data.loading.files import READERS, read_rows
 from lmrl.errors import DataError
 
 Row: TypeAlias = Mapping[str, Any]
@@ -41,6 +43,8 @@ class Opened:
     where: str
     notes: tuple[str, ...] = ()
     mapped: frozenset[str] = frozenset()
+    setting: str = "data"
+    """The section of a recipe whose ``columns`` map names, for messages."""
 
 
 def open_rows(source: Source | None, settings: SourceSettings, what: str, setting: str = "data") -> Opened:
@@ -60,12 +64,18 @@ def open_rows(source: Source | None, settings: SourceSettings, what: str, settin
         where = str(source)
     else:
         where = f"the list of {what}"
-        items = enumerate(_items(source, settings, where), start=1)
+        found = list(_items(source, settings, where))
+        names = all(isinstance(item, str) and kind_of(Path(item)) in READERS for item in found)
+        if names and any(isfile(item) for item in found):
+            raise DataError(
+                f"{where} holds names of files, such as {found[0]}; expected rows, or one path, folder or glob."
+            )
+        items = enumerate(found, start=1)
         rows = [_row(item, f"{where}, row {number}", texts=what == "prompts") for number, item in items]
     if not rows:
         raise DataError(f"{where} holds no rows; expected at least one.")
     mapped, notes = map_columns(rows, settings.columns, where, setting)
-    return Opened(mapped, where, tuple(notes), frozenset(settings.columns))
+    return Opened(mapped, where, tuple(notes), frozenset(settings.columns), setting)
 
 
 def is_table(source: object) -> bool:

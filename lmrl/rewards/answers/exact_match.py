@@ -1,7 +1,8 @@
 """``exact_match``: True where the response is the answer, after the same normalization of both.
 
 Only what cannot change a meaning is ignored. Punctuation that structures a sentence (``. , ; : ! ?``, quotes, brackets,
-Markdown emphasis) is ignored, except inside a number (``2.5``, ``1,5``, ``12:30``, ``5!``). Symbols are never ignored:
+Markdown emphasis) is ignored, except inside a number (``2.5``, ``1,5``, ``12:30``, ``5!``) and around several numbers
+(``[1, 2)``). Symbols are never ignored:
 signs, operators, ``/``, ``%``, currencies, ``#``, ``@``, hyphens. A text of ignored characters alone never matches.
 """
 
@@ -18,6 +19,8 @@ from lmrl.rewards.answers.base import AnswerReward, Unreadable, listed
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 _SIGNS = str.maketrans(dict.fromkeys("\N{MINUS SIGN}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}", "-"))
 _THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
+_NUMBERS = re.compile(r"[(\[{]\s*[-+]?\.?\d[\d.\s]*(?:[,;]\s*[-+]?\.?\d[\d.\s]*)+[)\]}]")
+"""Points, intervals and sets: their brackets have a meaning."""
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|_{1,3}|`+)(?=\S)(.+?)(?<=\S)\1(?![\w*])")
 _APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"
 _STOPS = ".,:"
@@ -94,8 +97,13 @@ def without_punctuation(text: str) -> str:
     for _ in range(3):  # ***both***
         text = _EMPHASIS.sub(r"\2", text)
     text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text.translate(_SIGNS))
+    text = _NUMBERS.sub(lambda found: re.sub(r"\s*[,;]\s*", "; ", found[0]), text)
     padded = f" {text} "
-    return "".join(_kept(*padded[place - 1 : place + 2]) for place in range(1, len(padded) - 1))
+    kept = {place + 1 for found in _NUMBERS.finditer(text) for place in (found.start(), found.end() - 1)}
+    return "".join(
+        f" {padded[place]} " if place in kept else _kept(*padded[place - 1 : place + 2])
+        for place in range(1, len(padded) - 1)
+    )
 
 
 def _kept(before: str, mark: str, after: str) -> str:

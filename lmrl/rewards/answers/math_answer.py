@@ -90,6 +90,8 @@ class MathAnswer(AnswerReward[tuple[Written, ...]]):
     def _same(self, gold: Written, given: Written) -> bool:
         if gold.number is not None and given.number is not None:
             return gold.number == given.number
+        if gold == given:
+            return True
         if gold.text or given.text:
             return " ".join(gold.latex.casefold().split()) == " ".join(given.latex.casefold().split())
         one, other = bracketed(_value(gold), _value(given))

@@ -11,8 +11,10 @@ from typing import Any
 from lmrl.errors import SettingsError
 from lmrl.rewards.answers.base import AnswerReward, Unreadable
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Za-z])\s*[).]?\s*\}")
-_QUOTED = r"[\s:*_`\"'$>]*(?:\\\(\s*)?"
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Za-z])\s*(?:[).]?\s*\}|[).:]\}?\s)"
+)
+_QUOTED = r"[\s:*_`\"'\u2018\u2019\u201c\u201d$>]*(?:\\\(\s*)?"
 _SAID = re.compile(
     r"(?:(?i:\b(?:answer|choice|option)\b(?:\s+(?:is|are|would be|must be|should be)\b)?\s*[:=]?)"
     r"|\bI\s+(?i:choose|pick|select)\b)"
@@ -20,15 +22,26 @@ _SAID = re.compile(
     r"(?P<open>[(\[]?)\s*(?P<letter>[A-Za-z])(?P<close>\s*[)\]}])?(?=(?P<rest>[^\n]*))"
 )
 _LINE = re.compile(
-    r"^[\s*_`\"'$>-]*(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<close>[)\].:]?)(?P<rest>[^\n]*)$", re.MULTILINE
+    r"^[\s*_`\"'$>#-]*(?P<open>[(\[]?)(?P<letter>[A-Za-z])(?P<close>[)\].:]?)(?P<rest>[^\n]*)$", re.MULTILINE
 )
 _IN_BRACKETS = re.compile(r"[(\[]([A-Za-z])[)\]]")
-_ENDS = re.compile(r"^(?:[*_`\"'$}]*)(?:\\\)|<|\s*$|\s*[.,;:!?)\]\N{EM DASH}\N{EN DASH}-](?:\W|\s|$)|\s*\()")
+_ENDS = re.compile(
+    r"^(?:[*_`\"'\u2019\u201d$}]*)(?:\\\)|<|\s*$|\s*[.,;:!?)\]-](?:\W|\s|$)|\s*[\N{EM DASH}\N{EN DASH}]|\s*\()"
+)
 _REASON = re.compile(r"^[*_`\"'$}]*\s+(?:because|since|as|for|which|is|with|due|given|based|by)\b", re.IGNORECASE)
 _MORE = re.compile(
-    r"^[*_`\"'$})\]]*\s*(?:,|/|&|\+|and\b|or\b|, and\b|, or\b)\s*(?:option\s+)?[(\[*_]*([A-Za-z])(?![A-Za-z'])",
+    r"^[*_`\"'$})\]]*\s*(?:,|/|&|\+|and\b|or\b|, and\b|, or\b)\s*(?:option\s+)?[(\[*_]*([A-Za-z])"
+    r"(?![A-Za-z']|\.[A-Za-z])",
     re.IGNORECASE,
 )
+_VERB = r"(?:is|was|are|seems|looks|can|must|does)"
+_WRONG = r"(?:wrong|incorrect|not|false|impossible|eliminated|excluded|ruled)"
+_DENIED = re.compile(rf"^[\s*_`\"'$)\]}}.:]*(?:{_VERB}n['\u2019]t|cannot|{_VERB}\b[^.;,\n]*\b{_WRONG})\b")
+_RIGHT = re.compile(
+    r"(?<![\w'])(?P<letter>[A-Z])[)\]*_`]*\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|choice|option))?"
+    r"(?=[ \t*_`]*(?:[.,;!)\n]|\Z)|\s+(?:because|since|as|and)\b)"
+)
+_DOUBTED = re.compile(r"\b(?:not|never|if|whether|unless|neither|nor|why)\b|n['\u2019]t\b", re.IGNORECASE)
 
 
 @dataclass
@@ -133,7 +146,8 @@ def chosen_letter(response: str, letters: str) -> str | None:
     """Return the letter that a response chooses, "" if it chooses several, None if it chooses none.
 
     Read are, in this order: a box; "the answer is B", "Answer: (B)"; a line that is or begins with "B", "(B)", "B)",
-    "**B**", "B. Paris"; one letter in brackets within the text. The last box or statement counts. An article ("A dog")
+    "**B**", "B. Paris"; "B is correct"; one letter in brackets within the text. A letter that the text calls wrong is
+    not chosen. The last box or statement counts. An article ("A dog")
     or the pronoun I is no letter, and a lower-case letter counts only in a box, in brackets or alone.
     """
     boxes = _BOX.findall(response)
@@ -144,10 +158,14 @@ def chosen_letter(response: str, letters: str) -> str | None:
         return said[-1]
     lines = [match for match in _LINE.finditer(response) if _stands_alone(match)]
     found = {match["letter"].upper() for match in lines if match["letter"].upper() in letters}
-    if any(_MORE.match(match["close"] + match["rest"]) for match in lines):
+    if any(_more(match["close"] + match["rest"]) for match in lines):
         return ""
     if not found:
-        found = {letter.upper() for letter in _IN_BRACKETS.findall(response) if letter.upper() in letters}
+        found = {match["letter"] for match in _RIGHT.finditer(response) if not _doubted(response, match)}
+        found &= set(letters)
+    if not found:
+        marked = [match for match in _IN_BRACKETS.finditer(response) if not _DENIED.match(response[match.end() :])]
+        found = {match[1].upper() for match in marked if match[1].upper() in letters}
     return next(iter(found)) if len(found) == 1 else ("" if found else None)
 
 
@@ -157,21 +175,38 @@ def _stated(match: re.Match[str], letters: str) -> str | None:
     if rest[:1].isalnum() or (rest[:1] in ("'", "\N{RIGHT SINGLE QUOTATION MARK}") and rest[1:2].isalpha()):
         return None
     marked = bool(match["open"] and match["close"])
-    if letter.upper() not in letters:
+    if letter.upper() not in letters or _DENIED.match(rest):
         return None
     if not marked and not _ENDS.match(rest) and not _REASON.match(rest) and not match["close"]:
         article = letter in "AaIi" or letter.islower()
-        if (article and not _MORE.match(rest)) or not (rest[:1].isspace() or rest[:1] in "*_`\"'$}/&+"):
+        if (article and not _more(rest)) or not (rest[:1].isspace() or rest[:1] in "*_`\"'$}/&+"):
             return None
     if letter.islower() and not marked and rest.strip(" .*_`\"')"):
         return None
-    more = _MORE.match((match["close"] or "") + rest)
-    return "" if more and more[1].upper() in letters and more[1].upper() != letter.upper() else letter.upper()
+    more = _more((match["close"] or "") + rest)
+    return "" if more and more in letters and more != letter.upper() else letter.upper()
+
+
+def _more(rest: str) -> str:
+    """Return the letter that a list goes on with; not an article or a pronoun, and not the subject of a new clause."""
+    match = _MORE.match(rest)
+    if match is None:
+        return ""
+    after = rest[match.end() :]
+    article = (match[1] in "AaIi" or match[1].islower()) and re.match(r"\s+(?!and\b|or\b)[a-z]", after)
+    return "" if article or re.match(r"\s+(?:is|was|isn|seems|can|cannot|does)\b", after) else match[1].upper()
+
+
+def _doubted(response: str, match: re.Match[str]) -> bool:
+    """True if the words of its sentence before the match deny, doubt or ask it."""
+    return _DOUBTED.search(re.split(r"[.!?\n]", response[: match.start()])[-1]) is not None
 
 
 def _stands_alone(match: re.Match[str]) -> bool:
     """True for a line that is a letter, or begins with one that is set apart by a bracket, a point or emphasis."""
     rest = match["rest"]
+    if _DENIED.match(rest):
+        return False
     if not rest.strip(" *_`\"'$.)]"):
         return True  # nothing else in the line
     if match["open"]:
@@ -179,4 +214,5 @@ def _stands_alone(match: re.Match[str]) -> bool:
     emphasized = bool(re.match(r"^[*_`]{1,3}(?:[.):\s]|$)", rest)) and re.match(r"^\s*[*_`]", match[0]) is not None
     if match["close"] in (")", ".", ":"):
         return match["letter"].isupper() and (rest[:1].isspace() or rest[:1] in "*_`")
-    return emphasized or (match["letter"].isupper() and _MORE.match(rest) is not None)
+    reasoned = re.match(r"\s+(?:because|since)\b", rest) is not None
+    return emphasized or (match["letter"].isupper() and (reasoned or bool(_more(rest))))

@@ -24,6 +24,7 @@ _RELATIONS = re.compile(r"\s*(?:<=>|=>|->|→|⇒|==|=|≈)\s*")
 _LABEL = re.compile(r"(?<=[^\W\d_])(\*{0,3}|_{0,3}):(\*{0,3}|_{0,3})(?=\S)")
 _OPERATORS = frozenset("+-*×·⋅÷/^%‰°<>≤≥±∓~√!|&")  # noqa: RUF001
 _LINKS = frozenset(("to", "through", "of", "in", "over", "per", "by", "vs", "plus", "minus", "times"))
+_ALTERNATIVES = frozenset(("or", "and", "&"))
 _NEGATIONS = frozenset(("minus", "negative", "plus"))
 _SCALES = """hundred thousand million billion trillion dozen percent pct k m bn mn halves half thirds
 quarters fourths fifths tenths hundredths thousandths pi π e i x squared cubed factorial"""
@@ -82,11 +83,15 @@ def _belongs_to_what_precedes(before: list[str], opens: bool, closing: str) -> b
         return False
     last, rest = before[-1], before[:-1]
     word = last.casefold().strip("(")
-    if all(mark in _OPERATORS for mark in last) and not set(last) <= {"*"}:
+    if all(mark in _OPERATORS for mark in last) and not _emphasis(last, rest[-1:]):
         return True
     if word in _NEGATIONS or last[-1] in "+/×÷^±√<>~":  # noqa: RUF001
         return True
-    if rest and _numeric(rest[-1]) and (word in _LINKS or last == ":" or rest[-2:][:1] == ["out"]):
+    if (
+        rest
+        and _numeric(rest[-1])
+        and (word in _LINKS or word in _ALTERNATIVES or last == ":" or rest[-2:][:1] == ["out"])
+    ):
         return True
     if (word == "of" and rest[-1:] == ["out"]) or (
         word == "and" and len(rest) > 1 and rest[-2].casefold() == "between"
@@ -111,4 +116,11 @@ def _belongs_to_what_follows(after: list[str]) -> bool:
         return True
     if word == "per" and after[1:] and after[1].casefold().startswith("cent"):
         return True
-    return after[0][0] in _OPERATORS and not set(after[0]) <= {"*"} and not (after[0] == "-" and len(after) > 1)
+    return (
+        after[0][0] in _OPERATORS and not _emphasis(after[0], after[1:2]) and not (after[0] == "-" and len(after) > 1)
+    )
+
+
+def _emphasis(token: str, beside: list[str]) -> bool:
+    """True for the asterisks of a bullet or of Markdown emphasis; beside an operand they multiply."""
+    return set(token) <= {"*"} and (not beside or (token != "*" and not _numeric(beside[0])))

@@ -55,6 +55,7 @@ class WinSettings:
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
         found = only_if(self.kind == "reward", "kind=reward", "reward", "tolerance")
+        found |= only_if(self.kind != "none", "kind=reward, judge or person", "baseline")
         return found | only_if(self.kind == "judge", "kind=judge", "judge")
 
 
@@ -159,4 +160,8 @@ class EvaluateConfig:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""
         columns = len(self.models) + (self.best_of.n > 0)
         found = only_if(columns > 1, "two models or more", "wins")
+        scored = self.rewards != []
+        found |= only_if(scored, "rewards naming one", "on_unreadable", "reward_settings", "bounds")
+        found |= only_if(scored or self.wins.kind != "reward", "rewards naming one", "wins")
+        found |= only_if(self.chat == "auto", "chat=auto", "prompts.file.chat")
         return found | only_if(self.chat != "off", "chat=auto or on", "system")

@@ -89,7 +89,9 @@ def held_out_questions(
                 f"held_out.prompts is {config.held_out.prompts}, of {len(loaded)} prompts in all: {error} Lower it, or "
                 "set it to 0 to take all of them."
             ) from error
-    return Questions(_questions(config, loaded), tuple(notes), loaded.fingerprint())
+    items = _questions(config, loaded)
+    _refuse_idle_system(config, cards, items)
+    return Questions(items, tuple(notes), loaded.fingerprint())
 
 
 def _questions(config: EvaluateConfig, loaded: PromptSet) -> list[Question]:
@@ -106,6 +108,19 @@ def _questions(config: EvaluateConfig, loaded: PromptSet) -> list[Question]:
         else:
             items.append(Question(text, columns, None if loaded.prompt_ids is None else loaded.prompt_ids[index]))
     return items
+
+
+def _refuse_idle_system(config: EvaluateConfig, cards: Sequence[ModelCard], items: Sequence[Question]) -> None:
+    """Raise ``SettingsError`` for a system prompt that no model is given."""
+    if not config.system:
+        return
+    if not any(map(chats, cards)):
+        raise SettingsError("system is set, but no model has a chat template; expected none. Leave it out.")
+    if all(isinstance(item.prompt, str) for item in items):
+        raise SettingsError(
+            "system is set, but all prompts are texts to complete; expected messages, instructions or questions. Leave "
+            "it out, or set chat=on to ask every text as a user's message."
+        )
 
 
 def _answerable(

@@ -104,7 +104,7 @@ def text_measures(nats: Sequence[float], rows: Sequence[TextRow], seed: int) -> 
 
 
 def _examples(settings: TextSettings) -> ReferenceTexts:
-    found = load_examples(settings.rows.path, settings.rows)
+    found = load_examples(settings.rows.path, settings.rows, "texts.rows")
     return ReferenceTexts(list(found.examples), [], tuple(found.notes))
 
 

@@ -104,5 +104,6 @@ class PreferConfig:
         given = bool(self.completions_from.path)
         sampled = ("model", "prompts", "chat", "engine", "sampling", "samples")
         found = only_if(not given, "completions_from.path left out", *sampled)
+        found |= only_if(self.chat == "auto", "chat=auto", "prompts.file.chat")
         unused = [f"completions_from.{name}" for name in all_but(self.completions_from, "path")]
         return found | only_if(given, "completions_from.path set", *unused)

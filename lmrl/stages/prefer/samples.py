@@ -115,7 +115,7 @@ def read_completions(settings: RowSettings) -> Samples:
     shape = find_shape(column_sets(opened.rows), "rankings")
     if shape is None and any(set(UNRANKED) <= row.keys() for row in opened.rows):
         return _unranked(opened, settings)
-    found = load_rankings(None, settings)
+    found = load_rankings(None, settings, "completions_from")
     skipped = dict(found.skipped)
     samples = []
     for ranking in found.rankings:

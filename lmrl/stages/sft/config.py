@@ -33,7 +33,8 @@ class SFTDataSettings(RowSettings):
 
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
-        return super().unread() | only_if(not self.held_out_path, "held_out_path left out", "held_out")
+        found = super().unread() | only_if(not self.held_out_path, "held_out_path left out", "held_out")
+        return found | only_if(self.chat != "off", "chat=auto or on", "turns")
 
 
 @dataclass
