@@ -29,7 +29,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What a step led to: ``rewards`` float64 (B,), flags bool (B,), 0 and false in rows that did not step.
 
     ``reference_logprobs`` float64 (B,) exists if there is a reference; ``final_infos`` holds, for each row that ended,
@@ -90,7 +90,7 @@ class Episodes:
         """Return which tokens may be chosen, (B, V), a new array."""
         return np.repeat(self.task.allowed[None, :], self.rows, axis=0)
 
-    def step(self, actions: Ids, stepping: Flags, logprobs: Numbers | None) -> Outcome:
+    def step(self, actions: Ids, stepping: Flags, logprobs: Numbers | None) -> StepOutcome:
         """Append an action to every row of ``stepping``.
 
         ``actions`` (B,) were checked already, and so was ``logprobs`` (B,), the policy's, which is needed if
@@ -122,7 +122,7 @@ class Episodes:
         self.attention[rows, self.lengths[rows]] = 1
         self.lengths[rows] += 1
         self.running &= ~(terminated | truncated)
-        return Outcome(rewards, terminated, truncated, reference, final_infos)
+        return StepOutcome(rewards, terminated, truncated, reference, final_infos)
 
     def responses(self, rows: list[int], actions: Ids | None = None) -> list[str]:
         """Return the response texts of these rows, with ``actions`` appended if given."""

@@ -16,7 +16,7 @@ from lmrl.envs.checks import check_actions, check_logprobs, missing_logprob
 from lmrl.envs.prompts import Prompt
 from lmrl.envs.task import TaskKeywords, make_task
 from lmrl.envs.text_generation import RENDER_MODES
-from lmrl.envs.transition import Episodes, Outcome, reset_message
+from lmrl.envs.transition import Episodes, StepOutcome, reset_message
 from lmrl.errors import PromptError, ResetNeeded, SettingsError
 
 Observations = dict[str, NDArray[Any]]
@@ -161,7 +161,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         """The rows' seeds; -1 where a generator was set by hand."""
         return tuple(self._seeds[row] for row in range(self.num_envs) if self._generator(row) is not None)
 
-    def _answer(self, outcome: Outcome, stepping: Flags, resetting: Flags) -> tuple[Observations, dict[str, Any]]:
+    def _answer(self, outcome: StepOutcome, stepping: Flags, resetting: Flags) -> tuple[Observations, dict[str, Any]]:
         """Autoreset what has to be, and return the observations and infos of a step."""
         infos: dict[str, Any] = {}
         going_on = stepping
@@ -180,7 +180,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
                 self._add_info(infos, info, row)
         return self._episodes.observe(), infos
 
-    def _add_final(self, infos: dict[str, Any], outcome: Outcome, rows: list[int]) -> None:
+    def _add_final(self, infos: dict[str, Any], outcome: StepOutcome, rows: list[int]) -> None:
         """Add what single environments would have returned for their last step."""
         if not rows:
             return

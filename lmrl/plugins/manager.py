@@ -12,6 +12,7 @@ from lmrl.errors import PluginError, SettingsError, nearest, unknown
 from lmrl.plugins.checks import check_plugin, new_pluggy_manager
 from lmrl.plugins.environments import register_environment
 from lmrl.plugins.info import Plugin, PluginInfo, PluginWarning, last_line
+from lmrl.plugins.moved import moved_hint
 from lmrl.plugins.records import KINDS, OBSERVERS, checked
 from lmrl.plugins.sources import (
     DISABLE_VARIABLE,
@@ -241,6 +242,9 @@ class PluginManager:
         except BaseException as error:  # a plugin that exits while it is imported must not end the program
             plugin.status = "failed"
             plugin.error = str(error) if isinstance(error, PluginError) else last_line(error)
+            hint = moved_hint(error)
+            if hint:
+                plugin.error += f". {hint}"
             if plugin.module is not None and self._pluggy.is_registered(plugin.module):
                 self._pluggy.unregister(plugin.module)
             if raise_failures:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from lmrl.errors import SettingsError
-from lmrl.stories.words import BOYS, GIRLS, HEROES, KINDS, PLACES, TIMES, VERBS
+from lmrl.stories.words import BOYS, CATEGORIES, GIRLS, HEROES, PLACES, TIMES, VERBS
 
 Split = Literal["train", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "test", "all")
@@ -124,7 +124,7 @@ def story(seed: int | random.Random = 0, split: Split = "all") -> Story:
 def _draw(draws: Draws) -> Story:
     hero = draws.one(HEROES)
     # Each object is as likely as any other, so a kind is as likely as it has nouns.
-    kind, thing = draws.one([(kind, noun) for kind in KINDS for noun in kind.nouns])
+    kind, thing = draws.one([(kind, noun) for kind in CATEGORIES for noun in kind.nouns])
     adjective, place, verb = draws.one(kind.adjectives), draws.one(PLACES), draws.one(tuple(VERBS))
     article = "an" if adjective[0] in "aeiou" else "a"
     she, her = ("she", "her") if hero in GIRLS else ("he", "his")

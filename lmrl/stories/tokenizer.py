@@ -25,7 +25,7 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 def vocabulary() -> list[str]:
     """Return all tokens in the order of their ids: specials first, then words by name."""
     texts: list[str] = [*words.HEROES, *words.PLACES, *words.TIMES, *words.VERBS, *words.VERBS.values()]
-    for kind in words.KINDS:
+    for kind in words.CATEGORIES:
         texts += [*kind.nouns, *kind.adjectives, *kind.wishes, *kind.losses]
     texts += [*grammar.WISHES, *(turn for turn, _ in grammar.TURNS), *grammar.EFFORTS]
     texts += [*grammar.HAPPY_CAUSES, *grammar.SAD_CAUSES, *grammar.HAPPY_FEELINGS, *grammar.SAD_FEELINGS]

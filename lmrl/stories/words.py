@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class Category:
     """A kind of object: its nouns, the adjectives that suit them, and sentences that only suit this kind."""
 
     nouns: tuple[str, ...]
@@ -19,33 +19,33 @@ GIRLS = ("Mia", "Anna", "Lily", "Sara", "Emma", "Rosa", "Ella", "Nora")
 BOYS = ("Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Finn", "Omar")
 HEROES = GIRLS + BOYS
 
-KINDS = (
-    Kind(
+CATEGORIES = (
+    Category(
         nouns=("ball", "kite", "doll", "drum", "boat", "car", "train"),
         adjectives=("red", "blue", "green", "yellow", "big", "small", "new", "old"),
         wishes=("{She} wanted to play with the {object}.", "{She} played with the {object} all day."),
         losses=("The {object} was stuck in the mud",),
     ),
-    Kind(
+    Category(
         nouns=("apple", "cake", "pie", "pear", "cookie", "carrot"),
         adjectives=("big", "small", "sweet", "fresh", "round", "tasty"),
         wishes=("{She} wanted to eat the {object}.", "{She} washed the {object} with cold water."),
         losses=("A goat ate the {object}",),
     ),
-    Kind(
+    Category(
         nouns=("cat", "duck", "frog", "rabbit", "bird", "puppy"),
         adjectives=("brown", "white", "big", "small", "young", "hungry"),
         wishes=("{She} gave the {object} some milk.", "{She} wanted to take care of the {object}."),
         losses=("The {object} did not come back",),
     ),
-    Kind(
+    Category(
         nouns=("hat", "bell", "book", "lamp", "shell", "key", "ring", "coat"),
         adjectives=("red", "blue", "white", "shiny", "pretty", "small", "new", "old"),
         wishes=("{She} put the {object} in a box.", "{She} cleaned the {object} with care."),
         losses=("The {object} was lost in the grass",),
     ),
 )
-OBJECTS = tuple(noun for kind in KINDS for noun in kind.nouns)
+OBJECTS = tuple(noun for kind in CATEGORIES for noun in kind.nouns)
 
 PLACES = (
     "in the park",

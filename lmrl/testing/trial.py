@@ -31,7 +31,7 @@ OWN_STEP_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What one update did: the actor's and the critic's gradients (or the change in a step of the optimizer's own)."""
 
     gradients: dict[str, Tensor]
@@ -105,7 +105,7 @@ class Trial:
         microbatch: int = 1_000_000,
         accelerator: ThreadAccelerator | None = None,
         supplied: frozenset[str] = EVERYTHING,
-    ) -> Outcome:
+    ) -> TrialResult:
         """Take one step from a copy of the current policy (or of ``model``) and return what it did."""
         optimizer = optimizer or self.build()
         # A step that is left out would make any two gradients equal.
@@ -124,17 +124,17 @@ class Trial:
             gradients = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
         else:
             gradients = stepper.gradients
-        return Outcome(gradients, metrics)
+        return TrialResult(gradients, metrics)
 
-    def update_over_ranks(self, shares: Sequence[Any]) -> Outcome:
+    def update_over_ranks(self, shares: Sequence[Any]) -> TrialResult:
         """Take the same step with each rank holding its share of the experience."""
 
-        def work(accelerator: ThreadAccelerator, rank: int) -> Outcome:
+        def work(accelerator: ThreadAccelerator, rank: int) -> TrialResult:
             return self.update(shares[rank], accelerator=accelerator)
 
         return run_ranks(work, len(shares))[0]
 
-    def difference(self, one: Outcome, other: Outcome) -> float:
+    def difference(self, one: TrialResult, other: TrialResult) -> float:
         """Return the largest difference of two updates as a share of the largest entry; 0 where it is rounding."""
         scale = max((float(gradient.abs().max()) for gradient in one.gradients.values()), default=0.0)
         found = max(

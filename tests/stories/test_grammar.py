@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lmrl.errors import SettingsError
 from lmrl.stories import is_happy, object_consistency, story, story_hero, story_object, story_place
 from lmrl.stories.grammar import TURNS, in_split
-from lmrl.stories.words import GIRLS, HEROES, KINDS, OBJECTS, PLACES
+from lmrl.stories.words import CATEGORIES, GIRLS, HEROES, OBJECTS, PLACES
 
 
 @given(st.integers())
@@ -69,7 +69,7 @@ def test_the_log_probability_of_a_story_by_hand():
     generator = random.Random(2)
     without_friend = [told for told in (story(generator) for _ in range(300)) if _plain(told)]
     told = next(one for one in without_friend if not one.happy and "big dog" in one.text)
-    kind = next(kind for kind in KINDS if told.object in kind.nouns)
+    kind = next(kind for kind in CATEGORIES if told.object in kind.nouns)
     ways = [16, len(OBJECTS), len(kind.adjectives), 10, 3, 10, 5, 6, 4, 5]
     expected = -sum(math.log(way) for way in ways) + math.log(0.6) + math.log(0.7)
     assert told.log_probability == pytest.approx(expected)

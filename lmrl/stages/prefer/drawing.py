@@ -29,7 +29,7 @@ from lmrl.rewards.scorable import scorable_rows
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import model_path
 from lmrl.stages.prefer.config import PreferConfig
-from lmrl.stages.prefer.samples import PROMPTS_FILE, SAMPLES_FILE, make_sample, write_whole
+from lmrl.stages.prefer.samples import PROMPTS_FILE, SAMPLES_FILE, make_candidates, write_whole
 from lmrl.stages.rl.checks import encode_prompts, in_turns, usable_prompts
 from lmrl.text.card import load_card
 from lmrl.text.conversation import with_variables
@@ -105,7 +105,7 @@ def draw_samples(
                 for reward in rewards:
                     reasons = [one.finish for one in own]
                     columns |= sampled_columns(reward, model.card.codec, [ids[index]] * each, sampled, reasons)
-                sample = make_sample(*_prompt_of(prompts, index), texts, cut=cut, sampled=columns)
+                sample = make_candidates(*_prompt_of(prompts, index), texts, cut=cut, sampled=columns)
                 file.write(json.dumps(sample.to_dict(), default=str).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

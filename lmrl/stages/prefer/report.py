@@ -17,7 +17,7 @@ from lmrl.annotators.annotators import Unanswered
 from lmrl.annotators.habits import Habits, find_habits
 from lmrl.annotators.journal import REPEATED
 from lmrl.stages.prefer.config import GOLD
-from lmrl.stages.prefer.samples import Sample
+from lmrl.stages.prefer.samples import Candidates
 from lmrl.statistics.intervals import Interval
 
 REPORT_FILE = "report.json"
@@ -69,7 +69,7 @@ class PreferReport:
 
 
 def make_report(
-    samples: Sequence[Sample],
+    samples: Sequence[Candidates],
     answers: Mapping[str, Mapping[int, Judgement | Unanswered]],
     counts: Mapping[str, Mapping[str, int]],
     skipped: Mapping[str, int],

@@ -40,7 +40,7 @@ _TO_BE_RANKED = Shape("completions to be ranked", UNRANKED)
 
 
 @dataclass(frozen=True)
-class Sample:
+class Candidates:
     """A prompt and its distinct completions; ``drawn`` says how often each came, ``cut`` how many ran into a limit."""
 
     comparison: Comparison
@@ -70,15 +70,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
+class CandidateSet:
     """All samples of a run, and what was left out on the way, by reason."""
 
-    samples: list[Sample]
+    samples: list[Candidates]
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def make_sample(
+def make_candidates(
     prompt: Prompt,
     prompt_text: str,
     columns: Mapping[str, Any],
@@ -86,7 +86,7 @@ def make_sample(
     gold_ranks: Sequence[int] = (),
     cut: int = 0,
     sampled: Mapping[str, Sequence[Any]] | None = None,
-) -> Sample:
+) -> Candidates:
     """Return a sample of the distinct completions; those that differ in the white space around them are one.
 
     ``sampled`` are columns about the sampling, with one value per completion.
@@ -103,10 +103,10 @@ def make_sample(
     gold = compact_ranks([gold_ranks[index] for index in kept]) if gold_ranks else ()
     own = {name: [values[index] for index in kept] for name, values in (sampled or {}).items()}
     comparison = Comparison(prompt, prompt_text, tuple(completions[index] for index in kept), columns, own)
-    return Sample(comparison, tuple(drawn), cut, gold)
+    return Candidates(comparison, tuple(drawn), cut, gold)
 
 
-def read_completions(settings: RowSettings) -> Samples:
+def read_completions(settings: RowSettings) -> CandidateSet:
     """Return the completions in a file: of rows with prompt and completions, or of any shape of rankings.
 
     Ranks or scores in the rows, or columns ``gold_ranks`` or ``gold_scores``, become gold ranks. Raises ``DataError``.
@@ -123,11 +123,11 @@ def read_completions(settings: RowSettings) -> Samples:
         if texts is None:
             skipped["answers of several turns"] = skipped.get("answers of several turns", 0) + 1
             continue
-        samples.append(make_sample(ranking.prompt, as_text(ranking.prompt), ranking.columns, texts, ranking.ranks))
-    return _checked(Samples(samples, skipped, found.notes), settings.path)
+        samples.append(make_candidates(ranking.prompt, as_text(ranking.prompt), ranking.columns, texts, ranking.ranks))
+    return _checked(CandidateSet(samples, skipped, found.notes), settings.path)
 
 
-def scorable_samples(samples: Samples, rewards: Sequence[RewardFunction], config: PreferConfig) -> Samples:
+def scorable_samples(samples: CandidateSet, rewards: Sequence[RewardFunction], config: PreferConfig) -> CandidateSet:
     """Return the samples whose answer columns every reward can read; the others are counted.
 
     Raises ``RewardError`` if a reward needs a column that is missing.
@@ -139,10 +139,10 @@ def scorable_samples(samples: Samples, rewards: Sequence[RewardFunction], config
     if len(places) == len(kept):
         return samples
     skipped = {**samples.skipped, "answers that a reward cannot read": len(kept) - len(places)}
-    return Samples([kept[place] for place in places], skipped, samples.notes)
+    return CandidateSet([kept[place] for place in places], skipped, samples.notes)
 
 
-def write_samples(folder: Path, samples: Samples) -> None:
+def write_samples(folder: Path, samples: CandidateSet) -> None:
     """Write ``samples.jsonl`` in one piece, and beside it what was left out."""
     log_notes(logger, samples.notes)
     write_whole(folder / PROMPTS_FILE, [{"skipped": samples.skipped}])
@@ -159,7 +159,7 @@ def write_whole(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     partial.replace(path)
 
 
-def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
+def load_samples(folder: Path) -> tuple[list[Candidates], dict[str, int]]:
     """Return the samples of a run and what was left out, by reason.
 
     Raises ``ResumeError`` for a file that has been changed by hand.
@@ -174,7 +174,7 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
             comparison = Comparison(
                 prompt, row["prompt_text"], tuple(row["completions"]), row["columns"], row.get("sampled", {})
             )
-            samples.append(Sample(comparison, tuple(row["drawn"]), row["cut"], tuple(row["gold_ranks"])))
+            samples.append(Candidates(comparison, tuple(row["drawn"]), row["cut"], tuple(row["gold_ranks"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ResumeError(
                 f"{folder / SAMPLES_FILE}, line {number} is no sample ({error!r}); it has been changed by hand, so "
@@ -184,8 +184,8 @@ def load_samples(folder: Path) -> tuple[list[Sample], dict[str, int]]:
     return samples, skipped
 
 
-def _unranked(opened: Opened, settings: RowSettings) -> Samples:
-    samples: list[Sample] = []
+def _unranked(opened: Opened, settings: RowSettings) -> CandidateSet:
+    samples: list[Candidates] = []
     tally = Tally(settings.path)
     reading = Reading(opened, _TO_BE_RANKED, "logged")
     for number, row in enumerate(opened.rows[: settings.limit or None], start=1):
@@ -204,13 +204,13 @@ def _unranked(opened: Opened, settings: RowSettings) -> Samples:
             tally.skip(skip, number)
             continue
         columns = {name: value for name, value in row.items() if name not in UNRANKED}
-        samples.append(make_sample(prompt, as_text(prompt), columns, texts, gold))
+        samples.append(make_candidates(prompt, as_text(prompt), columns, texts, gold))
     note = f"{settings.path}: {len(samples)} prompts with completions to be ranked"
     notes = (note, *opened.notes, *reading.notes(), *tally.notes())
-    return _checked(Samples(samples, tally.skipped, notes), settings.path)
+    return _checked(CandidateSet(samples, tally.skipped, notes), settings.path)
 
 
-def _checked(samples: Samples, where: str) -> Samples:
+def _checked(samples: CandidateSet, where: str) -> CandidateSet:
     """Return the samples. Raises ``DataError`` if there is nothing to rank, or if no table could hold the prompts."""
     texts = sum(isinstance(sample.comparison.prompt, str) for sample in samples.samples)
     if 0 < texts < len(samples.samples):

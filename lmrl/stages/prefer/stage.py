@@ -28,8 +28,8 @@ from lmrl.stages.prefer.config import GOLD, PreferConfig
 from lmrl.stages.prefer.report import PreferReport, make_report, plot_report, write_report
 from lmrl.stages.prefer.samples import (
     SAMPLES_FILE,
-    Sample,
-    Samples,
+    Candidates,
+    CandidateSet,
     load_samples,
     read_completions,
     scorable_samples,
@@ -128,7 +128,7 @@ def _source(
 
 def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: Any, progress: bool) -> PreferResult:
     folder = Path(config.run.folder)
-    if isinstance(source, Samples):
+    if isinstance(source, CandidateSet):
         write_samples(folder, source)
     elif source is not None:
         from lmrl.stages.prefer.drawing import draw_samples
@@ -161,7 +161,11 @@ class _Answers:
 
 
 def _ask_all(
-    config: PreferConfig, annotators: Mapping[str, Annotator], samples: Sequence[Sample], folder: Path, progress: bool
+    config: PreferConfig,
+    annotators: Mapping[str, Annotator],
+    samples: Sequence[Candidates],
+    folder: Path,
+    progress: bool,
 ) -> tuple[_Answers, dict[str, str], bool, AnnotatorError | None]:
     found, stopped = _Answers({}, {}), {}
     interrupted, failure = False, None
@@ -228,7 +232,7 @@ def _ask(
 
 
 def _write(
-    config: PreferConfig, samples: Sequence[Sample], answers: _Answers, folder: Path
+    config: PreferConfig, samples: Sequence[Candidates], answers: _Answers, folder: Path
 ) -> tuple[Path | None, Path | None]:
     """Write the rankings and pairs of the annotators that the output names, and return the files."""
     suffix = config.output.format

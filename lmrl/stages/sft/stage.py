@@ -29,7 +29,7 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.sft.batches import can_pack
 from lmrl.stages.sft.config import SFTConfig
 from lmrl.stages.sft.rows import EncodedSet, Question, encode_examples, question_of
-from lmrl.stages.sft.task import Sample, SFTTask
+from lmrl.stages.sft.task import SampleText, SFTTask
 from lmrl.text.chat_setup import ChatSetup, add_token_rows, set_up_chat
 from lmrl.text.turns import end_turns
 from lmrl.training.devices import make_accelerator
@@ -61,8 +61,8 @@ class SFTResult:
     held_out: int
     before: dict[str, float]
     after: dict[str, float]
-    samples_before: list[Sample]
-    samples: list[Sample]
+    samples_before: list[SampleText]
+    samples: list[SampleText]
     skipped: dict[str, int]
     notes: tuple[str, ...]
     trained_parameters: int

@@ -27,7 +27,7 @@ from lmrl.text.folders import copy_tokenizer
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleText:
     """A held-out prompt with the data's answer and the model's."""
 
     prompt: str
@@ -61,8 +61,8 @@ class SFTTask:
     seed: int
     dtype: torch.dtype = torch.float32
     unit: str = "token"
-    samples: list[Sample] = field(default_factory=list)
-    first_samples: list[Sample] = field(default_factory=list)
+    samples: list[SampleText] = field(default_factory=list)
+    first_samples: list[SampleText] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.model = self.language_model.model
@@ -118,7 +118,7 @@ class SFTTask:
         rows = [question.ids for question in self.questions]
         answers = sample_texts(self.language_model, rows, self.spec, derive_seed(self.seed, "samples"))
         self.samples = [
-            Sample(question.prompt, question.reference, answer.text.strip())
+            SampleText(question.prompt, question.reference, answer.text.strip())
             for question, answer in zip(self.questions, answers, strict=True)
         ]
         self.first_samples = self.first_samples or self.samples

@@ -1,0 +1,49 @@
+"""A plugin of version 0.1 stops with an error that says where its imports are now."""
+
+import importlib
+import re
+
+import pytest
+
+from lmrl.errors import PluginError
+from lmrl.plugins import PluginManager
+from lmrl.plugins.moved import MOVED, NAMES
+
+IMPORTS = {
+    "import lmrl.ops": "lmrl.algorithms",
+    "from lmrl.optimizer import Loss, PolicyOptimizer": "lmrl.algorithms",
+    "from lmrl.specs import Needs, OptimizerSpec": "lmrl",
+    "from lmrl.env.text_generation import TextGenEnv": "lmrl.envs",
+    "from lmrl.models import response_texts": "lmrl.text",
+    "from lmrl.bench.tasks.sums import texts": "lmrl_suites.tasks",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_the_error_names_the_new_place(statement, tmp_path):
+    file = tmp_path / "old.py"
+    file.write_text(f"from lmrl import hookimpl\n{statement}\n", encoding="utf-8")
+    with pytest.raises(PluginError, match=rf"is (in )?{re.escape(IMPORTS[statement])} now; docs/migration.md lists"):
+        PluginManager([file], entry_points=[], strict=True)
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_the_old_place_is_gone_and_the_new_one_is_there(old):
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(old)
+    for new in MOVED[old].split(" and "):
+        importlib.import_module(new)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_a_name_is_where_the_advice_says(module, name):
+    assert not hasattr(importlib.import_module(module), name)
+    assert hasattr(importlib.import_module(NAMES[module, name]), name)
+
+
+def test_other_import_errors_get_no_advice(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import nowhere_at_all\n", encoding="utf-8")
+    with pytest.raises(PluginError) as caught:
+        PluginManager([file], entry_points=[], strict=True)
+    assert "migration" not in str(caught.value)
