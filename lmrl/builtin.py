@@ -49,6 +49,7 @@ def lmrl_engines() -> Iterable[EngineSpec]:
             settings=TransformersEngineSettings,
             summary="Decodes any transformers causal language model with a key-value cache.",
             streams=True,
+            exact=True,
         )
     ]
 

@@ -35,7 +35,7 @@ def differences(size: str, fast_path: bool) -> torch.Tensor:
     with torch.no_grad():
         logprobs = model(rows, use_cache=False).logits[:, inputs.prompt_ids.shape[1] - 1 : -1].log_softmax(-1)
     again = logprobs.gather(-1, inputs.response_ids[..., None]).squeeze(-1)
-    return (again - samples.behavior_logprobs)[samples.action_mask].abs()
+    return (again - samples.sampler_logprobs)[samples.action_mask].abs()
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def shape_rewards(
 
 
 def kl_losses(
-    logprobs: Tensor, behavior_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, settings: KLSettings
+    logprobs: Tensor, proximal_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, settings: KLSettings
 ) -> Tensor:
     """Return the penalty per token (B, T) to add, times beta, to an optimizer's losses.
 
@@ -93,7 +93,7 @@ def kl_losses(
     if settings.estimator != "k1":
         return kl_estimate(logprobs, reference_logprobs, settings.estimator).masked_fill(~mask, 0)
     to_go = returns_to_go((logprobs - reference_logprobs).detach().masked_fill(~mask, 0), mask)
-    return ((logprobs - behavior_logprobs).exp() * to_go).masked_fill(~mask, 0)
+    return ((logprobs - proximal_logprobs).exp() * to_go).masked_fill(~mask, 0)
 
 
 class KLController:

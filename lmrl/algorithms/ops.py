@@ -124,7 +124,7 @@ def kl_divergence(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
 
 def clipped_surrogate(
     logprobs: Tensor,
-    behavior_logprobs: Tensor,
+    proximal_logprobs: Tensor,
     advantages: Tensor,
     clip_low: float,
     clip_high: float,
@@ -137,7 +137,7 @@ def clipped_surrogate(
     ``dual_clip`` above 1 bounds the loss where A < 0 by -dual_clip A, however large the ratio (Ye et al. 2020, eq. 5);
     0 switches it off.
     """
-    ratio = torch.exp(logprobs - behavior_logprobs)
+    ratio = torch.exp(logprobs - proximal_logprobs)
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
     unclipped_objective, clipped_objective = ratio * advantages, bounded * advantages
     clipped = clipped_objective < unclipped_objective
@@ -255,9 +255,9 @@ def group_normalise(
     return centred / deviation
 
 
-def sequence_log_ratios(logprobs: Tensor, behavior_logprobs: Tensor, mask: Tensor) -> Tensor:
+def sequence_log_ratios(logprobs: Tensor, proximal_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Return each row's mean log-ratio over its actions, (B,): the log of GSPO's s_i (Zheng et al. 2025, eq. 7)."""
-    return (logprobs - behavior_logprobs).masked_fill(~mask, 0).sum(1) / mask.sum(1).clamp_min(1)
+    return (logprobs - proximal_logprobs).masked_fill(~mask, 0).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:

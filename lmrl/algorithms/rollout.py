@@ -71,16 +71,17 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a decode engine returns: tokens, who sampled them how likely, and how each row ended.
+    """What a decode engine returns: tokens, their log-probabilities, and how each row ended.
 
-    ``behavior_logprobs`` (B, T) float32 is the log-probability under the distribution that the token was drawn from.
+    ``sampler_logprobs`` (B, T) float32: under the distribution that the token was drawn from, after temperature and
+    forbidden tokens.
     ``finish_reasons`` (B,) int8 holds ``lmrl.engines.FinishReason`` codes. ``group`` (B,) int64 numbers the prompts:
     rows with one number share a prompt.
     """
 
     inputs: TextInputs
     action_mask: Tensor
-    behavior_logprobs: Tensor
+    sampler_logprobs: Tensor
     terminated: Tensor
     truncated: Tensor
     finish_reasons: Tensor
@@ -125,12 +126,19 @@ class UndeclaredNeed(LmrlError, AttributeError):
 class Rollout:
     """What an optimizer's ``advantages`` receives: B episodes of at most T steps.
 
-    Shapes: ``action_mask`` (B, T) bool, ``behavior_logprobs`` (B, T), ``rewards`` (B, T) with the KL shaping already in
-    when it is placed in the reward, ``scores`` (B,) the unshaped return of each episode, ``terminated`` and
-    ``truncated`` (B,) bool, ``group`` (B,) int64. ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state
-    after the last action, used for truncated rows) and ``reference_logprobs`` (B, T) exist when the optimizer's spec
-    declares the need; reading them otherwise raises ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score
-    of the greedy answer to each row's prompt, NaN where that answer has none.
+    Shapes: ``action_mask`` (B, T) bool, ``sampler_logprobs`` and ``proximal_logprobs`` (B, T), ``policy_version`` and
+    ``turn`` (B, T) int64, ``rewards`` (B, T) with the KL shaping already in when it is placed in the reward, ``scores``
+    (B,) the unshaped return of each episode, ``terminated`` and ``truncated`` (B,) bool, ``group`` (B,) int64.
+    ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state after the last action, used for truncated rows)
+    and ``reference_logprobs`` (B, T) exist when the optimizer's spec declares the need; reading them otherwise raises
+    ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score of the greedy answer to each row's prompt, NaN
+    where that answer has none.
+
+    ``sampler_logprobs`` are under the distribution that each token was drawn from; ``proximal_logprobs`` under the
+    policy at the start of the update, in the update's precision. Ratios, clipping and the KL use the latter. They are
+    one tensor where the engine is exact and every token has the current version; that is the default.
+    ``policy_version`` says which weights drew each token (0 by default), ``turn`` numbers the turns of a trajectory (0
+    by default).
 
     ``scored`` (B,) bool is True where the episode has a score; elsewhere ``scores`` is 0 and means nothing: leave these
     rows out of every mean, pair and comparison. It defaults to ``~truncated``, because a truncated row's score is
@@ -141,7 +149,7 @@ class Rollout:
 
     inputs: Any
     action_mask: Tensor
-    behavior_logprobs: Tensor
+    sampler_logprobs: Tensor
     rewards: Tensor
     scores: Tensor
     terminated: Tensor
@@ -150,8 +158,16 @@ class Rollout:
     declared: Mapping[str, Tensor] = field(default_factory=dict)
     scored: Tensor = None  # type: ignore[assignment]  # set below
     loss_mask: Tensor = None  # type: ignore[assignment]
+    proximal_logprobs: Tensor = None  # type: ignore[assignment]
+    policy_version: Tensor = None  # type: ignore[assignment]
+    turn: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.proximal_logprobs is None:
+            object.__setattr__(self, "proximal_logprobs", self.sampler_logprobs)
+        for name in ("policy_version", "turn"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, torch.zeros_like(self.action_mask, dtype=torch.long))
         scored = ~self.truncated if self.scored is None else self.scored
         mask = self.loss_mask
         if mask is None:
@@ -243,9 +259,14 @@ class Batch:
         return self.rollout.loss_mask
 
     @property
-    def behavior_logprobs(self) -> Tensor:
+    def sampler_logprobs(self) -> Tensor:
         """Log-probabilities under the distribution that was sampled from, (B, T)."""
-        return self.rollout.behavior_logprobs
+        return self.rollout.sampler_logprobs
+
+    @property
+    def proximal_logprobs(self) -> Tensor:
+        """Log-probabilities under the policy at the start of the update, (B, T): the old policy of every ratio."""
+        return self.rollout.proximal_logprobs
 
     @property
     def group(self) -> Tensor:

@@ -84,7 +84,7 @@ def sample_texts(
     require_sampled_ids(samples.inputs.response_ids, model.card)
     lengths = samples.inputs.response_lengths.tolist()
     rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
-    logprobs = [row[:length] for row, length in zip(samples.behavior_logprobs.tolist(), lengths, strict=True)]
+    logprobs = [row[:length] for row, length in zip(samples.sampler_logprobs.tolist(), lengths, strict=True)]
     texts = response_texts(codec, prompts, rows, spec.eos_ids, spec.stop_strings)
     reasons = [FinishReason(code) for code in samples.finish_reasons.tolist()]
     return [Completion(*parts) for parts in zip(texts, rows, logprobs, reasons, strict=True)]

@@ -294,7 +294,7 @@ def _samples(prompts: Sequence[Sequence[int]], store: _Store, spec: SamplingSpec
     return Samples(
         inputs=TextInputs(prompt_ids.to(device), lengths.to(device), store.ids[:, :width].contiguous(), store.lengths),
         action_mask=lengths_to_mask(store.lengths, width),
-        behavior_logprobs=store.logprobs[:, :width].contiguous(),
+        sampler_logprobs=store.logprobs[:, :width].contiguous(),
         terminated=terminated,
         truncated=truncated,
         finish_reasons=store.codes.to(torch.int8),

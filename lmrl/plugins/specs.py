@@ -36,6 +36,9 @@ class Needs:
     mask_policy: bool = False
     """Tokens are drawn, and evaluated, within the sets that an older copy of the policy finds likely. The optimizer's
     settings are ``lmrl.algorithms.optimizer.MaskSettings``."""
+    importance: bool = True
+    """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
+    distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class EngineSpec:
     draws_from_policy: bool = True
     streams: bool = False
     """``generate`` takes ``on_finished``, and tells it of rows that are complete while it samples the others."""
+    exact: bool = False
+    """Its log-probabilities are those of the update's own forward pass up to rounding in float32. Otherwise, and in
+    lower precision, one more pass computes ``rollout.proximal_logprobs``."""
 
 
 @dataclass(frozen=True)

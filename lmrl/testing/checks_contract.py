@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmrl.algorithms.kl import shaping_term
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
@@ -27,6 +28,7 @@ NEEDS = {
     "greedy_scores": "no rollout.greedy_scores",
     "action_values": "none of the policy's action values",
 }
+PROPORTIONAL = 1e-4
 PENALTY = 10.0
 """The KL coefficient of the penalty that an update must react to."""
 
@@ -177,8 +179,35 @@ def check_first_step(trial: Trial) -> str:
         if not math.isclose(found, expected, abs_tol=1e-4):
             return (
                 f"before the first step the metric {name} is {found:.4g}; expected {expected:g}, because the policy "
-                "is still the one that sampled: compare policy.evaluate(batch).logprobs with batch.behavior_logprobs"
+                "is still the one that sampled: compare policy.evaluate(batch).logprobs with batch.proximal_logprobs"
             )
+    return ""
+
+
+@torch.no_grad()
+def check_importance(trial: Trial) -> str:
+    """The loss of the policy is proportional to ``batch.advantages``, so that weights on them correct the samples."""
+    data, optimizer = trial.experience(), trial.build()
+    if not isinstance(data, Rollout) or optimizer.defines("pairs") or not trial.spec.needs.importance:
+        return ""
+    batch, policy = trial.batch(optimizer, data), ToyPolicy(trial.policy)
+    factors = 1 + torch.arange(len(batch)) % 3  # of rows: some losses are of whole rows
+
+    def losses(factor: Tensor) -> Tensor:
+        policy.forget()
+        changed = replace(batch, advantages=batch.advantages * factor[:, None])
+        return optimizer.loss(policy, _with_means(optimizer, policy, changed)).losses
+
+    rest = losses(torch.zeros_like(factors))
+    once = losses(torch.ones_like(factors)) - rest
+    scale = (factors if once.ndim == 1 else factors[:, None]) * once
+    difference = (losses(factors) - rest - scale).abs().max()
+    if difference > PROPORTIONAL * once.abs().max().clamp_min(1e-6):
+        return (
+            "with the advantages of some rows doubled or tripled the loss does not grow by as much; expected a loss of "
+            "the policy that is proportional to batch.advantages, because the trainer corrects samples of another "
+            "distribution by weighting them: multiply by batch.advantages, or declare Needs(importance=False)"
+        )
     return ""
 
 
@@ -187,7 +216,7 @@ def _with_penalty(trial: Trial, data: Rollout) -> Rollout:
     """Return the rollout with a further KL penalty in the rewards of every action but the last of a row."""
     reference = logprobs_of(trial.reference, data.inputs, data.action_mask)
     behind = data.action_mask.long().flip(1).cumsum(1).flip(1)
-    penalty = shaping_term(data.behavior_logprobs, reference, PENALTY).masked_fill(behind < 2, 0)
+    penalty = shaping_term(data.proximal_logprobs, reference, PENALTY).masked_fill(behind < 2, 0)
     return replace(data, rewards=data.rewards + penalty)
 
 

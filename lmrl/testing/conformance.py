@@ -26,6 +26,7 @@ CHECKS: dict[str, Check] = {
     "mutation": checks_contract.check_mutation,
     "state": checks_contract.check_state,
     "first_step": checks_contract.check_first_step,
+    "importance": checks_contract.check_importance,
     "mask": checks_invariance.check_mask,
     "padding": checks_invariance.check_padding,
     "bootstrap": checks_invariance.check_bootstrap,

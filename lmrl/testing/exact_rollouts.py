@@ -38,7 +38,7 @@ def make_rollout(
     return Rollout(
         inputs=problem.inputs.select(rows),
         action_mask=mask,
-        behavior_logprobs=logprobs,
+        sampler_logprobs=logprobs,
         rewards=shape_rewards(scores, logprobs, reference_logprobs, mask, kl, kl.beta),
         scores=scores,
         terminated=torch.ones_like(group, dtype=torch.bool),

@@ -87,7 +87,7 @@ def make_rollout(request: Request) -> Rollout:
     return Rollout(
         inputs=made.inputs,
         action_mask=made.mask,
-        behavior_logprobs=made.logprobs,
+        sampler_logprobs=made.logprobs,
         rewards=rewards,
         scores=scores,
         terminated=~truncated,

@@ -22,6 +22,7 @@ from lmrl.algorithms.rollout import Advantages, Batch, Rollout, split_by_length
 from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.minibatch import WholeMinibatch
+from lmrl.training.proximal import importance_weights
 from lmrl.training.run import require_finite
 from lmrl.training.schedule import schedule_factor
 from lmrl.training.update_settings import TrainSettings
@@ -82,7 +83,9 @@ class Updater:
         accelerator: Any,
         settings: TrainSettings,
         kl: KLSettings,
+        importance: bool = True,
     ) -> None:
+        self.importance = importance
         self.optimizer = optimizer
         self.policy = policy
         self.torch_optimizer = torch_optimizer
@@ -101,10 +104,21 @@ class Updater:
         advantages = global_advantages(self.optimizer, rollout, self.accelerator)
         batch = Batch.from_rollout(rollout, advantages)
         total = MetricMeans()
+        if rollout.proximal_logprobs is not rollout.sampler_logprobs:
+            batch = self._corrected(batch, total)
         for name, column in advantages.metrics.items():
             total.add(name, column, batch.loss_mask)
         total.add("advantage", batch.advantages, batch.loss_mask)
         return self.learn(batch, beta, update, seed, total)
+
+    def _corrected(self, batch: Batch, total: MetricMeans) -> Batch:
+        """Return the batch with advantages that are weighted for samples of another distribution, unless opted out."""
+        weights = importance_weights(
+            batch.proximal_logprobs, batch.sampler_logprobs, batch.loss_mask, self.settings.importance_cap
+        )
+        total.add("importance_weight", weights, batch.loss_mask)
+        total.add("importance_weight_squared", weights.square(), batch.loss_mask)
+        return replace(batch, advantages=batch.advantages * weights) if self.importance else batch
 
     def learn(
         self, batch: Experience, beta: float, update: int, seed: int, total: MetricMeans | None = None
@@ -125,7 +139,12 @@ class Updater:
                 steps += 1
             if stopped:
                 break
-        metrics = {f"optimizer/{name}": value for name, value in total.means(self.accelerator).items()}
+        means = total.means(self.accelerator)
+        if "importance_weight_squared" in means:
+            squared = means.pop("importance_weight_squared")
+            # Kish's effective sample size as a share of the tokens.
+            means["effective_sample_share"] = means["importance_weight"] ** 2 / squared if squared else 0.0
+        metrics = {f"optimizer/{name}": value for name, value in means.items()}
         return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
 
     def _step(self, minibatch: Experience, beta: float, epoch: int, where: str, total: MetricMeans) -> bool:
@@ -202,7 +221,7 @@ class Updater:
         if isinstance(part, Batch) and self.kl.placement == "loss" and beta > 0:
             now = self.policy.evaluate(part).logprobs
             reference = part.rollout.reference_logprobs
-            penalty = kl_losses(now, part.behavior_logprobs, reference, part.action_mask, self.kl)
+            penalty = kl_losses(now, part.proximal_logprobs, reference, part.action_mask, self.kl)
             means.add("kl_loss", penalty, mask)
             share = share + beta * aggregate_losses(penalty, mask, aggregation, token_count, row_count)
         return share
@@ -240,7 +259,7 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
     whole = Rollout(
         inputs=None,
         action_mask=collect(rollout.action_mask.long()).bool(),
-        behavior_logprobs=collect(rollout.behavior_logprobs),
+        sampler_logprobs=collect(rollout.sampler_logprobs),
         rewards=collect(rollout.rewards),
         scores=collect(rollout.scores),
         terminated=collect(rollout.terminated.long()).bool(),
@@ -249,6 +268,9 @@ def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, acceler
         declared={name: collect(column) for name, column in sorted(rollout.declared.items())},
         scored=collect(rollout.scored.long()).bool(),
         loss_mask=collect(rollout.loss_mask.long()).bool(),
+        proximal_logprobs=collect(rollout.proximal_logprobs),
+        policy_version=collect(rollout.policy_version),
+        turn=collect(rollout.turn),
     )
     answer = optimizer.advantages(whole)
     mine = slice(rank * rows, (rank + 1) * rows)

@@ -31,6 +31,9 @@ class TrainSettings:
     """Peak learning rate of the value head, which starts at zero."""
     separate_critic: bool = False
     """Give the value function a trunk of its own, a copy of the starting policy's, instead of the policy's."""
+    importance_cap: float = 2.0
+    """The largest weight that corrects a token for samples of another distribution than the policy's. Used in lower
+    precision and with engines whose log-probabilities are not exact."""
     resamples: int = 3
     """For optimizers that sample uninformative groups anew: how often at the most in one update."""
     warmup_updates: int = 0
@@ -52,6 +55,7 @@ class TrainSettings:
             "microbatch_tokens",
             "microbatch_memory",
             "resamples",
+            "importance_cap",
             "warmup_updates",
             "max_gradient_norm",
             "weight_decay",

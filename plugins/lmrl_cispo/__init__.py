@@ -48,14 +48,14 @@ class CISPO(PolicyOptimizer):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return -weight * advantage * log pi of every token."""
         logprobs = policy.evaluate(batch).logprobs
-        ratio = (logprobs - batch.behavior_logprobs).exp().detach()
+        ratio = (logprobs - batch.proximal_logprobs).exp().detach()
         weight = ratio.clamp(self.settings.weight_floor, self.settings.weight_bound)
         losses = -weight * batch.advantages * logprobs
         metrics = {
             "policy_loss": losses,
             "ratio": ratio,
             "clip_fraction": (weight != ratio).float(),
-            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, logprobs, "k3"),
+            "approximate_kl": ops.kl_estimate(batch.proximal_logprobs, logprobs, "k3"),
         }
         return Loss(losses, metrics)
 

@@ -87,7 +87,7 @@ def make_rollout(module: ActorCritic, pieces: Sequence[Piece], with_values: bool
     return Rollout(
         inputs=ObservationInputs(observations, actions, lengths),
         action_mask=mask,
-        behavior_logprobs=_padded([torch.tensor(piece.logprobs) for piece in pieces], width),
+        sampler_logprobs=_padded([torch.tensor(piece.logprobs) for piece in pieces], width),
         rewards=rewards,
         scores=rewards.sum(1),
         terminated=terminated,

@@ -92,12 +92,12 @@ class GRPO(PolicyOptimizer):
         """Return the clipped surrogate of every token."""
         now = policy.evaluate(batch)
         low, high = self.settings.clip_range, self.settings.clip_range_high or self.settings.clip_range
-        losses, clipped = ops.clipped_surrogate(now.logprobs, batch.behavior_logprobs, batch.advantages, low, high)
+        losses, clipped = ops.clipped_surrogate(now.logprobs, batch.proximal_logprobs, batch.advantages, low, high)
         metrics = {
             "policy_loss": losses,
             "clip_fraction": clipped.float(),
-            "ratio": (now.logprobs - batch.behavior_logprobs).exp(),
-            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+            "ratio": (now.logprobs - batch.proximal_logprobs).exp(),
+            "approximate_kl": ops.kl_estimate(batch.proximal_logprobs, now.logprobs, "k3"),
         }
         return Loss(losses, metrics)
 

@@ -61,7 +61,7 @@ class GSPO(PolicyOptimizer):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return the clipped surrogate of every answer."""
         now = policy.evaluate(batch)
-        log_ratios = ops.sequence_log_ratios(now.logprobs, batch.behavior_logprobs, batch.action_mask)
+        log_ratios = ops.sequence_log_ratios(now.logprobs, batch.proximal_logprobs, batch.action_mask)
         low, high = self.settings.clip_range, self.settings.clip_range_high or self.settings.clip_range
         losses, clipped = ops.clipped_surrogate(
             log_ratios, log_ratios.new_zeros(len(log_ratios)), batch["answer_advantages"], low, high
@@ -70,7 +70,7 @@ class GSPO(PolicyOptimizer):
             "policy_loss": losses,
             "clip_fraction": clipped.float(),
             "ratio": log_ratios.exp(),
-            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+            "approximate_kl": ops.kl_estimate(batch.proximal_logprobs, now.logprobs, "k3"),
         }
         return Loss(losses, metrics)
 

@@ -46,7 +46,7 @@ class NLPO(ActorCritic):
         """Return clipped surrogate + value loss - entropy bonus of every token."""
         settings, now = self.settings, policy.evaluate(batch)
         surrogate, clipped = ops.clipped_surrogate(
-            now.logprobs, batch.behavior_logprobs, batch.advantages, settings.clip_range, settings.clip_range
+            now.logprobs, batch.proximal_logprobs, batch.advantages, settings.clip_range, settings.clip_range
         )
         value_loss = ops.clipped_value_loss(
             now.values, batch["old_values"], batch["returns"], settings.value_clip_range
@@ -59,8 +59,8 @@ class NLPO(ActorCritic):
             "policy_loss": surrogate,
             "value_loss": value_loss,
             "clip_fraction": clipped.float(),
-            "ratio": (now.logprobs - batch.behavior_logprobs).exp(),
-            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+            "ratio": (now.logprobs - batch.proximal_logprobs).exp(),
+            "approximate_kl": ops.kl_estimate(batch.proximal_logprobs, now.logprobs, "k3"),
             "mask_size": ops.scatter_rows(sizes, batch.action_mask),
         }
         return Loss(losses, metrics)

@@ -56,7 +56,7 @@ class PPO(ActorCritic):
         now = policy.evaluate(batch)
         low, high = self.settings.clip_range, self.settings.clip_range_high or self.settings.clip_range
         surrogate, clipped = ops.clipped_surrogate(
-            now.logprobs, batch.behavior_logprobs, batch.advantages, low, high, self.settings.dual_clip
+            now.logprobs, batch.proximal_logprobs, batch.advantages, low, high, self.settings.dual_clip
         )
         value_loss = ops.clipped_value_loss(
             now.values, batch["old_values"], batch["returns"], self.settings.value_clip_range
@@ -66,8 +66,8 @@ class PPO(ActorCritic):
             "policy_loss": surrogate,
             "value_loss": value_loss,
             "clip_fraction": clipped.float(),
-            "ratio": (now.logprobs - batch.behavior_logprobs).exp(),
-            "approximate_kl": ops.kl_estimate(batch.behavior_logprobs, now.logprobs, "k3"),
+            "ratio": (now.logprobs - batch.proximal_logprobs).exp(),
+            "approximate_kl": ops.kl_estimate(batch.proximal_logprobs, now.logprobs, "k3"),
         }
         if self.settings.entropy_coefficient:
             losses = losses - self.settings.entropy_coefficient * now.entropy

@@ -73,7 +73,7 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         name="raft",
         build=RAFT,
         settings=RAFTSettings,
-        needs=Needs(minimum_group_size=2),
+        needs=Needs(minimum_group_size=2, importance=False),  # advantages say which answers are kept
         summary="Reward-ranked fine-tuning: imitates the best answers to each prompt",
         reads_rewards=False,
     )

@@ -52,8 +52,8 @@ class ReinforcePP(PolicyOptimizer):
         """Return the clipped surrogate of every token."""
         now = policy.evaluate(batch)
         clip = self.settings.clip_range
-        losses, clipped = ops.clipped_surrogate(now.logprobs, batch.behavior_logprobs, batch.advantages, clip, clip)
-        ratio = (now.logprobs - batch.behavior_logprobs).exp()
+        losses, clipped = ops.clipped_surrogate(now.logprobs, batch.proximal_logprobs, batch.advantages, clip, clip)
+        ratio = (now.logprobs - batch.proximal_logprobs).exp()
         return Loss(losses, {"policy_loss": losses, "clip_fraction": clipped.float(), "ratio": ratio})
 
 

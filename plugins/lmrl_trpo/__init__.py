@@ -49,7 +49,7 @@ class TRPO(ActorCritic):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return minus the importance-weighted advantage (eq. 14) plus the value loss of every token."""
         now = policy.evaluate(batch)
-        surrogate = -(now.logprobs - batch.behavior_logprobs).exp() * batch.advantages
+        surrogate = -(now.logprobs - batch.proximal_logprobs).exp() * batch.advantages
         value_loss = 0.5 * (now.values - batch["returns"]) ** 2
         losses = surrogate + self.settings.value_coefficient * value_loss
         return Loss(losses, {"policy_loss": surrogate, "value_loss": value_loss})

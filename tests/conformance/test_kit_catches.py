@@ -22,7 +22,7 @@ class Sound(PolicyOptimizer):
 
     def loss(self, policy, batch):
         now = policy.evaluate(batch)
-        return Loss(-batch.advantages * now.logprobs, {"ratio": (now.logprobs - batch.behavior_logprobs).exp()})
+        return Loss(-batch.advantages * now.logprobs, {"ratio": (now.logprobs - batch.proximal_logprobs).exp()})
 
 
 def spec_of(cls, needs=None, settings=OptimizerSettings):
@@ -101,6 +101,16 @@ class GroupMean(Sound):
 class ReadsScores(Sound):
     def advantages(self, rollout):
         return Advantages((rollout.scores - rollout.scores.mean())[:, None] * rollout.action_mask)
+
+
+class Imitates(Sound):
+    def loss(self, policy, batch):
+        return Loss(-(batch.advantages > 0).float() * policy.evaluate(batch).logprobs)
+
+
+class Squashes(Sound):
+    def loss(self, policy, batch):
+        return Loss(-torch.tanh(batch.advantages) * policy.evaluate(batch).logprobs)
 
 
 class ReadsTheLastReward(Sound):
@@ -247,6 +257,8 @@ DEFECTS = [
     (OneAdvantagePerRow, {"contract"}, r"advantages of a tensor of shape \(24,\).*column\[:, None\] \* mask"),
     (ReturnsATensor, {"contract"}, r"loss\(policy, batch\) returned a tensor.*return Loss\(losses\)"),
     (ReadsScores, {"rewards"}, r"a KL penalty of beta 10 .* changes nothing in the update.*reads_rewards=False"),
+    (Imitates, {"importance"}, r"doubled or tripled the loss does not grow by as much.*Needs\(importance=False\)"),
+    (Squashes, {"importance"}, r"multiply by batch.advantages"),
     (ReadsTheLastReward, {"rewards"}, r"compute credit from rollout.rewards \(rewards.sum\(1\), ops.returns_to_go\)"),
     (BestOfTheGroup, {"rewards"}, r"if the method by design compares scores alone"),
     (Detached, {"contract"}, r"the losses carry no gradient.*without detach\(\)"),

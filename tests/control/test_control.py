@@ -44,7 +44,7 @@ def test_rows_are_episodes_and_what_is_cut_is_bootstrapped():
     assert rollout.bootstrap_values.tolist() == pytest.approx([3.0] * len(pieces))
     assert rollout.scores.tolist() == [len(piece.actions) for piece in pieces], "CartPole pays 1 per step"
     outside = ~rollout.action_mask
-    for column in (rollout.rewards, rollout.behavior_logprobs, rollout.values):
+    for column in (rollout.rewards, rollout.sampler_logprobs, rollout.values):
         assert not column[outside].any()
 
 
@@ -60,7 +60,7 @@ def test_sampled_log_probabilities_are_those_of_the_policy():
     collector = Collector([gymnasium.make("CartPole-v1") for _ in range(3)], seed=0)
     rollout = make_rollout(module, collector.collect(module, 30), with_values=False)
     again = ControlPolicy(module).evaluate(rollout).logprobs
-    assert torch.allclose(again, rollout.behavior_logprobs, atol=1e-6)
+    assert torch.allclose(again, rollout.sampler_logprobs, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_run():

@@ -30,7 +30,7 @@ def test_trap_09_the_first_step_is_taken_from_where_it_was_sampled(toy):
     assert metrics["optimizer/approximate_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["optimizer/clip_fraction"] == 0
     fresh = toy().rollout(rows=24)
-    assert torch.allclose(fresh.behavior_logprobs, fresh.reference_logprobs, atol=1e-5)
+    assert torch.allclose(fresh.sampler_logprobs, fresh.reference_logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -45,7 +45,7 @@ def test_trap_11_a_restricted_support_is_renormalised_or_refused(toy, tiny_folde
     world = toy(spec=spec)
     samples = world.maker.sample(world.prompts(24), 0).samples
     again = score_logprobs(world.policy, samples.inputs, spec, 100)
-    assert torch.allclose(again, samples.behavior_logprobs, atol=1e-4)
+    assert torch.allclose(again, samples.sampler_logprobs, atol=1e-4)
     config = {"model": str(tiny_folder), "run": {"folder": str(tmp_path / "run")}, "sampling": filters}
     with pytest.raises(SettingsError, match=next(iter(filters))):
         rl(build(RLConfig, config), progress=False)
@@ -156,7 +156,7 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
     world = toy()
     rollout = world.rollout(rows=12)
     behind = dataclasses.replace(
-        rollout, behavior_logprobs=(rollout.behavior_logprobs - 0.05).masked_fill(~rollout.action_mask, 0)
+        rollout, sampler_logprobs=(rollout.sampler_logprobs - 0.05).masked_fill(~rollout.action_mask, 0)
     )
     metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(behind, 0.0, 1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(torch.tensor(0.05).exp().item(), abs=1e-4)
@@ -166,7 +166,7 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
     with torch.no_grad():
         world.policy.model.lm_head.weight.mul_(1.5)
     moved = score_logprobs(world.policy, rollout.inputs, world.spec, 100)
-    expected = (moved - rollout.behavior_logprobs).exp()[rollout.action_mask].mean().item()
+    expected = (moved - rollout.sampler_logprobs).exp()[rollout.action_mask].mean().item()
     metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(rollout, 0.0, 1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(expected, rel=1e-4) and abs(expected - 1) > 1e-3
     reference = score_logprobs(world.reference, rollout.inputs, world.spec, 100)

@@ -20,7 +20,7 @@ def check_03(world):
     samples = scored.samples
     reference = world.maker.reference_logprobs(samples) - 0.3 * samples.action_mask
     rewards = world.maker.complete(scored, reference, 0.5).rewards
-    penalty = -0.5 * (samples.behavior_logprobs - reference)
+    penalty = -0.5 * (samples.sampler_logprobs - reference)
     assert torch.allclose((rewards - penalty).sum(1), scored.scores, atol=1e-5)
     places = ((rewards - penalty).abs() > 1e-5).nonzero().tolist()
     last = samples.inputs.response_lengths - 1
@@ -64,9 +64,9 @@ def check_10(world, temperature):
     rollout = world.rollout(rows=24)
     assert world.spec.temperature == temperature
     again = scoring.score_logprobs(world.policy, rollout.inputs, world.spec, 100)
-    assert torch.allclose(again, rollout.behavior_logprobs, atol=1e-4)
+    assert torch.allclose(again, rollout.sampler_logprobs, atol=1e-4)
     reference = scoring.score_logprobs(world.reference, rollout.inputs, reference_spec(world.spec), 100)
-    assert torch.allclose(reference, rollout.behavior_logprobs, atol=1e-4)
+    assert torch.allclose(reference, rollout.sampler_logprobs, atol=1e-4)
 
 
 def check_13():
@@ -240,7 +240,7 @@ def with_junk(rollout, extra):
     mask = pad(rollout.action_mask, (0, extra))
     columns = {
         name: pad(getattr(rollout, name), (0, extra)).masked_fill(~mask, 1e3)
-        for name in ("behavior_logprobs", "rewards")
+        for name in ("sampler_logprobs", "rewards")
     }
     declared = {
         name: pad(column, (0, extra)).masked_fill(~mask, 1e3) if column.ndim == 2 else column

@@ -40,11 +40,11 @@ def sampled(model, spec, mask, prompts=PROMPTS, seed=3, rows=256):
 
 
 def batch_of(samples):
-    flat = 0 * samples.behavior_logprobs
+    flat = 0 * samples.sampler_logprobs
     rollout = Rollout(
         samples.inputs,
         samples.action_mask,
-        samples.behavior_logprobs,
+        samples.sampler_logprobs,
         flat,
         flat.sum(1),
         samples.terminated,
@@ -84,7 +84,7 @@ def test_every_sampled_token_lies_in_its_set_and_is_as_likely_as_within_it(folde
                 logits = model(torch.tensor([ids])).logits[0, -1].masked_fill(~kept, -torch.inf)
             assert kept[token], "never forced in: it was drawn from the set"
             expected = spec.log_distribution(logits)[token]
-            assert float(samples.behavior_logprobs[row, step]) == pytest.approx(float(expected), abs=1e-4)
+            assert float(samples.sampler_logprobs[row, step]) == pytest.approx(float(expected), abs=1e-4)
             ids.append(token)
 
 
@@ -92,7 +92,7 @@ def test_evaluation_is_restricted_to_the_same_sets(folder):
     model, spec, mask = world(folder)
     samples = sampled(model, spec, mask, PROMPTS * 4)
     now = evaluated(model, spec, mask, samples)
-    assert torch.allclose(now.logprobs, samples.behavior_logprobs, atol=1e-4), "the first ratio is 1"
+    assert torch.allclose(now.logprobs, samples.sampler_logprobs, atol=1e-4), "the first ratio is 1"
     kept = now.log_distributions > -torch.inf
     assert torch.equal(kept, mask.support(samples.inputs))
     assert 1 < kept.sum(1).float().mean() < kept.shape[1] - 1
@@ -125,7 +125,7 @@ def test_a_row_alone_is_the_row_of_a_batch(folder):
     length = int(alone.inputs.response_lengths[0])
     assert int(together.inputs.response_lengths[0]) == length
     assert torch.equal(alone.inputs.response_ids[0], together.inputs.response_ids[0, :length])
-    assert torch.allclose(alone.behavior_logprobs[0], together.behavior_logprobs[0, :length], atol=1e-4)
+    assert torch.allclose(alone.sampler_logprobs[0], together.sampler_logprobs[0, :length], atol=1e-4)
     pieces = sampled(model, spec, mask, rows=2)
     assert torch.equal(pieces.inputs.response_ids, together.inputs.response_ids)
     for row in range(len(PROMPTS)):
@@ -149,7 +149,7 @@ def test_the_whole_vocabulary_is_no_restriction(folder):
     free = TransformersEngine().generate(model, PROMPTS, spec, 3)
     restricted = sampled(model, spec, mask)
     assert torch.equal(free.inputs.response_ids, restricted.inputs.response_ids)
-    assert torch.allclose(free.behavior_logprobs, restricted.behavior_logprobs, atol=1e-5)
+    assert torch.allclose(free.sampler_logprobs, restricted.sampler_logprobs, atol=1e-5)
 
 
 def test_the_reference_keeps_its_support(folder):

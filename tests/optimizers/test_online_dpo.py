@@ -22,7 +22,7 @@ def rollout(scores, group, truncated=()):
     return Rollout(
         inputs=Rows(places=torch.arange(count)),
         action_mask=torch.ones(count, 2, dtype=torch.bool),
-        behavior_logprobs=columns,
+        sampler_logprobs=columns,
         rewards=columns,
         scores=torch.tensor(scores),
         terminated=~gone,

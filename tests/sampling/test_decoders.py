@@ -43,7 +43,7 @@ def require_equal(samples, others):
     for name in ("response_ids", "response_lengths", "prompt_ids"):
         assert torch.equal(getattr(samples.inputs, name), getattr(others.inputs, name)), name
     assert torch.equal(samples.finish_reasons, others.finish_reasons)
-    assert torch.allclose(samples.behavior_logprobs, others.behavior_logprobs, atol=1e-5)
+    assert torch.allclose(samples.sampler_logprobs, others.sampler_logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("fast_path", [True, False])
@@ -79,7 +79,7 @@ def test_families_of_the_fast_path_give_their_own_logprobs(family, options):
     assert supports(model)
     samples = sample(model, prompts, rows=16)
     rescored = score_logprobs(PolicyModel(model), samples.inputs, SamplingSpec(), 512)
-    assert torch.allclose(samples.behavior_logprobs, rescored, atol=2e-5)
+    assert torch.allclose(samples.sampler_logprobs, rescored, atol=2e-5)
     require_equal(samples, sample(model, prompts, fast_path=False))
 
 
@@ -111,7 +111,7 @@ def test_sampled_columns_can_be_learned_from():
     model, prompts = make_model("Llama"), make_prompts()
     samples = sample(model, prompts)
     weight = torch.ones((), requires_grad=True)
-    (weight * samples.behavior_logprobs).exp().sum().backward()
+    (weight * samples.sampler_logprobs).exp().sum().backward()
     assert weight.grad is not None and not samples.inputs.response_ids.is_inference()
 
 

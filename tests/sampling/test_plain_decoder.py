@@ -49,7 +49,7 @@ def test_sampled_log_probabilities_are_those_of_whole_rows(family):
     spec = SamplingSpec(max_new_tokens=10, eos_ids=tuple(range(1, 13)))
     samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(model, PROMPTS, spec, 0)
     scored = score_logprobs(PolicyModel(model), samples.inputs, spec, 2048)
-    assert torch.allclose(samples.behavior_logprobs, scored, atol=1e-4)
+    assert torch.allclose(samples.sampler_logprobs, scored, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["Llama", *WHOLE])
@@ -61,7 +61,7 @@ def test_a_mask_policy_restricts_models_without_a_cache_too(family):
     kept = mask.support(samples.inputs)
     logits = PolicyModel(model)(samples.inputs).all_logits().masked_fill(~kept, -torch.inf)
     expected = spec.log_distribution(logits).gather(1, drawn[:, None]).squeeze(1)
-    assert torch.allclose(samples.behavior_logprobs[samples.action_mask], expected, atol=1e-4)
+    assert torch.allclose(samples.sampler_logprobs[samples.action_mask], expected, atol=1e-4)
 
 
 def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):
@@ -74,4 +74,4 @@ def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):
     found = engines[1].generate(model, PROMPTS, spec, 0)
     for other in expected:
         assert torch.equal(found.inputs.response_ids, other.inputs.response_ids)
-        assert torch.allclose(found.behavior_logprobs, other.behavior_logprobs, atol=1e-5)
+        assert torch.allclose(found.sampler_logprobs, other.sampler_logprobs, atol=1e-5)

@@ -68,7 +68,7 @@ def test_equals_the_naive_twin(model, options, rows_at_once):
     for row, (ids, logprobs) in enumerate(naive_samples(model, PROMPTS, spec, 7)):
         length = int(samples.inputs.response_lengths[row])
         assert samples.inputs.response_ids[row, :length].tolist() == ids
-        assert torch.allclose(samples.behavior_logprobs[row, :length], torch.tensor(logprobs), atol=1e-5)
+        assert torch.allclose(samples.sampler_logprobs[row, :length], torch.tensor(logprobs), atol=1e-5)
 
 
 def test_late_compaction_changes_nothing(model):
@@ -81,7 +81,7 @@ def test_late_compaction_changes_nothing(model):
     )
     assert torch.equal(at_once.inputs.response_ids, never.inputs.response_ids)
     assert torch.equal(at_once.finish_reasons, never.finish_reasons)
-    assert torch.allclose(at_once.behavior_logprobs, never.behavior_logprobs, atol=1e-5)
+    assert torch.allclose(at_once.sampler_logprobs, never.sampler_logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -89,7 +89,7 @@ def test_sampled_logprobs_equal_rescored_ones(model, temperature):
     spec = spec_of(model, temperature=temperature, forbidden_ids=(4,))
     samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, seed=3)
     rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, token_budget=40)
-    assert torch.allclose(rescored, samples.behavior_logprobs, atol=1e-5)
+    assert torch.allclose(rescored, samples.sampler_logprobs, atol=1e-5)
 
 
 def test_masks_come_from_lengths_and_cover_the_eos(model):
@@ -101,7 +101,7 @@ def test_masks_come_from_lengths_and_cover_the_eos(model):
     last = ids.gather(1, lengths[:, None] - 1).squeeze(1)
     assert torch.equal(last == 1, ended)
     assert not ids[~samples.action_mask].any()
-    assert not samples.behavior_logprobs[~samples.action_mask].any()
+    assert not samples.sampler_logprobs[~samples.action_mask].any()
     assert samples.terminated.all() and not samples.truncated.any()
 
 
@@ -179,7 +179,7 @@ def test_a_row_that_fills_the_context_may_wait_for_the_others(tmp_path):
     samples = TransformersEngine().generate(model.model, prompts, spec, seed=0)
     assert FinishReason(int(samples.finish_reasons[0])) == FinishReason.CONTEXT
     rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, 64)
-    assert torch.allclose(samples.behavior_logprobs, rescored, atol=1e-5)
+    assert torch.allclose(samples.sampler_logprobs, rescored, atol=1e-5)
 
 
 def test_convolutions_leave_the_batch_with_their_rows():
@@ -193,4 +193,4 @@ def test_convolutions_leave_the_batch_with_their_rows():
     spec = SamplingSpec(max_new_tokens=12, eos_ids=(1, 5))
     samples = TransformersEngine().generate(model, PROMPTS * 3, spec, seed=0)
     rescored = score_logprobs(PolicyModel(model), samples.inputs, spec, 64)
-    assert torch.allclose(samples.behavior_logprobs, rescored, atol=1e-5)
+    assert torch.allclose(samples.sampler_logprobs, rescored, atol=1e-5)

@@ -49,7 +49,7 @@ def assert_same(found, expected):
         assert torch.equal(getattr(found.inputs, name), getattr(expected.inputs, name)), name
     for name in ("action_mask", "terminated", "truncated", "finish_reasons", "group"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    assert torch.allclose(found.behavior_logprobs, expected.behavior_logprobs, atol=1e-5)
+    assert torch.allclose(found.sampler_logprobs, expected.sampler_logprobs, atol=1e-5)
 
 
 STOPPED = {"temperature": 0.7, "stop_strings": ("cat",), "on_length": "truncate"}
@@ -99,7 +99,7 @@ def test_steps_of_an_optimizer_are_seen_and_nothing_is_sent_again(engine, model)
         optimizer.step()
         optimizer.zero_grad()
     after = TransformersEngine().generate(policy, PROMPTS, spec, 0)
-    assert not torch.equal(before.behavior_logprobs[:, 0], after.behavior_logprobs[:, 0])
+    assert not torch.equal(before.sampler_logprobs[:, 0], after.sampler_logprobs[:, 0])
     assert_same(engine.generate(policy, PROMPTS, spec, 0), after)
     assert engine._model.version == version and pointers == [p.data_ptr() for p in policy.parameters()]
 
@@ -127,8 +127,8 @@ def test_autocast_reaches_the_processes(engine, model):
         found = engine.generate(model.model, PROMPTS, spec, 0)
         expected = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
     exact = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
-    assert not torch.equal(expected.behavior_logprobs[:, 0], exact.behavior_logprobs[:, 0])
-    assert torch.allclose(found.behavior_logprobs[:, 0], expected.behavior_logprobs[:, 0], atol=1e-2)
+    assert not torch.equal(expected.sampler_logprobs[:, 0], exact.sampler_logprobs[:, 0])
+    assert torch.allclose(found.sampler_logprobs[:, 0], expected.sampler_logprobs[:, 0], atol=1e-2)
 
 
 def test_two_models_in_one_are_sampled_here(engine, model, caplog):

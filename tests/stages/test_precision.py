@@ -144,7 +144,7 @@ def test_the_policy_agrees_with_itself_before_the_first_step(tiny_folder, tmp_pa
             alone = scored_alone - now["logprobs"]
             assert alone.dtype == torch.float32 and alone[part.action_mask].abs().max() < 1e-5
         if session.offline is None:
-            log_ratio = (now["logprobs"] - part.behavior_logprobs)[part.action_mask]
+            log_ratio = (now["logprobs"] - part.proximal_logprobs)[part.action_mask]
             assert log_ratio.abs().mean() < 0.02
         policy.forget()
     session.run.close()
@@ -216,7 +216,7 @@ class HalfEngine:
 
     def generate(self, *arguments, **named):
         samples = self.engine.generate(*arguments, **named)
-        return dataclasses.replace(samples, behavior_logprobs=samples.behavior_logprobs.bfloat16())
+        return dataclasses.replace(samples, sampler_logprobs=samples.sampler_logprobs.bfloat16())
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])

@@ -112,7 +112,7 @@ def test_single(tiny_folder, options, beta):
         env.reset(seed=row, options={"prompt_index": row % len(PROMPTS)})
         length = int(scored.samples.inputs.response_lengths[row])
         for t in range(length):
-            logprob = float(rollout.behavior_logprobs[row, t])
+            logprob = float(rollout.sampler_logprobs[row, t])
             env.unwrapped.set_action_logprob(logprob)
             _, reward, terminated, truncated, info = env.step(int(scored.samples.inputs.response_ids[row, t]))
             reference = float(reference_logprobs[row, t])
@@ -140,7 +140,7 @@ def test_vector(tiny_folder, options):
     lengths = scored.samples.inputs.response_lengths.numpy()
     open_rows = np.ones(ROWS, dtype=bool)
     for t in range(ids.shape[1]):
-        envs.set_action_logprob(rollout.behavior_logprobs[:, t].double().numpy())
+        envs.set_action_logprob(rollout.sampler_logprobs[:, t].double().numpy())
         _, rewards, terminated, truncated, infos = envs.step(ids[:, t])
         ending = open_rows & (lengths == t + 1)
         np.testing.assert_allclose(rewards[open_rows], rollout.rewards[:, t].numpy()[open_rows], atol=2e-5)

@@ -93,7 +93,7 @@ def test_rows_stay_as_many_and_their_columns_belong_together(toy, seed):
     again = rarely(prompts.texts, scored.responses, {}).scores
     assert scored.scores.tolist() == again.tolist() and scored.score_parts["doubled"].tolist() == (2 * again).tolist()
     reference = world.world.maker.reference_logprobs(samples)
-    assert torch.allclose(reference, samples.behavior_logprobs, atol=1e-4), "ids and log-probabilities of one row"
+    assert torch.allclose(reference, samples.sampler_logprobs, atol=1e-4), "ids and log-probabilities of one row"
     assert torch.equal(samples.action_mask.sum(1), samples.inputs.response_lengths)
     assert not samples.inputs.response_ids[~samples.action_mask].any()
 
@@ -180,7 +180,7 @@ def test_joined_records_are_padded_on_the_right(toy):
     joined = join_records([narrow, wide])
     assert narrow.samples.inputs.prompt_ids.shape[1] < wide.samples.inputs.prompt_ids.shape[1]
     for part, rows in ((narrow, slice(0, 4)), (wide, slice(4, 8))):
-        for of, name in (("inputs", "prompt_ids"), ("inputs", "response_ids"), (None, "behavior_logprobs")):
+        for of, name in (("inputs", "prompt_ids"), ("inputs", "response_ids"), (None, "sampler_logprobs")):
             whole, own = (getattr(s.inputs if of else s, name) for s in (joined.samples, part.samples))
             assert torch.equal(whole[rows, : own.shape[1]], own) and not whole[rows, own.shape[1] :].any()
     assert joined.samples.action_mask.dtype == torch.bool

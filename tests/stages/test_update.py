@@ -53,7 +53,7 @@ def test_the_first_step_starts_at_ratio_one(toy):
 def test_before_training_the_kl_to_the_reference_is_zero(toy):
     world = toy()
     scored = world.maker.sample(world.prompts(12), 0)
-    log_ratio = scored.samples.behavior_logprobs - world.maker.reference_logprobs(scored.samples)
+    log_ratio = scored.samples.sampler_logprobs - world.maker.reference_logprobs(scored.samples)
     assert log_ratio.abs().max() < 1e-5
 
 
@@ -65,7 +65,7 @@ def test_an_update_leaves_reference_and_rollout_alone(toy):
     world.updater(optimizer_of("ppo", epochs=2, minibatches=3)).update(rollout, 0.1, 1, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(reference, world.reference.parameters(), strict=True))
     assert torch.equal(rollout.rewards, kept.rewards) and torch.equal(rollout.values, kept.values)
-    assert torch.equal(rollout.behavior_logprobs, kept.behavior_logprobs)
+    assert torch.equal(rollout.sampler_logprobs, kept.sampler_logprobs)
 
 
 def test_target_kl_leaves_out_the_step_and_the_rest(toy):

@@ -166,7 +166,7 @@ def test_the_decode_engine_samples_the_enumerated_distribution(problem):
     places = {row: place for place, row in enumerate(responses_of(problem.prompt_index, problem.inputs))}
     found = torch.tensor([places[row] for row in responses_of(prompts, samples.inputs)])
     width = problem.inputs.response_ids.shape[1]
-    assert torch.allclose(samples.behavior_logprobs[:, :width], table.logprobs[found], atol=1e-5)
+    assert torch.allclose(samples.sampler_logprobs[:, :width], table.logprobs[found], atol=1e-5)
     assert samples.terminated.all() and not samples.truncated.any()
     probabilities = table.log_probabilities.detach().exp()
     own = problem.draw(probabilities.log(), prompts, torch.Generator().manual_seed(0))

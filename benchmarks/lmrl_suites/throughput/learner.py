@@ -103,7 +103,7 @@ class Learner:
             reference = session.maker.reference_logprobs(scored.samples)
             rollout = session.maker.complete(scored, reference, session.controller.beta)
         # What lmrl logs of every batch.
-        session.rollout_means(scored, (scored.samples.behavior_logprobs - reference).sum(1))
+        session.rollout_means(scored, (scored.samples.sampler_logprobs - reference).sum(1))
         return scored, rollout
 
     def learn(self, rollout: Rollout) -> dict[str, float]:

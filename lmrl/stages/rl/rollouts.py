@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,8 @@ class RolloutMaker:
     """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
     streams: bool = False
     """Whether the engine tells of complete rows while it samples the others."""
+    proximal: Callable[[Samples], Tensor] | None = None
+    """Returns the policy's own log-probabilities of samples; None where those of the engine are the same."""
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score those that are not truncated."""
@@ -79,7 +81,7 @@ class RolloutMaker:
             samples = replace(
                 samples,
                 group=torch.tensor(prompts.groups, device=samples.group.device),
-                behavior_logprobs=samples.behavior_logprobs.float(),
+                sampler_logprobs=samples.sampler_logprobs.float(),
             )
             return self._score(samples, prompts, early)
         except BaseException:
@@ -159,10 +161,16 @@ class RolloutMaker:
         return score_logprobs(self.reference, samples.inputs, self.spec, self.token_budget)
 
     def complete(
-        self, scored: Scored, reference_logprobs: Tensor, beta: float, greedy_scores: Tensor | None = None
+        self,
+        scored: Scored,
+        reference_logprobs: Tensor,
+        beta: float,
+        greedy_scores: Tensor | None = None,
+        version: int = 0,
     ) -> Rollout:
-        """Add values and per-token rewards; ``beta`` is the KL coefficient of this batch."""
+        """Add values and per-token rewards; ``beta`` is the KL coefficient, ``version`` the weights that sampled."""
         samples = scored.samples
+        proximal = samples.sampler_logprobs if self.proximal is None else self.proximal(samples)
         declared: dict[str, Tensor] = {}
         if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
             declared["reference_logprobs"] = reference_logprobs
@@ -171,13 +179,11 @@ class RolloutMaker:
             declared |= {"values": values, "bootstrap_values": bootstrap}
         if greedy_scores is not None:
             declared["greedy_scores"] = greedy_scores
-        rewards = shape_rewards(
-            scored.scores, samples.behavior_logprobs, reference_logprobs, samples.action_mask, self.kl, beta
-        )
+        rewards = shape_rewards(scored.scores, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
         return Rollout(
             inputs=samples.inputs,
             action_mask=samples.action_mask,
-            behavior_logprobs=samples.behavior_logprobs,
+            sampler_logprobs=samples.sampler_logprobs,
             rewards=rewards,
             scores=scored.scores,
             terminated=samples.terminated,
@@ -185,4 +191,6 @@ class RolloutMaker:
             group=samples.group,
             declared=declared,
             scored=scored.scored,
+            proximal_logprobs=proximal,
+            policy_version=torch.full_like(samples.action_mask, version, dtype=torch.long),
         )

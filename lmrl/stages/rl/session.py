@@ -91,7 +91,7 @@ class Session:
             "rollout/kl": kl_rows,
             "rollout/length": samples.inputs.response_lengths,
             "rollout/terminated": samples.terminated,
-            "rollout/logprob": samples.behavior_logprobs.sum(1),
+            "rollout/logprob": samples.sampler_logprobs.sum(1),
         }
         # A rank whose rows were all truncated has scored none and has no terms, but must sum as many numbers.
         names = gather_object(sorted(scored.score_parts)) if self.accelerator.num_processes > 1 else scored.score_parts

@@ -54,6 +54,7 @@ from lmrl.training.devices import free_folder, make_accelerator
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.opening import open_run
 from lmrl.training.plugin_files import plugins_of
+from lmrl.training.proximal import proximal_logprobs
 from lmrl.training.run import (
     CONFIG_FILE,
 )
@@ -162,8 +163,13 @@ def open_session(
         engine_spec.streams,
     )
     support = mask.support if mask is not None else None
+    if not engine_spec.exact or accelerator.mixed_precision != "no":
+        own = TextPolicy(policy, spec, with_values=False, support=support)
+        maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
     policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
-    updater = Updater(optimizer, policy_face, prepared, accelerator, config.train, config.kl)
+    updater = Updater(
+        optimizer, policy_face, prepared, accelerator, config.train, config.kl, optimizer_spec.needs.importance
+    )
     if state is not None:  # after the updater, which reads the peak learning rates: a checkpoint holds scheduled ones
         prepared.load_state_dict(state["torch_optimizer"])
         optimizer.load_state_dict(state["optimizer"])

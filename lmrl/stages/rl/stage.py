@@ -130,12 +130,12 @@ def _update(session: Session, update: int) -> dict[str, float]:
         if update == 1 and session.starts_as_reference:
             samples = scored.samples
             frozen = maker.reference_as_sampler(samples, reference_logprobs)
-            check_samples(samples.behavior_logprobs, frozen, samples.action_mask, accelerator, maker.policy.model)
+            check_samples(samples.sampler_logprobs, frozen, samples.action_mask, accelerator, maker.policy.model)
         beta = session.controller.beta
-        rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores)
+        rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores, version=update - 1)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
     ready = time.perf_counter()
-    kl_rows = (scored.samples.behavior_logprobs - reference_logprobs).sum(1)
+    kl_rows = (rollout.proximal_logprobs - reference_logprobs).sum(1)
     means = session.rollout_means(scored, kl_rows)
     if "rollout/reward" in means:
         require_finite("the reward", means["rollout/reward"], f"update {update}")
