@@ -66,6 +66,8 @@ class RolloutMaker:
     """Whether the engine tells of complete rows while it samples the others."""
     proximal: Callable[[Samples], Tensor] | None = None
     """Returns the policy's own log-probabilities of samples; None where those of the engine are the same."""
+    exact_engine: bool = True
+    """Whether the engine says that its log-probabilities are those of the policy, up to rounding."""
 
     def sample(self, prompts: PromptBatch, seed: int) -> Scored:
         """Sample a response to every row and score those that are not truncated."""

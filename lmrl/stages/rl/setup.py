@@ -163,6 +163,7 @@ def open_session(
         engine_spec.streams,
     )
     support = mask.support if mask is not None else None
+    maker.exact_engine = engine_spec.exact
     if not engine_spec.exact or accelerator.mixed_precision != "no":
         own = TextPolicy(policy, spec, with_values=False, support=support)
         maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)

@@ -130,7 +130,8 @@ def _update(session: Session, update: int) -> dict[str, float]:
         if update == 1 and session.starts_as_reference:
             samples = scored.samples
             frozen = maker.reference_as_sampler(samples, reference_logprobs)
-            check_samples(samples.sampler_logprobs, frozen, samples.action_mask, accelerator, maker.policy.model)
+            mask, model = samples.action_mask, maker.policy.model
+            check_samples(samples.sampler_logprobs, frozen, mask, accelerator, model, maker.exact_engine)
         beta = session.controller.beta
         rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores, version=update - 1)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
