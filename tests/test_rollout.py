@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask, split_by_length, split_by_prompt
 
 
 def test_split_by_length_by_hand():

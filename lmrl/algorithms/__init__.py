@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         Policy,
         PolicyOptimizer,
     )
-    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, TextInputs, UndeclaredNeed, lengths_to_mask
+    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, TextInputs, UndeclaredNeed
+    from lmrl.algorithms.rows import lengths_to_mask
 
 __all__ = [
     "ActorCritic",
@@ -78,7 +79,7 @@ __getattr__, __dir__ = lazy_names(
             "Samples",
             "TextInputs",
             "UndeclaredNeed",
-            "lengths_to_mask",
         ),
+        "lmrl.algorithms.rows": ("lengths_to_mask",),
     },
 )

@@ -14,7 +14,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import Rollout, UndeclaredNeed, select_record
+from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
+from lmrl.algorithms.rows import select_record
 
 
 class Experience(Protocol):

@@ -13,15 +13,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
+from lmrl.algorithms.rows import select_record
 from lmrl.errors import LmrlError
-
-Record = TypeVar("Record")
 
 
 class Inputs(Protocol):
@@ -69,8 +68,20 @@ class TextInputs:
         return select_record(self, rows)
 
 
+class _Renamed:
+    """Gives columns of version 0.1 an error that says what they are now."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "behavior_logprobs":
+            raise AttributeError(
+                "behavior_logprobs is sampler_logprobs (what the engine recorded) or proximal_logprobs (the old "
+                "policy of ratios and clipping) now; docs/migration.md lists what changed in version 0.2"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
 @dataclass(frozen=True)
-class Samples:
+class Samples(_Renamed):
     """What a decode engine returns: tokens, their log-probabilities, and how each row ended.
 
     ``sampler_logprobs`` (B, T) float32: under the distribution that the token was drawn from, after temperature and
@@ -123,7 +134,7 @@ class UndeclaredNeed(LmrlError, AttributeError):
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(_Renamed):
     """What an optimizer's ``advantages`` receives: B episodes of at most T steps.
 
     Shapes: ``action_mask`` (B, T) bool, ``sampler_logprobs`` and ``proximal_logprobs`` (B, T), ``policy_version`` and
@@ -226,7 +237,7 @@ class Advantages:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Renamed):
     """Rows of a rollout with their advantages, as handed to ``loss``."""
 
     rollout: Rollout
@@ -292,92 +303,6 @@ class Batch:
         return select_record(self, rows)
 
 
-def select_record(record: Record, rows: Tensor) -> Record:
-    """Index every tensor and list of a dataclass (and of its nested records and mappings) by row."""
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.index_select(0, rows)
-        if isinstance(value, list):
-            return [value[row] for row in rows.tolist()]
-        if isinstance(value, Mapping):
-            return {key: pick(item) for key, item in value.items()}
-        if hasattr(value, "select"):
-            return value.select(rows)
-        return value
-
-    values = {f.name: pick(getattr(record, f.name)) for f in dataclasses.fields(record)}  # type: ignore[arg-type]
-    return type(record)(**values)
-
-
-def join_records(records: Sequence[Record]) -> Record:
-    """Return the rows of several records of one type below each other; narrower (B, T) columns are padded with 0."""
-
-    def join(values: list[Any]) -> Any:
-        first = values[0]
-        if isinstance(first, Tensor) and first.ndim == 2:
-            width = max(value.shape[1] for value in values)
-            return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[1])) for value in values])
-        if isinstance(first, Tensor):
-            return torch.cat(values)
-        if isinstance(first, list):
-            return [item for value in values for item in value]
-        if isinstance(first, Mapping):
-            return {key: join([value[key] for value in values]) for key in first}
-        if dataclasses.is_dataclass(first):
-            return join_records(values)
-        return first
-
-    names = [f.name for f in dataclasses.fields(records[0])]  # type: ignore[arg-type]
-    return type(records[0])(**{name: join([getattr(record, name) for record in records]) for name in names})
-
-
 def with_group(scored: Scored, group: Tensor) -> Scored:
     """Return the same rows with other group numbers, (B,)."""
     return dataclasses.replace(scored, samples=dataclasses.replace(scored.samples, group=group))
-
-
-def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
-    """Return index tensors that cover all rows, each of rows of like length.
-
-    A piece is cut where (rows x longest row), the positions computed for it with padding, would exceed
-    ``token_budget``; a single row may. Reads the lengths on the host.
-    """
-    order = torch.argsort(lengths, stable=True)
-    cuts, first = [], 0
-    for place, length in enumerate(lengths[order].tolist()):
-        if place > first and (place - first + 1) * length > token_budget:
-            cuts.append(place)
-            first = place
-    return list(order.tensor_split(cuts))
-
-
-def split_by_prompt(inputs: TextInputs, token_budget: int) -> list[Tensor]:
-    """Return index tensors that cover all rows, of ``token_budget`` tokens at most, where equal prompts count once.
-
-    Rows with one prompt stay together where they fit into a piece, and are cut where they do not; a single row may
-    exceed the budget. Reads the prompts on the host.
-    """
-    prompt_lengths, lengths = inputs.prompt_lengths.tolist(), inputs.response_lengths.tolist()
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, ids in enumerate(inputs.prompt_ids.tolist()):
-        groups.setdefault(tuple(ids[: prompt_lengths[row]]), []).append(row)
-    pieces: list[list[int]] = []
-    left = 0
-    for prompt, rows in groups.items():
-        whole = len(prompt) + sum(lengths[row] for row in rows)
-        joined = bool(pieces) and whole <= left
-        if joined:
-            left -= len(prompt)
-        for row in rows:
-            if not joined or lengths[row] > left:
-                pieces.append([])
-                left, joined = token_budget - len(prompt), True
-            pieces[-1].append(row)
-            left -= lengths[row]
-    return [torch.tensor(piece, device=inputs.prompt_ids.device) for piece in pieces]
-
-
-def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
-    """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
-    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import split_by_length
+from lmrl.algorithms.rows import split_by_length
 from lmrl.engines.cache import WindowBuffer
 from lmrl.engines.prompt_groups import PrefilledPrompt, PromptGroups
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import Samples, TextInputs, lengths_to_mask, select_record
+from lmrl.algorithms.rollout import Samples, TextInputs
+from lmrl.algorithms.rows import lengths_to_mask, select_record
 from lmrl.engines.decoder import Decoder
 from lmrl.engines.distribution import draw_from_logits
 from lmrl.engines.engine import OnFinished

@@ -26,7 +26,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import Samples, join_records
+from lmrl.algorithms.rollout import Samples
+from lmrl.algorithms.rows import join_records
 from lmrl.engines.engine import OnFinished
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.spec import SamplingSpec

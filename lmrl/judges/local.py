@@ -183,7 +183,7 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits of the token after each row of ids, float32 (B, V) on the CPU."""
     import torch
 
-    from lmrl.algorithms.rollout import split_by_length
+    from lmrl.algorithms.rows import split_by_length
 
     inputs = TextInputs.of(
         [(row, [0]) for row in rows], policy.model.device

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.engines.cache import JointCache
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ResumeError

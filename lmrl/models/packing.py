@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.errors import ModelError
 
 ATTENTION_NAME = "lmrl_packed"

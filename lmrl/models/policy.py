@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.errors import ModelError
 from lmrl.models.action_values import (
     ACTION_VALUES_FILE,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.ops import scatter_rows
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask, split_by_length, split_by_prompt
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextEvaluation, plain_temperature

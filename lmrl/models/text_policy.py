@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
-from lmrl.algorithms.rollout import Batch, TextInputs, lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.algorithms.rollout import Batch, TextInputs
+from lmrl.algorithms.rows import lengths_to_mask, split_by_length, split_by_prompt
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models.action_values import ActionValues

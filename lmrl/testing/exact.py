@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask, select_record
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask, select_record
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy

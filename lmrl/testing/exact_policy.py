@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.models import PolicyModel
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import StateOutputs

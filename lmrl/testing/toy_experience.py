@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
-from lmrl.algorithms.rollout import Rollout, lengths_to_mask
+from lmrl.algorithms.rollout import Rollout
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
 EVERYTHING = frozenset({"values", "reference", "greedy_scores", "action_values"})

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
-from lmrl.algorithms.rollout import UndeclaredNeed, lengths_to_mask, select_record
+from lmrl.algorithms.rollout import UndeclaredNeed
+from lmrl.algorithms.rows import lengths_to_mask, select_record
 
 PROMPTS = 4
 VOCABULARY = 4

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from lmrl.algorithms.experience import Responses
-from lmrl.algorithms.rollout import Batch, Rollout, TextInputs, UndeclaredNeed, lengths_to_mask
+from lmrl.algorithms.rollout import Batch, Rollout, TextInputs, UndeclaredNeed
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load

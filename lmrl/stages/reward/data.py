@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import split_by_length
+from lmrl.algorithms.rows import split_by_length
 from lmrl.data.records import Ranking, dense_ranks
 from lmrl.errors import DataError
 from lmrl.models.reward_rows import fitted_row, reward_row

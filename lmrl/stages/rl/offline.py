@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
-from lmrl.algorithms.rollout import TextInputs, lengths_to_mask
+from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.data.logged import load_logged
 from lmrl.data.notes import log_notes
 from lmrl.data.prompts import dropped_keys

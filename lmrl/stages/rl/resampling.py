@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.algorithms.rollout import Scored, join_records, with_group
+from lmrl.algorithms.rollout import Scored, with_group
+from lmrl.algorithms.rows import join_records
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
 MorePrompts = Callable[[int, int], PromptBatch]
