@@ -77,7 +77,7 @@ class _Renamed:
                 "behavior_logprobs is sampler_logprobs (what the engine recorded) or proximal_logprobs (the old "
                 "policy of ratios and clipping) now; docs/migration.md lists what changed in version 0.2"
             )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return object.__getattribute__(self, name)  # raises again what the first look-up raised
 
 
 @dataclass(frozen=True)

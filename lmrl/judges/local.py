@@ -19,7 +19,6 @@ from lmrl.text.folders import model_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmrl.algorithms.rollout import TextInputs
     from lmrl.models.loading import LanguageModel
     from lmrl.models.policy import PolicyModel
     from lmrl.text.card import ModelCard
@@ -183,6 +182,7 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits of the token after each row of ids, float32 (B, V) on the CPU."""
     import torch
 
+    from lmrl.algorithms import TextInputs
     from lmrl.algorithms.rows import split_by_length
 
     inputs = TextInputs.of(
@@ -199,6 +199,7 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
 
 def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """Return log p(response | prompt) of each row of ids, in nats."""
+    from lmrl.algorithms import TextInputs
     from lmrl.engines.spec import SamplingSpec
     from lmrl.models.scoring import score_logprobs
 

@@ -160,7 +160,7 @@ class WholeMinibatch:
     def _each(self, share: Callable[[Any], Tensor], microbatches: list[Tensor]) -> Iterator[Tensor]:
         """Yield ``share`` of each microbatch, without exchanging gradients between ranks."""
         for rows in microbatches:
-            with gradient_sync(self.trainer.accelerator, self.trainer.policy.module, last=False):
+            with gradient_sync(self.trainer.accelerator, getattr(self.trainer.policy, "module", None), last=False):
                 yield share(self.batch.select(rows))
             self.trainer.policy.forget()
 

@@ -167,7 +167,7 @@ class Updater:
             minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
-            with gradient_sync(accelerator, self.policy.module, last):
+            with gradient_sync(accelerator, getattr(self.policy, "module", None), last):
                 share = self._loss(minibatch.select(rows), beta, token_count, row_count, means)
                 # Data-parallel wrappers average gradients over ranks; the counts are global, so undo the division.
                 accelerator.backward(share * accelerator.num_processes)

@@ -12,6 +12,7 @@ import pytest
 from checkpoint_files import edit_json
 
 import lmrl
+import lmrl_suites
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.reward_model import load_reward_model, start_reward_model
@@ -176,12 +177,11 @@ def test_a_trained_checkpoint_keeps_its_code(tmp_path):
 
 
 def calls(names):
-    """Yield every call of these methods in the package."""
-    package = lmrl.__path__[0]
-    for path in sorted(Path(package).rglob("*.py")):
+    """Yield every call of these methods in the library and in the suites."""
+    for path in sorted(path for package in (lmrl, lmrl_suites) for path in Path(package.__path__[0]).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
-                yield f"{path.relative_to(package)}:{node.lineno} {ast.unparse(node.func)}", node
+                yield f"{path}:{node.lineno} {ast.unparse(node.func)}", node
 
 
 def test_every_load_says_whether_code_is_trusted():
@@ -195,7 +195,7 @@ def test_every_load_says_whether_code_is_trusted():
 
 
 LOADERS = {"load_card", "load", "load_reward_card", "load_reward_model", "start_reward_model", "set_up_chat"}
-FOLDERS = ("stages", "rewards", "preferences", "env", "cli")
+FOLDERS = ("stages", "rewards", "annotators", "judges", "envs", "cli")
 
 
 def test_every_stage_passes_the_setting():
@@ -206,7 +206,7 @@ def test_every_stage_passes_the_setting():
         ours = {
             alias.name
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lmrl.models")
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("lmrl.models", "lmrl.text"))
             for alias in node.names
         }
         for node in ast.walk(tree):

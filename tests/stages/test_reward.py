@@ -422,7 +422,7 @@ def test_the_command_prints_the_table(base, data, tmp_path, capsys):
     output = capsys.readouterr().out
     for text in ("accuracy on pairs", "the longer one", "calibration error", "reward.learned.path=", "rankings of"):
         assert text in output
-    assert main(["reward", "--resume", str(tmp_path / "run"), "train.steps=9"]) == 2
+    assert main(["reward", "--resume", str(tmp_path / "run"), "train.learning_rate=9"]) == 2, "not in a resumed run"
     assert main(["reward", *settings]) == 2, "the folder already holds a run"
 
 
