@@ -52,6 +52,14 @@ def test_the_contract_on_imports_and_the_wheel_know_every_plugin():
     assert packages == ["lmrl", *(f"plugins/{name}" for name in PLUGINS), "benchmarks/lmrl_suites"]
 
 
+def test_no_folder_holds_more_than_20_modules():
+    for folder in (
+        path for top in ("lmrl", "plugins", "benchmarks") for path in (ROOT / top).rglob("*") if path.is_dir()
+    ):
+        modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 20, f"{folder} holds {len(modules)} modules"
+
+
 @pytest.mark.parametrize("statement", ["import lmrl", "import lmrl.plugins.specs, lmrl.errors", "import lmrl.data"])
 def test_importing_is_cheap(statement):
     code = f"{statement}; import sys; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
