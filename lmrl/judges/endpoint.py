@@ -111,8 +111,8 @@ class EndpointAsker:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             if running and self._client is not None:  # an error or a second Ctrl-C: nobody waits for these answers
-                self._client.close()
-                self._client = None
+                client, self._client = self._client, None  # before it is closed: other threads compare theirs with it
+                client.close()
 
     def _answer(self, question: str, should_stop: Callable[[], bool]) -> Answer:
         """Put one question, again and again while it makes sense. Runs in a thread."""
@@ -157,9 +157,11 @@ class EndpointAsker:
                 advice = advice_for(refused, self.settings.request, self.fields[refused])
                 raise _Hopeless(f"{message}; the model refuses the field {refused!r}: {advice}") from None
             return Answer(None, message), status in PASSING or status >= 500, _retry_after(error.response)
-        except openai.APIConnectionError as error:  # timeouts are among these
+        except (openai.APIConnectionError, RuntimeError) as error:  # timeouts; a client that another call has closed
             if self._closed and client is not self._client:
                 raise AnnotatorError(self._closed) from None
+            if isinstance(error, RuntimeError):
+                raise
             return Answer(None, f"{type(error).__name__}: {_excerpt(str(error.__cause__ or error))}"), True, None
         except (openai.APIError, ValueError) as error:  # a body that is no JSON
             malformed = f"the answer is malformed ({type(error).__name__}: {_excerpt(str(error))})"

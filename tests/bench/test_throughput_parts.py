@@ -156,7 +156,7 @@ def _behaviour_of_now(learner, rollout):
 
     maker = learner.session.maker
     now = score_logprobs(maker.policy, rollout.inputs, maker.spec, 2048)
-    return replace(rollout, sampler_logprobs=now)
+    return replace(rollout, sampler_logprobs=now, proximal_logprobs=now)
 
 
 def test_the_plain_batch_learns_from_its_own_samples(stage):

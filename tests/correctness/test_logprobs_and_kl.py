@@ -155,9 +155,8 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
 
     world = toy()
     rollout = world.rollout(rows=12)
-    behind = dataclasses.replace(
-        rollout, sampler_logprobs=(rollout.sampler_logprobs - 0.05).masked_fill(~rollout.action_mask, 0)
-    )
+    lower = (rollout.sampler_logprobs - 0.05).masked_fill(~rollout.action_mask, 0)
+    behind = dataclasses.replace(rollout, sampler_logprobs=lower, proximal_logprobs=lower)
     metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(behind, 0.0, 1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(torch.tensor(0.05).exp().item(), abs=1e-4)
     # After several steps the denominator is still who sampled, not who was there at the last step.

@@ -239,8 +239,8 @@ def with_junk(rollout, extra):
     )
     mask = pad(rollout.action_mask, (0, extra))
     columns = {
-        name: pad(getattr(rollout, name), (0, extra)).masked_fill(~mask, 1e3)
-        for name in ("sampler_logprobs", "rewards")
+        name: pad(getattr(rollout, name), (0, extra)).masked_fill(~mask, 1000)
+        for name in ("sampler_logprobs", "proximal_logprobs", "rewards", "policy_version", "turn")
     }
     declared = {
         name: pad(column, (0, extra)).masked_fill(~mask, 1e3) if column.ndim == 2 else column
