@@ -67,6 +67,16 @@ def test_importing_is_cheap(statement):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("package", ["text", "data", "statistics", "reporting", "config"])
+def test_a_package_needs_no_torch(package):
+    """Every module of these can be imported without torch: readers of cards, rows and results start at once."""
+    paths = (ROOT / "lmrl" / package).rglob("*.py")
+    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
+    code = f"import {', '.join(modules)}, sys; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
 def tracked_files() -> list[Path]:
     done = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
