@@ -159,7 +159,8 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
         raise SettingsError(
             f"models.{name}.texts is {settings.texts!r}, which returns {type(text).__name__}; expected one text, a str"
         )
-    generator = random.Random(f"lmrl_suites.models/{settings.seed}")
+    # The name is a seed: stored results were made with it.
+    generator = random.Random(f"lmrl.bench.models/{settings.seed}")
     words = sorted({word for _ in range(SURVEYED) for word in write(generator, **settings.arguments).split()})
     tokenizer = save_tokenizer(words, folder, settings.context_length)
     threads = torch.get_num_threads()

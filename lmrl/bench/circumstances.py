@@ -60,9 +60,8 @@ def commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent.resolve():
             return ""  # a package that is installed inside of somebody else's checkout
-        changed = git(
-            "status", "--porcelain", "--untracked-files=no", "--", str(package), str(package.parent / "plugins")
-        )
+        code = [str(package.parent / name) for name in ("lmrl", "plugins", "benchmarks/lmrl_suites")]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -17,7 +17,8 @@ def distinct(
     seed: int, count: int, purpose: str, make: Callable[[random.Random], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return ``count`` rows with distinct prompts; raises ``SettingsError`` where there are not as many."""
-    generator = random.Random(f"lmrl_suites.tasks/{purpose}/{seed}")
+    # The name is a seed: stored results were made with it.
+    generator = random.Random(f"lmrl.bench.tasks/{purpose}/{seed}")
     rows: dict[str, dict[str, Any]] = {}
     for _ in range(50 * count + 1000):
         if len(rows) == count:

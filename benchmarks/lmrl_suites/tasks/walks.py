@@ -28,7 +28,8 @@ NAMES = tuple("abcdefghijklmnopqrstu")
 @cache
 def graph(seed: int = 1002) -> tuple[tuple[int, ...], ...]:
     """Return the nodes that each node leads to: at least one, and the goal is reached from all within ``LONGEST``."""
-    generator = random.Random(f"lmrl_suites.tasks.walks/{seed}")
+    # The name is a seed: stored results were made with it.
+    generator = random.Random(f"lmrl.bench.tasks.walks/{seed}")
     while True:
         edges = tuple(
             tuple(other for other in range(NODES) if other != node and generator.random() < EDGE)
@@ -73,7 +74,7 @@ def texts(generator: random.Random) -> str:
 def prompts(seed: int = 0, count: int = NUMBERS * (NODES - 1)) -> list[dict[str, Any]]:
     """Return numbers and first nodes in an order of chance: every node is as often there as any other."""
     rows = [(number, node) for number in range(NUMBERS) for node in range(1, NODES)]
-    random.Random(f"lmrl_suites.tasks.walks/{seed}").shuffle(rows)
+    random.Random(f"lmrl.bench.tasks.walks/{seed}").shuffle(rows)
     return [{"prompt": f"{number} : {NAMES[node]}", "start": node} for number, node in rows[:count]]
 
 
