@@ -133,8 +133,12 @@ def _no_config(path: Path) -> str:
 
     folder = path.parent
     message = f"{folder} holds no {path.name}; expected a model folder in the transformers layout."
-    names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
-    return f"{message} {other_layout(names)}".rstrip()
+    items = sorted(folder.iterdir(), key=lambda item: (len(item.name), item.name)) if folder.is_dir() else []
+    inside = [item for item in items if any((item / name).exists() for name in ("config.json", ADAPTER_CONFIG))]
+    if inside:
+        what = "a model" if (inside[-1] / "config.json").exists() else "an adapter"
+        return f"{message} {what.capitalize()} is in {inside[-1]}; name that folder."
+    return f"{message} {other_layout([item.name for item in items])}".rstrip()
 
 
 def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -208,3 +208,17 @@ def test_a_prompt_adapter_cannot_be_merged(checkpoint, tmp_path):
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
     with pytest.raises(ModelError, match="PROMPT_TUNING"):
         load(tmp_path / "prompt")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "what"),
+    [("adapter_config.json", "checkpoint-{}", "An adapter"), ("config.json", "epoch-{}", "A model")],
+)
+def test_a_folder_of_checkpoints_names_the_newest(tmp_path, file, name, what):
+    """A trainer's output folder holds its checkpoints, not a model."""
+    for step in (500, 1000):
+        folder = tmp_path / "output" / name.format(step)
+        folder.mkdir(parents=True)
+        (folder / file).write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=f"holds no config.json.*{what} is in .*{name.format(1000)}; name that folder"):
+        load_card(tmp_path / "output")
