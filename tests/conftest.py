@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Figures are compared in float32 on a CPU, also where there is a GPU, whose default is bf16.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread per worker, also in the processes that tests start: the workers already fill the cores.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
