@@ -25,7 +25,7 @@ from lmrl.rewards.offered import sampled_columns
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import answer_spec, in_chat
 from lmrl.stages.evaluate.answers import Answers, new_answers, restore, store, weighted_means
-from lmrl.stages.evaluate.comparison import Answer, Column, SideBySide, own_logprobs, shown
+from lmrl.stages.evaluate.comparison import Column, SideBySide, own_logprobs
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.measures import (
     Measure,
@@ -35,6 +35,7 @@ from lmrl.stages.evaluate.measures import (
     value,
 )
 from lmrl.stages.evaluate.plan import Plan, make_plan
+from lmrl.stages.evaluate.samples import first_samples
 from lmrl.stages.evaluate.scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate.texts import row_nats, text_measures
 from lmrl.stages.evaluate.wins import WinRate, win_rate
@@ -290,7 +291,7 @@ def _measure(
         measures=measures_found(values, list(plan.rewards), plan.columns[baseline].name),
         values=values,
         wins=wins,
-        samples=_samples(plan, columns),
+        samples=first_samples(plan, columns),
         prompts=len(plan.questions.items),
         samples_per_prompt=config.held_out.samples_per_prompt,
         notes=plan.notes,
@@ -320,39 +321,6 @@ def _bounds(config: EvaluateConfig, name: str, seen: Sequence[float]) -> list[fl
             f"hold them. The answers are kept: lmrl eval --resume {config.run.folder} 'bounds.{name}=[...]'"
         )
     return given
-
-
-def _samples(plan: Plan, columns: Sequence[Answers]) -> SideBySide:
-    """Return the first prompts with one answer of each column."""
-    config = plan.config
-    count = min(config.show, len(plan.questions.items))
-    gold = next(iter(plan.rewards), "")
-    table: list[list[Answer]] = []
-    for group in range(count):
-        answers = []
-        for column in columns:
-            row = next(row for row in column.shown if column.groups[row] == group)
-            completion = column.completions[row]
-            answers.append(
-                Answer(
-                    completion.text,
-                    len(completion.ids),
-                    completion.ended,
-                    column.rewards[gold][row] if gold else None,
-                    column.kl[row] if column.kl is not None else None,
-                )
-            )
-        table.append(answers)
-    return SideBySide(
-        prompts=[shown(item.prompt) for item in plan.questions.items[:count]],
-        columns=plan.columns,
-        answers=table,
-        sampling=config.sampling,
-        seed=config.run.seed,
-        system=config.system,
-        reward=gold,
-        reference=config.reference,
-    )
 
 
 def _stem(name: str) -> str:
