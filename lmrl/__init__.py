@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lmrl.engines import FinishReason, SamplingSpec
     from lmrl.errors import LmrlError, ModelError, PluginError, SettingsError
     from lmrl.models import LanguageModel, load
-    from lmrl.plugins import PluginManager, hookimpl
+    from lmrl.plugins import PLUGIN_API, PluginManager, hookimpl
     from lmrl.plugins.specs import (
         BenchmarkSpec,
         CommandSpec,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lmrl.stages.rl.config import RLConfig
     from lmrl.stages.rl.stage import RLResult, rl
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 ENVIRONMENT_ID = "TextGen-v0"
 ENVIRONMENT_POINT = "lmrl.envs.text_generation:TextGenEnv"
@@ -44,7 +44,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "lmrl.errors": ("LmrlError", "ModelError", "PluginError", "SettingsError"),
     "lmrl.models": ("LanguageModel", "load"),
     "lmrl.algorithms.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
-    "lmrl.plugins": ("PluginManager", "hookimpl"),
+    "lmrl.plugins": ("PLUGIN_API", "PluginManager", "hookimpl"),
     "lmrl.algorithms.rollout": ("Advantages", "Batch", "Rollout", "Samples"),
     "lmrl.engines": ("FinishReason", "SamplingSpec"),
     "lmrl.plugins.specs": (
@@ -64,6 +64,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 
 __all__ = [
+    "PLUGIN_API",
     "Advantages",
     "Batch",
     "BenchmarkSpec",

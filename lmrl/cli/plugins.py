@@ -1,4 +1,4 @@
-"""`lmrl plugins`: what is installed, by whom, which version, and what failed to load and why."""
+"""`lmrl plugins`: what is installed, by whom, which version and plugin API, and what failed to load and why."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 
+from lmrl import PLUGIN_API, __version__
 from lmrl.cli.tables import make_console, make_table
 from lmrl.plugins import PluginInfo, PluginManager
 from lmrl.plugins.specs import CommandSpec
@@ -23,16 +24,20 @@ def run(arguments: argparse.Namespace) -> int:
     code = 1 if any(info.status == "failed" and info.source.startswith("file ") for info in listing) else 0
     if arguments.json:
         plugins = [dataclasses.asdict(info) for info in listing]
-        print(json.dumps({"plugins": plugins, "conflicts": conflicts}, indent=2))
+        print(json.dumps({"plugin_api": PLUGIN_API, "plugins": plugins, "conflicts": conflicts}, indent=2))
         return code
     console = make_console()
-    columns = ["plugin", "distribution", "version", "offers", "status"]
+    columns = ["plugin", "distribution", "version", "API", "offers", "status"]
     with_errors = any(info.error for info in listing)
     table = make_table([*columns, "error"] if with_errors else columns)
     for info in listing:
-        row = [info.name, info.distribution or info.source, info.version, _offers(info), info.status]
+        api = "" if info.api is None else str(info.api)
+        row = [info.name, info.distribution or info.source, info.version, api, _offers(info), info.status]
         table.add_row(*row, *([info.error] if with_errors else []))
     console.print(table)
+    console.print(
+        f"lmrl {__version__} has plugin API {PLUGIN_API}; a plugin that declares another number is not loaded"
+    )
     for conflict in conflicts:
         console.print(f"conflict: {conflict}", soft_wrap=True)
     return code

@@ -5,8 +5,9 @@
 plugins.
 """
 
+from lmrl.plugins.api import PLUGIN_API
 from lmrl.plugins.hookspecs import hookimpl
 from lmrl.plugins.info import PluginInfo, PluginWarning
 from lmrl.plugins.manager import PluginManager
 
-__all__ = ["PluginInfo", "PluginManager", "PluginWarning", "hookimpl"]
+__all__ = ["PLUGIN_API", "PluginInfo", "PluginManager", "PluginWarning", "hookimpl"]

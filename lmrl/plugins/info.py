@@ -18,6 +18,7 @@ class PluginWarning(UserWarning):
 class PluginInfo:
     """One plugin: where it comes from, whether it works, and what it offers.
 
+    ``api`` is the plugin API that it declares (``LMRL_PLUGIN_API``), None where it declares none.
     ``offers`` maps kinds ("optimizer", "reward" ...) to the names that the plugin registered; ``observes`` names the
     observer hooks that it implements.
     """
@@ -30,6 +31,7 @@ class PluginInfo:
     error: str = ""
     offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observes: tuple[str, ...] = ()
+    api: int | None = None
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Plugin:
     module: Any = None
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     observes: tuple[str, ...] = ()
+    api: int | None = None
 
     @property
     def title(self) -> str:
@@ -64,6 +67,7 @@ class Plugin:
             self.error,
             offers,
             self.observes,
+            self.api,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lmrl.errors import PluginError, SettingsError, nearest, unknown
+from lmrl.plugins.api import DECLARATION, checked_api, declared_in_file, file_of_entry_point
 from lmrl.plugins.checks import check_plugin, new_pluggy_manager
 from lmrl.plugins.environments import register_environment
 from lmrl.plugins.info import Plugin, PluginInfo, PluginWarning, last_line
@@ -215,7 +216,7 @@ class PluginManager:
 
         # By name, as an entry point is loaded: this package knows nothing of what the core offers.
         core = Plugin(CORE, CORE, __version__, "core")
-        self._add(core, lambda: import_module("lmrl.builtin"), raise_failures=True)
+        self._add(core, lambda: import_module("lmrl.builtin"), lambda: None, raise_failures=True)
 
     def _add_entry_point(self, point: EntryPointLike, disabled: bool, raise_failures: bool) -> None:
         distribution, version = origin(point)
@@ -224,16 +225,23 @@ class PluginManager:
             plugin.status = "disabled"
             self._plugins.append(plugin)
             return
-        self._add(plugin, point.load, raise_failures)
+        self._add(plugin, point.load, lambda: file_of_entry_point(point.value), raise_failures)
 
     def _add_file(self, file: Path, raise_failures: bool) -> None:
-        self._add(Plugin(file.stem, "", "", f"file {file}"), lambda: load_file(file), raise_failures)
+        self._add(Plugin(file.stem, "", "", f"file {file}"), lambda: load_file(file), lambda: file, raise_failures)
 
-    def _add(self, plugin: Plugin, load: Callable[[], Any], raise_failures: bool) -> None:
-        """Load a plugin and take in what it offers: all of it, or nothing when any part of it is broken."""
+    def _add(
+        self, plugin: Plugin, load: Callable[[], Any], source: Callable[[], Path | None], raise_failures: bool
+    ) -> None:
+        """Load a plugin and take in what it offers: all of it, or nothing when any part of it is broken.
+
+        ``source`` returns its file, which is read first: a plugin for another plugin API is not executed.
+        """
         self._plugins.append(plugin)
         try:
+            checked_api(declared_in_file(source()))
             plugin.module = load()
+            plugin.api = checked_api(getattr(plugin.module, DECLARATION, None))
             hooks = check_plugin(plugin.module)
             self._pluggy.register(plugin.module, name=f"{len(self._plugins)}")
             specs = {kind: self._collect(plugin, kind) for kind in KINDS if KINDS[kind].hook in hooks}

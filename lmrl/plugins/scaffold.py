@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
+from lmrl import __version__
 from lmrl.errors import SettingsError, unknown
+from lmrl.plugins.api import DECLARATION, PLUGIN_API
 
 SHORT_RUN = "train.updates=2 train.prompts_per_update=8 evaluation.prompts=8 sampling.max_new_tokens=16"
 USES = {
@@ -50,6 +52,8 @@ def new_plugin(name: str, folder: str | Path = ".", *, kind: str = "optimizer", 
         "distribution": name.strip("_").replace("_", "-"),
         "section": SECTIONS.get(kind, kind),
         "short_run": short_run(kind, name),
+        "lmrl": __version__.rpartition(".")[0],
+        "api": f"{DECLARATION} = {PLUGIN_API}",
     }
     files = {
         "pyproject.toml": "pyproject.toml",

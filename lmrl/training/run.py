@@ -17,10 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lmrl import __version__
 from lmrl.config import read_toml, resolved, to_toml
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.locks import folder_lock
-from lmrl.plugins import PluginManager
+from lmrl.plugins import PLUGIN_API, PluginManager
 from lmrl.reporting.metrics import METRICS_FILE, read_metrics
 from lmrl.training.plugin_files import KEY as PLUGIN_FILES
 from lmrl.training.plugin_files import described_files, note_changed_files
@@ -30,7 +31,7 @@ CONFIG_FILE = "config.toml"
 VERSIONS_FILE = "versions.json"
 STARTED_IN = "started_in"
 """Key of the versions' file: the folder in which the run was started, from which its relative paths are read."""
-LIBRARIES = ("lmrl", "torch", "transformers", "gymnasium", "accelerate", "pluggy", "datasets", "tokenizers", "numpy")
+LIBRARIES = ("torch", "transformers", "gymnasium", "accelerate", "pluggy", "datasets", "tokenizers", "numpy")
 
 
 @dataclass
@@ -147,7 +148,7 @@ def keep_config(config: Any, plugins: PluginManager) -> None:
 
 
 def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> None:
-    """Record the stage, the folder it was started in, the versions of Python, libraries and plugins, and plugin files.
+    """Record the stage, the folder it was started in, plugin files, and versions: Python, libraries, plugins and API.
 
     Of a folder that is resumed, plugin files that have changed are logged.
     """
@@ -158,6 +159,7 @@ def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> N
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": library_versions(),
+        "plugin_api": PLUGIN_API,
         "plugins": {info.name: info.version for info in plugins.listing() if info.version},
         PLUGIN_FILES: described_files(plugins),
     }
@@ -166,7 +168,7 @@ def write_versions(folder: Path, plugins: PluginManager, stage: str = "rl") -> N
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that figures depend on, as far as they are installed."""
-    libraries = {}
+    libraries = {"lmrl": __version__}  # also of a checkout that was updated and not installed again
     for name in LIBRARIES:
         try:
             libraries[name] = metadata.version(name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lmrl
 from lmrl.errors import NonFiniteError, ResumeError, SettingsError
 from lmrl.reporting.metrics import read_metrics
 from lmrl.training.adamw import ParameterGroup, make_adamw
@@ -226,4 +227,6 @@ def test_the_schedule_by_hand():
 
 def test_a_run_folder_tells_its_stage(tmp_path):
     run(Regression(), config_of(tmp_path / "run", steps=1))
-    assert json.loads((tmp_path / "run" / "versions.json").read_text())["stage"] == "toy"
+    versions = json.loads((tmp_path / "run" / "versions.json").read_text())
+    assert versions["stage"] == "toy" and versions["plugin_api"] == lmrl.PLUGIN_API
+    assert versions["libraries"]["lmrl"] == lmrl.__version__
