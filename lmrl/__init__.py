@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import gymnasium
 
 from lmrl.lazy import lazy_names
+from lmrl.moved import explain_moved_modules
 
 if TYPE_CHECKING:
     from lmrl.algorithms import ops
@@ -117,3 +118,4 @@ def _register_environment() -> None:
 
 
 _register_environment()
+explain_moved_modules()

@@ -24,6 +24,10 @@ class PluginError(LmrlError):
     """A plugin could not be loaded, or two plugins conflict."""
 
 
+class RenamedError(LmrlError, AttributeError):
+    """A plugin reads or sets a column of an earlier version of lmrl; names the columns of this version."""
+
+
 class ConformanceError(LmrlError, AssertionError):
     """A plugin does not keep its contract; lists every check of ``lmrl.testing`` that fails."""
 

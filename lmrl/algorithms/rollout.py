@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rows import select_record
-from lmrl.errors import LmrlError
+from lmrl.errors import LmrlError, RenamedError
 
 
 class Inputs(Protocol):
@@ -68,15 +68,23 @@ class TextInputs:
         return select_record(self, rows)
 
 
+RENAMED = (
+    "behavior_logprobs is sampler_logprobs (what the engine recorded) or proximal_logprobs (the old policy of ratios "
+    "and clipping) now; docs/migration.md lists what changed in version 0.2"
+)
+
+
 class _Renamed:
     """Gives columns of version 0.1 an error that says what they are now."""
 
+    def __new__(cls, *_: Any, **columns: Any) -> Self:
+        if "behavior_logprobs" in columns:
+            raise RenamedError(RENAMED)
+        return super().__new__(cls)
+
     def __getattr__(self, name: str) -> Any:
         if name == "behavior_logprobs":
-            raise AttributeError(
-                "behavior_logprobs is sampler_logprobs (what the engine recorded) or proximal_logprobs (the old "
-                "policy of ratios and clipping) now; docs/migration.md lists what changed in version 0.2"
-            )
+            raise RenamedError(RENAMED)
         return object.__getattribute__(self, name)  # raises again what the first look-up raised
 
 

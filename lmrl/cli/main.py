@@ -15,7 +15,9 @@ from typing import Any
 
 from lmrl import __version__
 from lmrl.errors import LmrlError, SettingsError
+from lmrl.moved import ADVICE, moved_hint
 from lmrl.plugins import PluginManager, PluginWarning
+from lmrl.plugins.info import last_line
 from lmrl.plugins.specs import CommandSpec
 
 DEBUG_VARIABLE = "LMRL_DEBUG"
@@ -53,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 traceback.print_exc()
             said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
             print(f"error: {said}", file=sys.stderr)
+            return USAGE
+        except ImportError as error:
+            hint = moved_hint(error)
+            if not hint and ADVICE not in str(error):
+                raise
+            if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+                traceback.print_exc()
+            print(f"error: {last_line(error)}{hint and f'. {hint}'}", file=sys.stderr)
             return USAGE
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

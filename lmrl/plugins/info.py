@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lmrl import moved
+
 Status = Literal["loaded", "disabled", "failed"]
 
 
@@ -77,7 +79,8 @@ def last_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{line} ({error.filename}:{error.lineno})"
     own = __file__.rpartition("info.py")[0]
-    unseen = ("<frozen", f"{own}files")  # the import system, and the part of it that plugin files have
+    # The import system, and the parts of it that plugin files have and that explain what has moved.
+    unseen = ("<frozen", f"{own}files", moved.__file__)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(unseen)]
     # The innermost frame is this package's own when the plugin's module could not even be found.
     if not frames or frames[-1].filename.startswith(own):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from lmrl.errors import PluginError, SettingsError, nearest, unknown
+from lmrl.moved import moved_hint
 from lmrl.plugins.api import DECLARATION, checked_api, declared_in_file, file_of_entry_point
 from lmrl.plugins.checks import check_plugin, new_pluggy_manager
 from lmrl.plugins.environments import register_environment
 from lmrl.plugins.info import Plugin, PluginInfo, PluginWarning, last_line
-from lmrl.plugins.moved import moved_hint
 from lmrl.plugins.records import KINDS, OBSERVERS, checked
 from lmrl.plugins.sources import (
     DISABLE_VARIABLE,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+
+from lmrl.errors import ResumeError
 
 
 class AdamWSettings(Protocol):
@@ -48,4 +50,30 @@ def make_adamw(groups: Sequence[ParameterGroup], settings: AdamWSettings) -> tor
     every = [parameter for group in groups for parameter in group.parameters]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in every)
     kind = {"fused": True} if fused else {"foreach": True}
-    return torch.optim.AdamW(torch_groups, betas=(settings.adam_beta1, settings.adam_beta2), **kind)
+    optimizer = torch.optim.AdamW(torch_groups, betas=(settings.adam_beta1, settings.adam_beta2), **kind)
+    optimizer.register_load_state_dict_pre_hook(_regrouped)
+    return optimizer
+
+
+def _regrouped(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a state of version 0.1 in the groups of this version, or None where the groups are the same.
+
+    Fine-tuning without weight decay had two groups, first the matrices and then the others; it has one group now.
+    Raises ``ResumeError`` for other groups: RL with weight decay had one group, of which all parameters decayed.
+    """
+    mine, found = [
+        [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, state["param_groups"])
+    ]
+    if mine == found:
+        return None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    order = sorted(range(len(parameters)), key=lambda index: parameters[index].ndim < 2)
+    matrices = sum(parameter.ndim >= 2 for parameter in parameters)
+    if len(mine) != 1 or found != [matrices, len(parameters) - matrices]:
+        raise ResumeError(
+            f"the checkpoint's AdamW has groups of {found} parameters; expected {mine}. Version 0.1 of lmrl let all "
+            "parameters of a policy decay, and version 0.2 matrices alone, so the run cannot be continued; "
+            "docs/migration.md lists what changed. Start a new run from the checkpoint with model=FOLDER."
+        )
+    group = {**state["param_groups"][0], "params": list(range(len(parameters)))}
+    return {"state": {order[place]: moments for place, moments in state["state"].items()}, "param_groups": [group]}

@@ -41,12 +41,14 @@ def in_starting_folder(run_folder: Path, overrides: Iterable[str] = ()) -> Itera
     """
     here, start = Path.cwd(), starting_folder(run_folder)
     if start is None:
-        gone = read_versions(run_folder).get(STARTED_IN, "an unknown folder")
+        gone = read_versions(run_folder).get(STARTED_IN)
         logger.warning(
-            "%s was started in %s, which does not exist; relative paths of its configuration are read from the current "
-            "folder, %s. Change to the folder that holds the run's data if files are missing.",
+            "%s %s; relative paths of its configuration are read from the current folder, %s. Change to the folder "
+            "that holds the run's data if files are missing.",
             run_folder,
-            gone,
+            f"was started in {gone}, which does not exist"
+            if gone
+            else "does not record the folder in which it was started, as no run of version 0.1 does",
             here,
         )
         start = here

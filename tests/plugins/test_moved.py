@@ -3,13 +3,14 @@
 import contextlib
 import importlib
 import re
+from importlib.util import find_spec
 
 import pytest
 
 from lmrl import Batch, Rollout, Samples
-from lmrl.errors import PluginError
+from lmrl.errors import LmrlError, PluginError
+from lmrl.moved import MOVED, NAMES
 from lmrl.plugins import PluginManager
-from lmrl.plugins.moved import MOVED, NAMES
 
 IMPORTS = {
     "import lmrl.ops": "lmrl.algorithms",
@@ -56,3 +57,15 @@ def test_other_import_errors_get_no_advice(tmp_path):
 def test_a_renamed_column_says_what_it_is_now(record):
     with pytest.raises(AttributeError, match=r"proximal_logprobs.*now; docs/migration.md"):
         _ = record.__new__(record).behavior_logprobs
+
+
+@pytest.mark.parametrize("record", [Batch, Rollout, Samples])
+def test_so_does_a_record_that_is_made_with_one(record):
+    with pytest.raises(LmrlError, match=r"behavior_logprobs is sampler_logprobs.*now; docs/migration.md"):
+        record(behavior_logprobs=None)
+
+
+def test_a_program_gets_the_advice_without_the_plugin_manager():
+    with pytest.raises(ModuleNotFoundError, match=r"lmrl\.stages\.rl_config is lmrl\.stages\.rl now; docs/migration"):
+        importlib.import_module("lmrl.stages.rl_config")
+    assert find_spec("lmrl.stages.no_such_stage") is None
