@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lmrl import __version__
 from lmrl.bench.circumstances import circumstances, machine, pathless
 from lmrl.bench.kinds import kind_named
 from lmrl.bench.processes import run_all
@@ -234,9 +235,11 @@ def _known(blank: Record, output: Path, planned: Sequence[Planned], retry: bool)
         again = record.status == "failed" and (retry or record.key not in wanted)
         now = digests.get(record.key[:3], record.digest)
         if record.digest != now and not again:
+            made = record.versions.get("lmrl", __version__)
+            since = "" if made == __version__ else f" by lmrl {made}, docs/migration.md lists what changed since"
             raise SettingsError(
-                f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now {now}); "
-                "give another --output, or move the file away to run it anew"
+                f"{output} holds {record.title} with other settings (digest {record.digest or 'unknown'}, now {now})"
+                f"{since}; give another --output, or move the file away to run it anew"
             )
         known[record.key] = record
     return known

@@ -179,7 +179,8 @@ def _by_position(name: str, shown: str, parameters: Sequence[Parameter]) -> Bind
     if unsure or swapped or any(one in LIKE_ANSWERS.split() or one in OFFERED for one in names):
         raise SettingsError(
             f"reward {name!r} takes {shown}, whose first two parameters would be prompts and responses by position; "
-            f"{EXPECTED}. Rename the parameters."
+            f"{EXPECTED}. Rename the parameters: version 0.1 passed them by position; docs/migration.md lists what "
+            "changed."
         )
     return _binding(name, shown, ("prompts", "responses"), parameters, {one.name for one in first}, first)
 

@@ -39,7 +39,8 @@ def refuse_story_defaults(
     verb, default = ("is", "its default belongs") if len(missing) == 1 else ("are", "their defaults belong")
     raise error(
         f"{' and '.join(missing)} {verb} missing, and {default} to the embedded story model, but the model is "
-        f"{card.path}; expected your own. Set {' and '.join(missing.values())}{besides}."
+        f"{card.path}; expected your own. Set {' and '.join(missing.values())}{besides}. Version 0.1 used those "
+        "of the stories; docs/migration.md lists what changed."
     )
 
 
