@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import configparser
+import json
+import os
+import site
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -67,6 +71,43 @@ def test_the_wheel_declares_licence_python_and_extras(wheel):
     assert {"test", "dev", "docs"} <= set(declared.get_all("Provides-Extra") or [])
     assert "@" not in "".join(declared.get_all("Requires-Dist") or []), "a requirement names an address"
     wheel_metadata(wheel, "licenses/LICENSE")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """Return the programs of a fresh environment with the wheel; the other packages are those of these tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    query = [programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip())
+    parents = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in parents)
+    (packages / "parent.pth").write_text(lines, encoding="utf-8")
+    command = [programs / "python", "-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", "--quiet"]
+    done = subprocess.run([*command, wheel.filename], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return programs
+
+
+def run_outside(command: list[str | Path], folder: Path) -> str:
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "LMRL"))}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_installed_wheel_runs_the_exact_suite(installed, tmp_path):
+    where = "import lmrl, lmrl_suites; print(lmrl.__version__, lmrl.__file__, lmrl_suites.__file__)"
+    version, *files = run_outside([installed / "python", "-c", where], tmp_path).split()
+    assert version == PROJECT["project"]["version"]
+    assert all(Path(file).is_relative_to(installed.parent) for file in files), f"not from the wheel: {files}"
+    small = ["--optimizers", "reinforce,ppo", "--tasks", "counting", "--beta", "0.3", "--seeds", "1", "budget.amount=2"]
+    run_outside([installed / "lmrl", "bench", "run", "exact", *small, "--quiet"], tmp_path)
+    lines = (tmp_path / "results" / "exact.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert {(one["optimizer"], one["status"]) for one in records} == {("reinforce", "done"), ("ppo", "done")}
+    assert all(one["versions"]["lmrl"] == version and "gap_closed" in one["metrics"] for one in records)
 
 
 def test_the_installed_entry_points_are_the_plugins():
