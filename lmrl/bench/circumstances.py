@@ -11,6 +11,8 @@ from typing import Any
 
 from lmrl.training.run import library_versions
 
+PACKAGE = Path(__file__).parents[1]
+
 
 @cache
 def circumstances() -> dict[str, Any]:
@@ -49,9 +51,11 @@ def pathless(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
-def commit() -> str:
-    """Return the checkout's commit, marked if the library differs from it; empty for an installed package."""
-    package = Path(__file__).parents[1]
+def commit(package: Path = PACKAGE) -> str:
+    """Return the commit of the checkout that holds this package, marked if the library differs from it.
+
+    The result is empty for an installed package.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True)
