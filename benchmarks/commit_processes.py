@@ -42,7 +42,7 @@ def find_side(name: str, given: str) -> Side:
     if not python.is_file():
         raise LmrlError(
             f"--{name} is {given}, and {python} does not exist; expected a work tree with an environment in .venv, or "
-            "a Python interpreter. Make the environment with `make test`, or pass the interpreter."
+            "a Python interpreter. Install the work tree into one, or pass the interpreter of another environment."
         )
     return Side(name, python, path if path.is_dir() else None)
 
