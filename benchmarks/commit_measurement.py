@@ -12,6 +12,7 @@ import platform
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _turns: list[float] = []
 @hookimpl
 def lmrl_run_start(run: Any) -> None:
     """Report the version of the code once the model is loaded, and wait for the first turn."""
-    wait_for_turn(version())
+    wait_for_turn({"version": version()})
 
 
 @hookimpl
@@ -34,15 +35,22 @@ def lmrl_step_end(step: int, metrics: dict[str, float]) -> None:
 
 
 def wait_for_turn(report: dict[str, Any]) -> None:
-    """Write a report and wait until a line is read; end the process if there is nobody who could write one."""
-    print(json.dumps(report), file=sys.__stdout__, flush=True)
+    """Write a report and wait until a line is read; end the process if standard input is closed."""
+    send(report)
     if not sys.stdin.readline():
         raise SystemExit("standard input was closed before the last turn")
+    with suppress(OSError):  # Linux resets the peak; elsewhere it is the peak since the start of the process
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     _turns.append(time.perf_counter())
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Run all updates of the job and return the peak memory."""
+def send(report: dict[str, Any]) -> None:
+    """Write a report, with the peak memory since the turn began."""
+    print(json.dumps({**report, "peak_bytes": peak_bytes()}), file=sys.__stdout__, flush=True)
+
+
+def measure(job: dict[str, Any]) -> None:
+    """Run all updates of the job."""
     from lmrl import PluginManager, RLConfig, rl
     from lmrl.config import build
 
@@ -64,7 +72,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
     plugins = PluginManager(files=[__file__])
     rl(build(RLConfig, table), reward=score_words, prompts=job["prompts"], plugins=plugins, progress=False)
-    return {"peak_bytes": peak_bytes()}
+    send({})
 
 
 def score_words(prompts: list[str], responses: list[str]) -> list[float]:
@@ -74,7 +82,7 @@ def score_words(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process had."""
+    """Return the largest resident memory of this process."""
     # On Linux ru_maxrss begins with the peak of the process that started this one; VmHWM is this process's own.
     status = Path("/proc/self/status")
     if status.exists():
@@ -100,4 +108,4 @@ def version() -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.stdout = sys.stderr  # standard output holds reports only
-    print(json.dumps(measure(json.loads(sys.stdin.readline()))), file=sys.__stdout__, flush=True)
+    measure(json.loads(sys.stdin.readline()))

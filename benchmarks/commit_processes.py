@@ -60,6 +60,8 @@ class Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
             text=True, cwd=folder, env=environment,
         )  # fmt: skip
+        self.peak = 0
+        """Largest resident memory so far, in bytes."""
         self.send(json.dumps({**job, "run": str(folder / side.name)}))
 
     def send(self, line: str = "") -> None:
@@ -79,6 +81,7 @@ class Process:
             self.errors.seek(0)
             raise LmrlError(f"the process of --{self.side.name} ended too early:\n{self.errors.read()[-2000:]}")
         found: dict[str, Any] = json.loads(line)
+        self.peak = max(self.peak, found["peak_bytes"])
         return found
 
     def close(self) -> None:
@@ -102,7 +105,7 @@ def measure_pair(
     """
     updates: tuple[list[Update], list[Update]] = ([], [])
     with _opened(sides, job, folder) as processes:
-        versions = [process.report() for process in processes]
+        versions = [process.report()["version"] for process in processes]
         for side, version in zip(sides, versions, strict=True):
             _check_place(side, Path(version["package"]))
         for number in range(job["updates"]):
@@ -111,10 +114,10 @@ def measure_pair(
                 processes[place].send()
                 updates[place].append(_update(sides[place], processes[place].report()))
                 on_turn()
-        peaks = []
         for process in processes:
             process.send()
-            peaks.append(process.report()["peak_bytes"])
+            process.report()
+        peaks = [process.peak for process in processes]
     before, after = (Measurement(counted[WARM_UP:], peak) for counted, peak in zip(updates, peaks, strict=True))
     return (before, after), versions
 
@@ -148,4 +151,4 @@ def _update(side: Side, report: dict[str, Any]) -> Update:
             f"new names to {Path(__file__).name}."
         )
     seconds = {phase: metrics[name] for phase, name in SECONDS.items()}
-    return Update(metrics[TOKENS], {**seconds, "whole": report["seconds"]})
+    return Update(metrics[TOKENS], {**seconds, "whole": report["seconds"]}, report["peak_bytes"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commit_processes import WARM_UP, Side, find_side, measure_pair
-from commit_verdict import JUDGED, LARGEST, SLOWEST, Comparison, Measurement, compare
+from commit_verdict import JUDGED, LARGEST, PEAKS, SLOWEST, Comparison, Measurement, compare
 from tqdm import tqdm
 
 from lmrl.bench.circumstances import commit, machine
@@ -141,7 +141,7 @@ def show(compared: list[Comparison], versions: list[dict[str, Any]]) -> None:
         console.print(f"{name}: {version['commit'] or 'no checkout'}, torch {version['torch']}")
     table = make_table(COLUMNS)
     for row in compared:
-        memory = row.measure == "memory"
+        memory = row.measure in PEAKS
         scale = 2**20 if memory else 1
         values = [f"{value / scale:,.0f}" for value in (row.before, row.after)]
         unit = "MiB at the peak" if memory else "tokens/s"

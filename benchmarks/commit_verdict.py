@@ -15,8 +15,10 @@ from lmrl.statistics.intervals import Interval
 
 Verdict = Literal["pass", "undecided", "FAIL", "not judged"]
 PHASES = ("sampling", "scoring", "update", "whole")
+PEAKS = ("memory", "process")
+"""Peak resident memory of an update, and of the whole process."""
 JUDGED = ("sampling", "update", "whole", "memory")
-"""Scoring is short, so its ratio is noisy; ``whole`` includes its time."""
+"""Scoring is short, and ``whole`` includes its time. A process's peak varies by 5% between equal runs."""
 SLOWEST = 0.97
 """Smallest ratio of tokens per second that is accepted."""
 LARGEST = 1.03
@@ -29,28 +31,29 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Update:
-    """One counted update: its sampled tokens and the seconds of every phase."""
+    """One counted update: its sampled tokens, the seconds of every phase, and its peak resident memory in bytes."""
 
     tokens: float
     seconds: dict[str, float]
+    peak_bytes: float
 
-    def rate(self, phase: str) -> float:
-        """Return tokens per second of a phase."""
-        return self.tokens / self.seconds[phase]
+    def value(self, measure: str) -> float:
+        """Return tokens per second of a phase, or the bytes of ``memory``."""
+        return self.peak_bytes if measure == "memory" else self.tokens / self.seconds[measure]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One process: its counted updates and its peak resident memory in bytes."""
+    """One process: its counted updates, and the peak resident memory in bytes from its start to its end."""
 
     updates: list[Update]
     peak_bytes: float
 
     def value(self, measure: str) -> float:
-        """Return the median tokens per second of a phase, or the bytes of ``memory``."""
-        if measure == "memory":
+        """Return the median over the updates, or the bytes of ``process``."""
+        if measure == "process":
             return self.peak_bytes
-        return statistics.median(update.rate(measure) for update in self.updates)
+        return statistics.median(update.value(measure) for update in self.updates)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Comparison:
 def compare(size: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> list[Comparison]:
     """Return the comparison of every measure over pairs of (before, after)."""
     found = []
-    for measure in (*PHASES, "memory"):
+    for measure in (*PHASES, *PEAKS):
         ratios = [pair_ratio(before, after, measure) for before, after in pairs]
         interval = ratio_interval(ratios)
         old, new = (statistics.median(pair[side].value(measure) for pair in pairs) for side in (0, 1))
@@ -78,14 +81,14 @@ def compare(size: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> list
 
 
 def pair_ratio(before: Measurement, after: Measurement, measure: str) -> float:
-    """Return after / before: of ``memory`` the ratio of the peaks, of a phase the median ratio over the updates.
+    """Return after / before: the median ratio over the updates, or the ratio of both processes' peaks.
 
     The same update of both processes ran within seconds, so a busy machine slows both.
     """
-    if measure == "memory":
+    if measure == "process":
         return after.peak_bytes / before.peak_bytes
     updates = zip(before.updates, after.updates, strict=True)
-    return statistics.median(new.rate(measure) / old.rate(measure) for old, new in updates)
+    return statistics.median(new.value(measure) / old.value(measure) for old, new in updates)
 
 
 def ratio_interval(ratios: Sequence[float], seed: int = 0) -> Interval:

@@ -28,9 +28,9 @@ def run(*arguments):
 
 
 def measurement(verdicts, *seconds, tokens=100, peak=1000):
-    """A process whose updates took these seconds in every phase."""
-    updates = [verdicts.Update(tokens, dict.fromkeys(verdicts.PHASES, second)) for second in seconds]
-    return verdicts.Measurement(updates, peak)
+    """A process whose updates took these seconds in every phase, and which needed more memory when it was saved."""
+    updates = [verdicts.Update(tokens, dict.fromkeys(verdicts.PHASES, second), peak) for second in seconds]
+    return verdicts.Measurement(updates, 2000)
 
 
 def test_a_pairs_ratio_is_the_median_of_neighbouring_updates(verdicts):
@@ -39,7 +39,8 @@ def test_a_pairs_ratio_is_the_median_of_neighbouring_updates(verdicts):
     # Rates: 100, 12.5 and 50 tokens per second, then 25, 6.25 and 50; the ratios are 1/4, 1/2 and 1.
     assert verdicts.pair_ratio(before, after, "sampling") == 0.5
     assert verdicts.pair_ratio(before, after, "memory") == 1.1
-    assert before.value("whole") == 50 and after.value("memory") == 1100
+    assert verdicts.pair_ratio(before, after, "process") == 1
+    assert before.value("whole") == 50 and after.value("memory") == 1100 and after.value("process") == 2000
 
 
 def test_the_interval_of_nine_pairs_leaves_one_out_on_either_side(verdicts):
@@ -90,6 +91,7 @@ def test_a_slower_phase_and_a_larger_peak_fail_and_the_rest_passes(verdicts):
     found = {row.measure: row for row in verdicts.compare("1M", pairs)}
     assert {name: row.verdict for name, row in found.items()} == {
         "sampling": "pass", "scoring": "not judged", "update": "FAIL", "whole": "pass", "memory": "FAIL",
+        "process": "not judged",
     }  # fmt: skip
     assert found["update"].ratios == pytest.approx([1 / 1.1] * 9) and found["memory"].ratios == [1.04] * 9
     assert found["update"].before == 20 and found["update"].after == pytest.approx(20 / 1.1)
@@ -102,7 +104,7 @@ def test_a_pair_of_the_checkout_with_itself_is_measured_and_recorded(tmp_path, v
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(file.read_text(encoding="utf-8"))
     assert [(row["size"], row["measure"]) for row in found["results"]] == [
-        ("smoke", measure) for measure in (*verdicts.PHASES, "memory")
+        ("smoke", measure) for measure in (*verdicts.PHASES, *verdicts.PEAKS)
     ]
     for row in found["results"]:
         assert row["ratio"] == row["ratios"][0] and row["interval"] == [None, None]
@@ -110,6 +112,7 @@ def test_a_pair_of_the_checkout_with_itself_is_measured_and_recorded(tmp_path, v
     [pair] = found["measurements"]["smoke"]
     for side in ("before", "after"):
         assert len(pair[side]["updates"]) == 2, "without the updates of the warm-up"
+        assert 0 < max(update["peak_bytes"] for update in pair[side]["updates"]) <= pair[side]["peak_bytes"]
         for update in pair[side]["updates"]:
             seconds = update["seconds"]
             assert seconds["whole"] > seconds["sampling"] + seconds["scoring"] + seconds["update"] > 0
