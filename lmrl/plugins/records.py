@@ -101,7 +101,10 @@ def _check_settings(hook: str, name: str, settings: Any, optional: bool) -> None
     try:
         check_defaults(settings)
     except SettingsError as error:
-        raise PluginError(f"{hook}: in the settings of {name!r}, {error}") from error
+        raise PluginError(
+            f"{hook}: in the settings of {name!r}, {error}. Version 0.1 did not check defaults; docs/migration.md "
+            "lists what changed"
+        ) from error
 
 
 def _article(value: Any) -> str:

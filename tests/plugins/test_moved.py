@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from lmrl import Batch, Rollout, Samples
-from lmrl.errors import LmrlError, PluginError
+from lmrl.errors import LmrlError, PluginError, SettingsError
 from lmrl.moved import MOVED, NAMES
 from lmrl.plugins import PluginManager
 
@@ -69,3 +69,11 @@ def test_a_program_gets_the_advice_without_the_plugin_manager():
     with pytest.raises(ModuleNotFoundError, match=r"lmrl\.stages\.rl_config is lmrl\.stages\.rl now; docs/migration"):
         importlib.import_module("lmrl.stages.rl_config")
     assert find_spec("lmrl.stages.no_such_stage") is None
+
+
+def test_an_installed_plugin_of_version_01_is_named_where_its_name_is_unknown(make_fake):
+    manager = PluginManager(entry_points=[make_fake("old", "from lmrl.optimizer import PolicyOptimizer")])
+    with pytest.raises(SettingsError) as caught:
+        manager.get("optimizer", "old")
+    assert "unknown optimizer 'old'" in str(caught.value) and "old (fake-old 1.0): " in str(caught.value)
+    assert "lmrl.optimizer is lmrl.algorithms now; docs/migration.md" in str(caught.value)

@@ -14,6 +14,7 @@ PICKED = {
     "my_engine": [*PROMPTS, *LENGTH, "trackers=[]", "engine.name=my_engine"],
     "timed": [*PROMPTS, *LENGTH, "trackers=[]", "engine.name=timed"],
     "by_position": [*PROMPTS, "trackers=[]", "reward.name=by_position"],
+    "loose_default": [*PROMPTS, "trackers=[]", "reward.name=loose_default"],
     "my_reward": [*PROMPTS, "trackers=[]", "reward.name=my_reward", "reward.my_reward.words=4"],
     "my_dataset": [*LENGTH, "trackers=[]", "prompts.name=my_dataset"],
     "printer": [*PROMPTS, *LENGTH, 'trackers=["printer"]'],
@@ -38,6 +39,7 @@ def test_it_works(plugin, lmrl, project):
     [
         ("my_optimizer", "behavior_logprobs is sampler_logprobs (what the engine recorded) or proximal_logprobs"),
         ("deep_imports", "lmrl.ops is lmrl.algorithms now"),
+        ("loose_default", "Version 0.1 did not check defaults"),
         ("by_position", "Rename the parameters: version 0.1 passed them by position"),
     ],
 )
