@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", default=["1M", "10M"], choices=list(SHAPES), help="model sizes; default: 1M 10M"
     )
-    parser.add_argument("--updates", type=int, default=5, metavar="N", help="counted updates per process; default: 5")
+    parser.add_argument("--updates", type=int, default=4, metavar="N", help="counted updates per process; default: 4")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements and ratios to this file")
     options = parser.parse_args(arguments)
     for name in ("pairs", "updates"):
