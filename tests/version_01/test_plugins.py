@@ -12,6 +12,7 @@ PICKED = {
     "my_optimizer": [*PROMPTS, *LENGTH, "trackers=[]", "optimizer.name=my_optimizer"],
     "deep_imports": [*PROMPTS, *LENGTH, "trackers=[]", "optimizer.name=deep_imports"],
     "my_engine": [*PROMPTS, *LENGTH, "trackers=[]", "engine.name=my_engine"],
+    "colder": [*PROMPTS, *LENGTH, "trackers=[]", "engine.name=colder"],
     "timed": [*PROMPTS, *LENGTH, "trackers=[]", "engine.name=timed"],
     "by_position": [*PROMPTS, "trackers=[]", "reward.name=by_position"],
     "loose_default": [*PROMPTS, "trackers=[]", "reward.name=loose_default"],
@@ -51,7 +52,11 @@ def test_it_stops_with_what_changed(plugin, change, lmrl):
 
 @pytest.mark.parametrize(
     ("plugin", "change"),
-    [("my_engine", "lmrl.rollout is lmrl.algorithms now"), ("timed", "lmrl.sampling is lmrl.engines now")],
+    [
+        ("my_engine", "lmrl.rollout is lmrl.algorithms now"),
+        ("timed", "lmrl.sampling is lmrl.engines now"),
+        ("colder", ""),  # imports what has not moved: the error is about its columns, or about the engine itself
+    ],
 )
 def test_an_engine_works_or_stops_with_what_changed(plugin, change, lmrl_process):
     done = run(lmrl_process, plugin)
