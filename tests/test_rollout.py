@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.algorithms.rollout import TextInputs
-from lmrl.algorithms.rows import lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.algorithms.rows import lengths_to_mask, split_by_length
+from lmrl.algorithms.sequences import Sequences
+from lmrl.models.pieces import split_packed
 
 
 def test_split_by_length_by_hand():
@@ -24,10 +25,8 @@ def test_pieces_cover_every_row_once_within_the_budget(lengths, budget):
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=30), st.integers(1, 60))
 def test_pieces_by_prompt_count_a_prompt_once_and_keep_its_rows_together_where_they_fit(rows, budget):
-    prompts = torch.tensor([[number] * number + [0] * (3 - number) for number, _ in rows])
-    responses = torch.tensor([length for _, length in rows])
-    inputs = TextInputs(prompts, (prompts > 0).sum(1), torch.zeros(len(rows), 9).long(), responses)
-    pieces = [piece.tolist() for piece in split_by_prompt(inputs, budget)]
+    inputs = Sequences.of_pairs(([number] * number, [0] * length) for number, length in rows)
+    pieces = [piece.tolist() for piece in split_packed(inputs, budget)]
     assert sorted(row for piece in pieces for row in piece) == list(range(len(rows)))
     for piece in pieces:
         tokens = sum({rows[row][0] for row in piece}) + sum(rows[row][1] for row in piece)

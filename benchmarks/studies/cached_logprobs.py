@@ -31,11 +31,10 @@ def differences(size: str, fast_path: bool) -> torch.Tensor:
         model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0
     )
     inputs = samples.inputs
-    rows = torch.cat([inputs.prompt_ids, inputs.response_ids], dim=1)
     with torch.no_grad():
-        logprobs = model(rows, use_cache=False).logits[:, inputs.prompt_ids.shape[1] - 1 : -1].log_softmax(-1)
-    again = logprobs.gather(-1, inputs.response_ids[..., None]).squeeze(-1)
-    return (again - samples.sampler_logprobs)[samples.action_mask].abs()
+        logprobs = model(inputs.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+    again = logprobs[inputs.sampled[:, 1:]].gather(-1, inputs.actions[:, None]).squeeze(-1)
+    return (again - samples.sampler_logprobs[samples.action_mask]).abs()
 
 
 def main() -> None:

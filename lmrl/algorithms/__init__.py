@@ -24,8 +24,9 @@ if TYPE_CHECKING:
         Policy,
         PolicyOptimizer,
     )
-    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, TextInputs, UndeclaredNeed
+    from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, UndeclaredNeed
     from lmrl.algorithms.rows import lengths_to_mask
+    from lmrl.algorithms.sequences import Sequences
 
 __all__ = [
     "ActorCritic",
@@ -47,7 +48,7 @@ __all__ = [
     "Responses",
     "Rollout",
     "Samples",
-    "TextInputs",
+    "Sequences",
     "TrajectoryBatch",
     "UndeclaredNeed",
     "kl",
@@ -77,9 +78,9 @@ __getattr__, __dir__ = lazy_names(
             "Batch",
             "Rollout",
             "Samples",
-            "TextInputs",
             "UndeclaredNeed",
         ),
         "lmrl.algorithms.rows": ("lengths_to_mask",),
+        "lmrl.algorithms.sequences": ("Sequences",),
     },
 )

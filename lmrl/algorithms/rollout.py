@@ -11,15 +11,15 @@ alone, so the same optimizer trains a language model or a CartPole controller.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rows import select_record
+from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import LmrlError, RenamedError
 
 
@@ -34,38 +34,6 @@ class Inputs(Protocol):
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
         ...
-
-
-@dataclass(frozen=True)
-class TextInputs:
-    """Prompts and sampled tokens, both right-padded with 0.
-
-    Shapes: ``prompt_ids`` (B, P) int64, ``prompt_lengths`` (B,) int64, ``response_ids`` (B, T) int64,
-    ``response_lengths`` (B,) int64.
-    """
-
-    prompt_ids: Tensor
-    prompt_lengths: Tensor
-    response_ids: Tensor
-    response_lengths: Tensor
-
-    @classmethod
-    def of(
-        cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str | None = None
-    ) -> TextInputs:
-        """Return pairs of prompt ids and response ids as tensors."""
-        prompts, prompt_lengths = pad_rows([prompt for prompt, _ in rows], device=device)
-        responses, response_lengths = pad_rows([response for _, response in rows], device=device)
-        return cls(prompts, prompt_lengths, responses, response_lengths)
-
-    @property
-    def row_lengths(self) -> Tensor:
-        """Tokens of prompt and response, (B,)."""
-        return self.prompt_lengths + self.response_lengths
-
-    def select(self, rows: Tensor) -> TextInputs:
-        """Return the rows with these indices."""
-        return select_record(self, rows)
 
 
 RENAMED = (
@@ -98,7 +66,7 @@ class Samples(_Renamed):
     rows with one number share a prompt.
     """
 
-    inputs: TextInputs
+    inputs: Sequences
     action_mask: Tensor
     sampler_logprobs: Tensor
     terminated: Tensor

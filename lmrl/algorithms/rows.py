@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 Record = TypeVar("Record")
-
-
-class PromptsAndResponses(Protocol):
-    """What ``split_by_prompt`` reads of ``TextInputs``."""
-
-    @property
-    def prompt_ids(self) -> Tensor:
-        """Prompts, right-padded, (B, P)."""
-        ...
-
-    @property
-    def prompt_lengths(self) -> Tensor:
-        """Tokens of each prompt, (B,)."""
-        ...
-
-    @property
-    def response_lengths(self) -> Tensor:
-        """Tokens of each response, (B,)."""
-        ...
 
 
 def select_record(record: Record, rows: Tensor) -> Record:
@@ -54,6 +35,8 @@ def join_records(records: Sequence[Record]) -> Record:
 
     def join(values: list[Any]) -> Any:
         first = values[0]
+        if hasattr(first, "join") and hasattr(first, "select"):
+            return type(first).join(values)
         if isinstance(first, Tensor) and first.ndim == 2:
             width = max(value.shape[1] for value in values)
             return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[1])) for value in values])
@@ -71,45 +54,22 @@ def join_records(records: Sequence[Record]) -> Record:
     return type(records[0])(**{name: join([getattr(record, name) for record in records]) for name in names})
 
 
-def split_by_length(lengths: Tensor, token_budget: int) -> list[Tensor]:
+def split_by_length(lengths: Tensor, token_budget: int, counts: Tensor | None = None) -> list[Tensor]:
     """Return index tensors that cover all rows, each of rows of like length.
 
     A piece is cut where (rows x longest row), the positions computed for it with padding, would exceed
-    ``token_budget``; a single row may. Reads the lengths on the host.
+    ``token_budget``; a single row may. ``counts`` says how many rows of its length each row stands for, 1 by default.
+    Reads the lengths on the host.
     """
     order = torch.argsort(lengths, stable=True)
-    cuts, first = [], 0
-    for place, length in enumerate(lengths[order].tolist()):
-        if place > first and (place - first + 1) * length > token_budget:
+    numbers = [1] * len(order) if counts is None else counts[order].tolist()
+    cuts, first, rows = [], 0, 0
+    for place, (length, number) in enumerate(zip(lengths[order].tolist(), numbers, strict=True)):
+        if place > first and (rows + number) * length > token_budget:
             cuts.append(place)
-            first = place
+            first, rows = place, 0
+        rows += number
     return list(order.tensor_split(cuts))
-
-
-def split_by_prompt(inputs: PromptsAndResponses, token_budget: int) -> list[Tensor]:
-    """Return index tensors that cover all rows, of ``token_budget`` tokens at most, where equal prompts count once.
-
-    Rows with one prompt stay together where they fit into a piece, and are cut where they do not; a single row may
-    exceed the budget. Reads the prompts on the host.
-    """
-    prompt_lengths, lengths = inputs.prompt_lengths.tolist(), inputs.response_lengths.tolist()
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, ids in enumerate(inputs.prompt_ids.tolist()):
-        groups.setdefault(tuple(ids[: prompt_lengths[row]]), []).append(row)
-    pieces: list[list[int]] = []
-    left = 0
-    for prompt, rows in groups.items():
-        whole = len(prompt) + sum(lengths[row] for row in rows)
-        joined = bool(pieces) and whole <= left
-        if joined:
-            left -= len(prompt)
-        for row in rows:
-            if not joined or lengths[row] > left:
-                pieces.append([])
-                left, joined = token_budget - len(prompt), True
-            pieces[-1].append(row)
-            left -= lengths[row]
-    return [torch.tensor(piece, device=inputs.prompt_ids.device) for piece in pieces]
 
 
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:

@@ -81,10 +81,9 @@ def sample_texts(
         engine = TransformersEngine()
     codec = model.card.codec
     samples = engine.generate(model.model, prompts, spec, seed, codec)
-    require_sampled_ids(samples.inputs.response_ids, model.card)
-    lengths = samples.inputs.response_lengths.tolist()
-    rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
-    logprobs = [row[:length] for row, length in zip(samples.sampler_logprobs.tolist(), lengths, strict=True)]
+    require_sampled_ids(samples.inputs.actions, model.card)
+    rows = samples.inputs.action_rows()
+    logprobs = [row[: len(ids)] for row, ids in zip(samples.sampler_logprobs.tolist(), rows, strict=True)]
     texts = response_texts(codec, prompts, rows, spec.eos_ids, spec.stop_strings)
     reasons = [FinishReason(code) for code in samples.finish_reasons.tolist()]
     return [Completion(*parts) for parts in zip(texts, rows, logprobs, reasons, strict=True)]

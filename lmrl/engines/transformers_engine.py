@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import Samples, TextInputs
+from lmrl.algorithms.rollout import Samples
 from lmrl.algorithms.rows import lengths_to_mask, select_record
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.decoder import Decoder
 from lmrl.engines.distribution import draw_from_logits
 from lmrl.engines.engine import OnFinished
@@ -288,12 +288,12 @@ def _check_prompts(prompts: Sequence[Sequence[int]], spec: SamplingSpec) -> None
 
 def _samples(prompts: Sequence[Sequence[int]], store: _Store, spec: SamplingSpec) -> Samples:
     device = store.ids.device
-    prompt_ids, lengths = pad_rows(prompts, "right")
     width = int(store.lengths.max())
+    rows = [row[:length] for row, length in zip(store.ids.tolist(), store.lengths.tolist(), strict=True)]
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
     terminated, truncated = finish_flags(store.codes, spec.on_length)
     return Samples(
-        inputs=TextInputs(prompt_ids.to(device), lengths.to(device), store.ids[:, :width].contiguous(), store.lengths),
+        inputs=Sequences.of_pairs(zip(prompts, rows, strict=True), device),
         action_mask=lengths_to_mask(store.lengths, width),
         sampler_logprobs=store.logprobs[:, :width].contiguous(),
         terminated=terminated,

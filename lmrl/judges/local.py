@@ -182,15 +182,14 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
     """Return the logits of the token after each row of ids, float32 (B, V) on the CPU."""
     import torch
 
-    from lmrl.algorithms import TextInputs
-    from lmrl.algorithms.rows import split_by_length
+    from lmrl.algorithms import Sequences
+    from lmrl.models.pieces import split_padded
 
-    inputs = TextInputs.of(
-        [(row, [0]) for row in rows], policy.model.device
-    )  # the state before a response token, whichever it is
+    # The state before a sampled token, whichever it is.
+    inputs = Sequences.of_pairs([(row, [0]) for row in rows], policy.model.device)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
-        for places in split_by_length(inputs.row_lengths, BUDGET):
+        for places in split_padded(inputs, BUDGET):
             logits = policy(inputs.select(places)).logits.float().cpu()
             for place, row in zip(places.tolist(), logits, strict=True):
                 found[place] = row
@@ -199,11 +198,11 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
 
 def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """Return log p(response | prompt) of each row of ids, in nats."""
-    from lmrl.algorithms import TextInputs
+    from lmrl.algorithms import Sequences
     from lmrl.engines.spec import SamplingSpec
     from lmrl.models.scoring import score_logprobs
 
-    inputs = TextInputs.of(rows, policy.model.device)
+    inputs = Sequences.of_pairs(rows, policy.model.device)
     return [float(row) for row in score_logprobs(policy, inputs, SamplingSpec(), BUDGET).sum(1)]
 
 

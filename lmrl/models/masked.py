@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import TextInputs
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.cache import JointCache
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ResumeError
@@ -56,8 +55,8 @@ class MaskPolicy:
         return RestrictedModel(model, self)
 
     @torch.no_grad()
-    def support(self, inputs: TextInputs) -> Tensor:
-        """Return the sets before each response token, (N, V) bool, from one teacher-forced pass.
+    def support(self, inputs: Sequences) -> Tensor:
+        """Return the sets before each sampled token, (N, V) bool, from one teacher-forced pass.
 
         Sampled tokens were drawn from their sets; they belong to them here too where rounding, which differs from that
         of a cached step, would leave out the last one of a set.
@@ -65,8 +64,7 @@ class MaskPolicy:
         with self.autocast():
             outputs: StateOutputs = self.policy(inputs)
         assert outputs.logits is not None
-        ids = inputs.response_ids[lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])]
-        return self.sets(outputs.logits).scatter(1, ids[:, None], True)
+        return self.sets(outputs.logits).scatter(1, inputs.actions[:, None], True)
 
     def refresh(self, model: Any) -> None:
         """Become a copy of ``model`` as it is now."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.models.packing import Packing, counted_attention, pack, packed_attention
 
 
@@ -32,22 +32,19 @@ def is_packable(model: Any) -> bool:
         return False
     embedding = model.get_input_embeddings().weight
     tokens = (1 + 7 * torch.arange(11, device=embedding.device)) % len(embedding)
-    inputs = TextInputs(  # two rows share a prompt, the third has one of its own
-        torch.stack([tokens[:2], tokens[:2], torch.stack([tokens[2], tokens.new_zeros(())])]),
-        torch.tensor([2, 2, 1], device=embedding.device),
-        torch.stack([tokens[3:6], tokens[6:9], torch.cat([tokens[9:11], tokens.new_zeros(1)])]),
-        torch.tensor([3, 3, 2], device=embedding.device),
-    )
+    own = tokens.tolist()
+    pairs = [(own[:2], own[3:6]), (own[:2], own[6:9]), (own[2:3], own[9:])]  # two rows share a prompt
+    inputs = Sequences.of_pairs(pairs, embedding.device)
     packing = pack(inputs, include_last=True)
     try:
         with torch.autocast(embedding.device.type, enabled=False):
             with counted_attention() as calls:
                 packed = packed_states(model, packing).float()
             rows = []
-            for row, (prompt, response) in enumerate(((2, 3), (2, 3), (1, 2))):
-                ids = torch.cat([inputs.prompt_ids[row, :prompt], inputs.response_ids[row, :response]])
-                states = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-                rows.append(states[prompt - 1 :].float())
+            for prompt, response in pairs:
+                ids = torch.tensor([prompt + response], device=embedding.device)
+                states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+                rows.append(states[len(prompt) - 1 :].float())
     except Exception:  # whatever a family's own code makes of it
         return False
     if len(calls) != config.get_text_config().num_hidden_layers:

@@ -1,4 +1,6 @@
-"""Rows without padding: all of a batch's tokens in one sequence, a prompt that several rows share only once.
+"""Rows without padding: all of a batch's tokens in one sequence, a context that several rows share only once.
+
+A context is what stands before a sequence's first sampled token: its prompt.
 
 Every linear layer then computes real tokens alone. Attention stays within a row: the flat queries, keys and values are
 gathered into blocks of rows of like length, attended to causally, and gathered back. It is registered with
@@ -17,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rollout import TextInputs
 from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import ModelError
 
 ATTENTION_NAME = "lmrl_packed"
@@ -28,13 +30,13 @@ BUCKET_RATIO = 1.25
 
 @dataclass(frozen=True)
 class Packing:
-    """N tokens in one sequence and how B rows read them, from U distinct prompts.
+    """N tokens in one sequence and how B rows read them, from U distinct contexts.
 
-    ``ids`` and ``positions`` (N,): first all prompts, then what follows the prompt in each row. ``states`` are the
-    places in it of the states that predict each row's response tokens, in row-major order; rows with one prompt share
+    ``ids`` and ``positions`` (N,): first all contexts, then what follows the context in each row. ``states`` are the
+    places in it of the states that predict each row's sampled tokens, in row-major order; rows with one context share
     their first. ``slots`` (M,) says which token stands in each slot of the blocks, ``places`` (N,) in which slot a
     token's output is read, ``owners`` (M,) is its inverse, N where a slot is not read. ``blocks`` holds (rows, length)
-    of each block, ``block_prompts`` the number of each of its rows' prompts.
+    of each block, ``block_contexts`` the number of each of its rows' contexts.
     """
 
     ids: Tensor
@@ -44,68 +46,69 @@ class Packing:
     places: Tensor
     owners: Tensor
     blocks: list[tuple[int, int]]
-    block_prompts: list[Tensor]
-    prompt_tokens: int
-    prompt_places: Tensor
-    """Where each prompt token stands in (U x longest prompt), padded."""
-    prompt_shape: tuple[int, int]
+    block_contexts: list[Tensor]
+    context_tokens: int
+    context_places: Tensor
+    """Where each token of a context stands in (U x longest context), padded."""
+    context_shape: tuple[int, int]
 
     @property
     def shared(self) -> bool:
-        """Whether two rows share a prompt."""
-        return sum(rows for rows, _ in self.blocks) > self.prompt_shape[0]
+        """Whether two rows share a context."""
+        return sum(rows for rows, _ in self.blocks) > self.context_shape[0]
 
 
-def pack(inputs: TextInputs, include_last: bool = False) -> Packing:
-    """Lay out rows without padding; ``include_last`` adds the state after each response.
+def pack(inputs: Sequences, include_last: bool = False) -> Packing:
+    """Lay out sequences without padding; ``include_last`` adds the state at the end of each trajectory.
 
-    A response's last token is left out unless that state is wanted: nothing is predicted after it. Reads the lengths
-    on the host.
+    What follows the last state that is wanted is left out: a sequence's last sampled token, and what stands behind it.
+    Sequences share the tokens before their first sampled one where these are equal. Reads the lengths on the host.
     """
-    device = inputs.prompt_ids.device
-    prompt_lengths = inputs.prompt_lengths
-    wanted = inputs.response_lengths + int(include_last)
-    after = (wanted - 1).clamp_min(0)  # tokens that follow the prompt
-    lengths = prompt_lengths + after
-    longest_prompt, longest_after, _ = torch.stack([prompt_lengths.max(), after.max(), lengths.max()]).tolist()
+    device = inputs.ids.device
+    columns = torch.arange(inputs.ids.shape[1], device=device)
+    context = inputs.context_lengths
+    lengths = torch.where(inputs.sampled, columns, context[:, None]).amax(1)  # tokens up to the last state
+    if include_last:
+        lengths = torch.where(inputs.ends_trajectory, inputs.lengths, lengths)
+    after = lengths - context
+    longest_context, longest = torch.stack([context.max(), lengths.max()]).tolist()
+    columns = columns[:longest]
 
-    number, first = _distinct_prompts(inputs, longest_prompt)
-    prompts = len(first)
-    own_lengths = prompt_lengths[first]
-    in_prompt = lengths_to_mask(own_lengths, longest_prompt)
-    in_response = lengths_to_mask(after, longest_after)
-    steps = torch.arange(longest_after, device=device)
-    prompt_ids = inputs.prompt_ids[first, :longest_prompt][in_prompt]
-    ids = torch.cat([prompt_ids, inputs.response_ids[:, :longest_after][in_response]])
-    columns = torch.arange(longest_prompt, device=device).expand(prompts, -1)
-    positions = torch.cat([columns[in_prompt], (prompt_lengths[:, None] + steps)[in_response]])
-    prompt_tokens = len(prompt_ids)
-    prompt_start = own_lengths.cumsum(0) - own_lengths
-    response_start = prompt_tokens + after.cumsum(0) - after
+    number, first = _distinct_contexts(inputs, context, longest_context)
+    contexts = len(first)
+    own_lengths = context[first]
+    in_context = lengths_to_mask(own_lengths, longest_context)
+    behind = (columns >= context[:, None]) & (columns < lengths[:, None])
+    context_columns = columns[:longest_context].expand(contexts, -1)
+    context_ids = inputs.ids[first, :longest_context][in_context]
+    ids = torch.cat([context_ids, inputs.ids[:, :longest][behind]])
+    positions = torch.cat([context_columns[in_context], columns.expand(len(lengths), -1)[behind]])
+    context_tokens = len(context_ids)
+    context_start = own_lengths.cumsum(0) - own_lengths
+    behind_start = context_tokens + after.cumsum(0) - after
 
-    # (B, 1 + longest_after): the prompt's last token, then the response's.
-    last_of_prompt = (prompt_start[number] + prompt_lengths - 1)[:, None]
-    table = torch.cat([last_of_prompt, response_start[:, None] + steps], dim=1)
-    states = table[lengths_to_mask(wanted.clamp_max(1 + longest_after), 1 + longest_after)]
+    def place_of(rows: Tensor, places: Tensor) -> Tensor:
+        """Return where tokens of these rows, by their place in the row, stand among ``ids``."""
+        of_context = context_start[number[rows]] + places
+        return torch.where(places < context[rows], of_context, behind_start[rows] + places - context[rows])
+
+    chosen = state_positions(inputs, longest, include_last).nonzero()
+    states = place_of(chosen[:, 0], chosen[:, 1])
 
     order = torch.argsort(lengths, stable=True)
     blocks = _blocks(lengths[order].tolist())
-    slots, block_prompts, slot_start, start, row = [], [], torch.zeros_like(lengths), 0, 0
+    slots, block_contexts, slot_start, start, row = [], [], torch.zeros_like(lengths), 0, 0
     for count, width in blocks:
         members = order[row : row + count]
-        places = torch.arange(width, device=device)[None, :]
-        here = prompt_lengths[members, None]
-        of_prompt = prompt_start[number[members], None] + places
-        of_response = response_start[members, None] + places - here
-        token = torch.where(places < here, of_prompt, of_response)
+        token = place_of(members[:, None], columns[None, :width])
         # What stands in padding is read by nobody: any token will do.
-        slots.append(token.where(places < lengths[members, None], 0).flatten())
-        block_prompts.append(number[members])
+        slots.append(token.where(columns[:width] < lengths[members, None], 0).flatten())
+        block_contexts.append(number[members])
         slot_start[members] = start + width * torch.arange(count, device=device)
         start, row = start + count * width, row + count
-    of_prompts = (slot_start[first, None] + columns)[in_prompt]
-    of_responses = ((slot_start + prompt_lengths)[:, None] + steps)[in_response]
-    places = torch.cat([of_prompts, of_responses])
+    of_contexts = (slot_start[first, None] + context_columns)[in_context]
+    of_others = (slot_start[:, None] + columns)[behind]
+    places = torch.cat([of_contexts, of_others])
     owners = torch.full((start,), len(ids), device=device)
     owners[places] = torch.arange(len(ids), device=device)
     return Packing(
@@ -116,17 +119,28 @@ def pack(inputs: TextInputs, include_last: bool = False) -> Packing:
         places,
         owners,
         blocks,
-        block_prompts,
-        prompt_tokens,
-        in_prompt.flatten().nonzero().squeeze(1),
-        (prompts, longest_prompt),
+        block_contexts,
+        context_tokens,
+        in_context.flatten().nonzero().squeeze(1),
+        (contexts, longest_context),
     )
 
 
-def _distinct_prompts(inputs: TextInputs, width: int) -> tuple[Tensor, Tensor]:
-    """Return each row's prompt as a number below U, (B,), and the first row of each prompt, (U,)."""
-    lengths = inputs.prompt_lengths
-    padded = inputs.prompt_ids[:, :width].masked_fill(~lengths_to_mask(lengths, width), 0)
+def state_positions(inputs: Sequences, width: int, include_last: bool) -> Tensor:
+    """Return the (N, width) bool mask of positions whose output predicts a sampled token.
+
+    Position p predicts token p + 1. ``include_last`` adds the state at the end of each trajectory's last sequence.
+    """
+    chosen = torch.nn.functional.pad(inputs.sampled[:, 1 : width + 1], (0, max(0, width + 1 - inputs.ids.shape[1])))
+    if include_last:
+        last = inputs.ends_trajectory
+        chosen[last, inputs.lengths[last] - 1] = True
+    return chosen
+
+
+def _distinct_contexts(inputs: Sequences, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return each sequence's context as a number below U, (N,), and the first sequence of each context, (U,)."""
+    padded = inputs.ids[:, :width].masked_fill(~lengths_to_mask(lengths, width), 0)
     keyed = torch.cat([lengths[:, None], padded], dim=1)  # a pad id may be a token
     distinct, number = keyed.unique(dim=0, return_inverse=True)
     rows = torch.arange(len(lengths), device=lengths.device)
@@ -146,7 +160,7 @@ def _blocks(lengths: list[int]) -> list[tuple[int, int]]:
 
 
 class _Spread(torch.autograd.Function):
-    """Flat tokens to slots. Its adjoint adds up what the rows of a prompt send back, a whole row at a time."""
+    """Flat tokens to slots. Its adjoint adds up what the rows of a context send back, a whole row at a time."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, packing: Packing) -> Tensor:
@@ -166,18 +180,18 @@ class _Gather(torch.autograd.Function):
         ctx.packing = packing
         if not packing.shared:
             return slots.index_select(0, packing.places)
-        prompts, width = packing.prompt_shape
-        sums = slots.new_zeros(prompts, width, slots.shape[1])
+        contexts, width = packing.context_shape
+        sums = slots.new_zeros(contexts, width, slots.shape[1])
         sizes = [rows * length for rows, length in packing.blocks]
         for block, (rows, length), numbers in zip(
-            slots.split(sizes), packing.blocks, packing.block_prompts, strict=True
+            slots.split(sizes), packing.blocks, packing.block_contexts, strict=True
         ):
-            # Beyond a prompt's end stands a response, whose sum is not read below.
+            # Beyond a context's end stand a row's own tokens, whose sum is not read below.
             reach = min(width, length)
             sums[:, :reach].index_add_(0, numbers, block.view(rows, length, -1)[:, :reach])
         flat = slots.new_empty(len(packing.ids), slots.shape[1])
-        count = packing.prompt_tokens
-        torch.index_select(sums.view(prompts * width, -1), 0, packing.prompt_places, out=flat[:count])
+        count = packing.context_tokens
+        torch.index_select(sums.view(contexts * width, -1), 0, packing.context_places, out=flat[:count])
         torch.index_select(slots, 0, packing.places[count:], out=flat[count:])
         return flat
 

@@ -1,8 +1,8 @@
 """The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
 
-Rows are packed into one sequence without padding where the model can (``lmrl.models.packable``). Elsewhere they are
-laid out as prompt, response, padding, so a causal model needs no attention mask and no row sees its padding. The LM
-head runs only where a response token is predicted, and logits are kept only where somebody reads them.
+Sequences are packed into one without padding where the model can (``lmrl.models.packable``). Elsewhere they are padded
+on the right, so a causal model needs no attention mask and no row sees its padding. The LM head runs only where a
+sampled token is predicted, and logits are kept only where somebody reads them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import TextInputs
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import ModelError
 from lmrl.models.action_values import (
     ACTION_VALUES_FILE,
@@ -32,39 +31,12 @@ from lmrl.models.action_values import (
 )
 from lmrl.models.head import head_logprobs
 from lmrl.models.packable import is_packable, packed_states
-from lmrl.models.packing import pack
+from lmrl.models.packing import pack, state_positions
 from lmrl.models.saving import save_model
 from lmrl.text.folders import copy_tokenizer
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 CRITIC_FILE = "critic.safetensors"
-
-
-def join_rows(inputs: TextInputs) -> Tensor:
-    """Return (B, L) ids: each row its prompt, then its response, then 0, with L the longest row's length."""
-    lengths = inputs.prompt_lengths + inputs.response_lengths
-    rows = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long, device=lengths.device)
-    prompt_mask = lengths_to_mask(inputs.prompt_lengths, inputs.prompt_ids.shape[1])
-    width = rows.shape[1]
-    positions = torch.arange(width, device=rows.device)[None, :]
-    is_prompt = positions < inputs.prompt_lengths[:, None]
-    is_response = ~is_prompt & (positions < lengths[:, None])
-    response_mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
-    rows[is_prompt] = inputs.prompt_ids[prompt_mask]
-    rows[is_response] = inputs.response_ids[response_mask]
-    return rows
-
-
-def state_positions(inputs: TextInputs, width: int, include_last: bool) -> Tensor:
-    """Return the (B, width) bool mask of positions whose output predicts a response token.
-
-    Position p predicts token p + 1, so they run from the prompt's last token to the response's last but one;
-    ``include_last`` adds the state after the response.
-    """
-    positions = torch.arange(width, device=inputs.prompt_lengths.device)[None, :]
-    first = inputs.prompt_lengths[:, None] - 1
-    count = inputs.response_lengths[:, None] + int(include_last)
-    return (positions >= first) & (positions < first + count)
 
 
 @dataclass(frozen=True)
@@ -167,16 +139,16 @@ class PolicyModel(nn.Module):
 
     def forward(
         self,
-        inputs: TextInputs,
+        inputs: Sequences,
         need_logits: bool = True,
         need_values: bool = False,
         include_last: bool = False,
         need_action_values: bool = False,
         temperature: float | None = None,
     ) -> StateOutputs:
-        """Evaluate the states before each response token (and after the last one, with ``include_last``).
+        """Evaluate the states before each sampled token (and at each trajectory's end, with ``include_last``).
 
-        Action values are those of the response's tokens, so they exclude ``include_last``. So are the log-probabilities
+        Action values are those of the sampled tokens, so they exclude ``include_last``. So are the log-probabilities
         at ``temperature``, which a model with a plain head gives in the place of logits.
         """
         if need_values and self.value_head is None:
@@ -188,15 +160,14 @@ class PolicyModel(nn.Module):
         if need_logits or shared:
             hidden, logits = states(self.model, need_logits and head is None, shared or head is not None)
             outputs = replace(outputs, logits=logits)
-        taken = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
         if head is not None:
             assert hidden is not None and temperature is not None
-            logprobs = head_logprobs(hidden, head.weight, inputs.response_ids[taken], temperature)
+            logprobs = head_logprobs(hidden, head.weight, inputs.actions, temperature)
             outputs = replace(outputs, logprobs=logprobs, later_logits=_later(head, hidden))
         if need_action_values:
             assert self.action_values is not None and hidden is not None and not include_last
             with torch.autocast(hidden.device.type, enabled=False):  # values are compared and subtracted: see below
-                actions = self.action_values(hidden.float(), inputs.response_ids[taken])
+                actions = self.action_values(hidden.float(), inputs.actions)
             outputs = replace(outputs, action_values=actions)
         if need_values and self.critic is not None:
             hidden, _ = states(self.critic, False, True)
@@ -207,7 +178,7 @@ class PolicyModel(nn.Module):
                 outputs = replace(outputs, values=self.value_head(hidden.float()).squeeze(-1))
         return outputs
 
-    def _packed(self, inputs: TextInputs, include_last: bool) -> States:
+    def _packed(self, inputs: Sequences, include_last: bool) -> States:
         """Return how to compute states of packed rows."""
         packing = pack(inputs, include_last)
 
@@ -217,9 +188,9 @@ class PolicyModel(nn.Module):
 
         return states
 
-    def _padded(self, inputs: TextInputs, include_last: bool) -> States:
+    def _padded(self, inputs: Sequences, include_last: bool) -> States:
         """Return how to compute states of padded rows: the general way, and the clear one."""
-        rows = join_rows(inputs)
+        rows = inputs.ids[:, : int(inputs.lengths.max())]
         chosen = state_positions(inputs, rows.shape[1], include_last)
 
         def states(model: Any, need_logits: bool, need_hidden: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
-from lmrl.algorithms.rollout import Batch, TextInputs
-from lmrl.algorithms.rows import lengths_to_mask, split_by_length, split_by_prompt
+from lmrl.algorithms.rollout import Batch
+from lmrl.algorithms.rows import split_by_length
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models.action_values import ActionValues
+from lmrl.models.pieces import split_packed, split_padded
 from lmrl.models.policy import StateOutputs
 
 
@@ -105,7 +107,7 @@ class TextPolicy:
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel`` that evaluates each microbatch once.
 
     ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
-    be drawn in each state of a response; without it ``spec`` alone does.
+    be drawn in each state; without it ``spec`` alone does.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class TextPolicy:
         spec: SamplingSpec,
         with_values: bool,
         with_action_values: bool = False,
-        support: Callable[[TextInputs], Tensor] | None = None,
+        support: Callable[[Sequences], Tensor] | None = None,
     ) -> None:
         self.module = module
         self.spec = spec
@@ -128,19 +130,19 @@ class TextPolicy:
         for known, evaluation in self._known:
             if known is batch:
                 return evaluation
-        inputs: TextInputs = batch.inputs
+        inputs: Sequences = batch.inputs
         mask = batch.action_mask
         outputs = self.states(inputs)
         if self.support is not None:
             outputs = outputs.restricted(self.support(inputs))
-        # The model speaks of every token of a response; some may be no actions (a tie's rows, a tool's text).
-        outputs = outputs.select(mask[lengths_to_mask(inputs.response_lengths, mask.shape[1])])
-        evaluation = TextEvaluation(outputs, inputs.response_ids[mask], mask, self.spec)
+        # The model scores every sampled token; some may not count (the rows of a tie, masks with holes).
+        counted = mask[inputs.action_mask(mask.shape[1])]
+        evaluation = TextEvaluation(outputs.select(counted), inputs.actions[counted], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation
 
-    def states(self, inputs: TextInputs) -> StateOutputs:
-        """Return what the model says of the states before each response token."""
+    def states(self, inputs: Sequences) -> StateOutputs:
+        """Return what the model says of the states before each sampled token."""
         wanted = {"need_action_values": True} if self.with_action_values else {}
         temperature = plain_temperature(self.spec) if self.support is None else None
         outputs: StateOutputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
@@ -149,9 +151,9 @@ class TextPolicy:
     def split(self, batch: Any, token_budget: int) -> list[Tensor]:
         """Return the rows of each microbatch: by distinct tokens where rows are packed, else by padded positions."""
         inputs = getattr(batch, "inputs", None)
-        if isinstance(inputs, TextInputs) and getattr(self._model(), "packs", False):
-            return split_by_prompt(inputs, token_budget)
-        return split_by_length(batch.row_lengths, token_budget)
+        if not isinstance(inputs, Sequences):
+            return split_by_length(batch.row_lengths, token_budget)
+        return (split_packed if getattr(self._model(), "packs", False) else split_padded)(inputs, token_budget)
 
     def _model(self) -> Any:
         return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks

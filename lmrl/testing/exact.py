@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rollout import TextInputs
-from lmrl.algorithms.rows import lengths_to_mask, select_record
+from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy
@@ -36,14 +35,15 @@ RewardOfIds = Callable[[list[int], list[int]], float]
 
 
 @dataclass(frozen=True)
-class EnumeratedInputs(TextInputs):
-    """Prompts and responses of which ``rows`` (B,) says which of the problem's enumerated responses each one is."""
+class EnumeratedInputs(Sequences):
+    """Prompts and responses, one sequence each; ``rows`` (B,) says which of the problem's responses each one is."""
 
     rows: Tensor
 
     def select(self, rows: Tensor) -> EnumeratedInputs:
         """Return the rows with these indices."""
-        return select_record(self, rows)
+        part = super().select(rows)
+        return EnumeratedInputs(part.ids, part.lengths, part.sampled, part.trajectory, self.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class ExactProblem:
         responses = list(enumerate_responses(self.vocabulary, eos_id, max_new_tokens))
         pairs = list(itertools.product(self.prompts, responses))
         device = model.device
-        self.inputs = enumerated_inputs(pairs, max_new_tokens, device)
-        self.action_mask = lengths_to_mask(self.inputs.response_lengths, max_new_tokens)
+        self.inputs = enumerated_inputs(pairs, device)
+        self.action_mask = self.inputs.action_mask(max_new_tokens)
         self.prompt_index = torch.arange(len(self.prompts), device=device).repeat_interleave(len(responses))
         numbers = [reward(list(asked), list(said)) for asked, said in pairs] if callable(reward) else reward
         self.rewards = torch.as_tensor(numbers, dtype=torch.float64, device=device)
@@ -176,7 +176,7 @@ class ExactProblem:
         has_values = policy.value_head is not None
         outputs: StateOutputs = policy(self.inputs, need_values=has_values, include_last=True)
         assert outputs.logits is not None
-        states = lengths_to_mask(self.inputs.response_lengths + 1, self.action_mask.shape[1] + 1)
+        states = lengths_to_mask(self.inputs.action_counts + 1, self.action_mask.shape[1] + 1)
         logits = outputs.logits.new_zeros(*states.shape, outputs.logits.shape[-1])
         logits = logits.index_put(states.nonzero(as_tuple=True), outputs.logits)[:, :-1]
         if sets is not None:
@@ -185,10 +185,9 @@ class ExactProblem:
         if outputs.values is not None:
             dense = torch.zeros(states.shape, device=states.device).masked_scatter(states, outputs.values)
             values = dense[:, :-1].masked_fill(~self.action_mask, 0)
-            after_last = dense.gather(1, self.inputs.response_lengths[:, None]).squeeze(1)
-        ids = self.inputs.response_ids[self.action_mask]
+            after_last = dense.gather(1, self.inputs.action_counts[:, None]).squeeze(1)
         flat = StateOutputs(logits[self.action_mask], None)
-        logprobs = TextEvaluation(flat, ids, self.action_mask, self.spec).logprobs
+        logprobs = TextEvaluation(flat, self.inputs.actions, self.action_mask, self.spec).logprobs
         table = PolicyTable(logits, logprobs, values, after_last)
         sums = self._per_prompt(table.log_probabilities.detach().exp())
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
@@ -273,7 +272,7 @@ class ExactProblem:
 
     def greedy(self, table: PolicyTable) -> Tensor:
         """Return the place of the greedy response of every prompt, one entry per prompt."""
-        ids = self.inputs.response_ids
+        ids = self.inputs.action_ids
         choices = table.logits.argmax(-1)
         follows = ((ids == choices) | ~self.action_mask).all(1)
         return follows.nonzero().squeeze(1)
@@ -320,13 +319,10 @@ def enumerate_responses(vocabulary: int, eos_id: int, max_new_tokens: int) -> It
             yield from ((*start, token) for token in last)
 
 
-def enumerated_inputs(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_new_tokens: int, device: torch.device
-) -> EnumeratedInputs:
-    """Return (prompt ids, response ids) as right-padded tensors, all responses ``max_new_tokens`` wide."""
-    prompts, prompt_lengths = pad_rows([prompt for prompt, _ in pairs], device=device)
-    responses, lengths = pad_rows([response for _, response in pairs], width=max_new_tokens, device=device)
-    return EnumeratedInputs(prompts, prompt_lengths, responses, lengths, torch.arange(len(pairs), device=device))
+def enumerated_inputs(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> EnumeratedInputs:
+    """Return (prompt ids, response ids) as sequences."""
+    rows = Sequences.of_pairs(pairs, device)
+    return EnumeratedInputs(rows.ids, rows.lengths, rows.sampled, rows.trajectory, rows.trajectory)
 
 
 def policy_parameters(policy: PolicyModel) -> list[nn.Parameter]:

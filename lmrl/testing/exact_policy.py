@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import TextInputs
 from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.models import PolicyModel
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import StateOutputs
@@ -34,7 +34,7 @@ class EnumeratedMask:
         self.mask.refresh(policy.model)
         self.sets = self._enumerate()
 
-    def support(self, inputs: TextInputs) -> Tensor:
+    def support(self, inputs: Sequences) -> Tensor:
         """Return the sets before each token of these responses, (N, V) bool."""
         assert isinstance(inputs, EnumeratedInputs)
         return self.sets[inputs.rows][self.problem.action_mask[inputs.rows]]
@@ -55,13 +55,13 @@ class EnumeratedPolicy(TextPolicy):
         )
         self.problem = problem
 
-    def states(self, inputs: TextInputs) -> StateOutputs:
+    def states(self, inputs: Sequences) -> StateOutputs:
         """Return what the model says of the states before each response token."""
         assert isinstance(inputs, EnumeratedInputs)
         distinct, place = inputs.rows.unique(return_inverse=True)
         found = super().states(self.problem.inputs.select(distinct))
-        lengths = self.problem.inputs.response_lengths[distinct]
+        lengths = self.problem.inputs.action_counts[distinct]
         first = lengths.cumsum(0) - lengths
-        width = inputs.response_ids.shape[1]
+        width = self.problem.action_mask.shape[1]
         places = first[place][:, None] + torch.arange(width, device=first.device)
         return found.at(places[lengths_to_mask(lengths[place], width)])

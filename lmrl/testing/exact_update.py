@@ -145,7 +145,7 @@ class _TablePolicy:
         rows, mask = batch.inputs.rows, batch.action_mask
         values = None if self.values is None else self.values[rows][mask]
         outputs = StateOutputs(self.logits[rows][mask], values)
-        return TextEvaluation(outputs, batch.inputs.response_ids[mask], mask, self.spec)
+        return TextEvaluation(outputs, batch.inputs.actions, mask, self.spec)
 
     def forget(self) -> None:
         """Keep nothing: the table does not change."""

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.models.policy import PolicyModel
 from lmrl.training.update_settings import TrainSettings
 
@@ -51,8 +51,7 @@ def bytes_per_token(model: PolicyModel) -> float:
     device = next(model.parameters()).device
     context = getattr(model.model.config.get_text_config(), "max_position_embeddings", None) or 32
     size = max(1, min(16, context // 2))
-    ids, lengths = torch.zeros(4, size, dtype=torch.long, device=device), torch.full((4,), size, device=device)
-    inputs = TextInputs(ids, lengths, ids, lengths)
+    inputs = Sequences.of_pairs([([0] * size, [0] * size)] * 4, device)
     with torch.enable_grad(), saved_bytes(model.parameters()) as count:
         model(inputs, temperature=1.0, need_values=model.value_head is not None)
     tokens = size + 4 * size if model.packs else 8 * size

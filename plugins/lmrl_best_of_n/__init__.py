@@ -64,8 +64,7 @@ class BestOfN:
         rows = [prompt for prompt in prompts for _ in range(n)]
         samples: Samples = self.engine.generate(model, rows, spec, seed, codec)
         inputs = samples.inputs
-        lengths = inputs.response_lengths.tolist()
-        ids = [row[:length] for row, length in zip(inputs.response_ids.tolist(), lengths, strict=True)]
+        ids = inputs.action_rows()
         responses = response_texts(codec, rows, ids, spec.eos_ids, spec.stop_strings)
         asked = [text for text in codec.decode_batch([list(prompt) for prompt in prompts]) for _ in range(n)]
         columns = sampled_columns(self.reward, codec, rows, ids, samples.finish_reasons.tolist())

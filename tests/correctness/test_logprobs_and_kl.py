@@ -60,9 +60,9 @@ def test_trap_12_dropout_is_off_in_every_role():
     assert sum(part.p > 0 for part in policy.modules() if isinstance(part, torch.nn.Dropout)) > 5
     torch.nn.init.ones_(policy.value_head.weight)
     ids = torch.arange(3, 9)[None]
-    from lmrl.algorithms.rollout import TextInputs
+    from lmrl.algorithms.sequences import Sequences
 
-    inputs = TextInputs(ids[:, :2], torch.tensor([2]), ids[:, 2:], torch.tensor([4]))
+    inputs = Sequences.of_pairs([(ids[0, :2], ids[0, 2:])])
     for score in (
         lambda: score_logprobs(policy, inputs, SamplingSpec(), 100),
         lambda: score_values(policy, inputs, 100)[0],

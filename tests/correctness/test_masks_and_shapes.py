@@ -27,11 +27,11 @@ def sampled(folder, eos_ids, rows=64, length=6):
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_trap_01_a_sampled_eos_is_an_action(tiny_folder, pad_is_eos_folder, pad_is_eos):
     samples = sampled(pad_is_eos_folder if pad_is_eos else tiny_folder, (1,))
-    ids, mask = samples.inputs.response_ids, samples.action_mask
+    ids, mask = samples.inputs.action_ids, samples.action_mask
     ended = samples.finish_reasons == int(FinishReason.EOS)
     assert 0 < int(ended.sum()) < len(ended), "some rows end by themselves, some do not"
     for row in ended.nonzero().squeeze(1).tolist():
-        length = int(samples.inputs.response_lengths[row])
+        length = int(samples.inputs.action_counts[row])
         assert ids[row, length - 1] == 1 and mask[row, length - 1]
         assert not mask[row, length:].any()
         assert not (ids[row, : length - 1] == 1).any()
@@ -40,7 +40,7 @@ def test_trap_01_a_sampled_eos_is_an_action(tiny_folder, pad_is_eos_folder, pad_
 def test_trap_02_a_row_without_eos_is_masked_by_its_length(tiny_folder):
     samples = sampled(tiny_folder, eos_ids=(), length=8)
     assert samples.action_mask.all(), "id 0 is the pad and id 1 the EOS of the tokenizer, and both may be sampled here"
-    assert {0, 1} <= set(samples.inputs.response_ids.flatten().tolist())
+    assert {0, 1} <= set(samples.inputs.action_ids.flatten().tolist())
 
 
 def test_trap_03_score_sits_on_last_action(toy):
@@ -80,16 +80,14 @@ def test_trap_07_trained_ids_are_the_sampled_ones(toy):
 
     def spy(*arguments, **keywords):
         samples = generate(*arguments, **keywords)
-        drawn.append(samples.inputs.response_ids.clone())
+        drawn.append(samples.inputs.action_ids.clone())
         return samples
 
     world.maker.engine.generate = spy
     rollout = world.rollout(rows=48)
     codec = world.language_model.card.codec
-    assert torch.equal(rollout.inputs.response_ids, drawn[0])
-    rows = [
-        row[:length] for row, length in zip(drawn[0].tolist(), rollout.inputs.response_lengths.tolist(), strict=True)
-    ]
+    assert torch.equal(rollout.inputs.action_ids, drawn[0])
+    rows = [row[:length] for row, length in zip(drawn[0].tolist(), rollout.inputs.action_counts.tolist(), strict=True)]
     again = [codec.encode_plain(text) for text in codec.decode_batch(rows)]
     assert rows != again, "otherwise a text that is encoded again would pass unnoticed here"
 

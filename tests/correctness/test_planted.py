@@ -43,25 +43,27 @@ def test_trap_04_planted_the_logits_of_the_token_itself(table_model, caught):
     positions = policies.state_positions
 
     def one_late(inputs, width, include_last):
-        return positions(dataclasses.replace(inputs, prompt_lengths=inputs.prompt_lengths + 1), width, include_last)
+        return positions(inputs, width, include_last).roll(1, 1)
 
     caught(lambda: checks.check_04(table_model), policies, "state_positions", one_late)
+    assert not policies.PolicyModel(table_model).packs, "the padded layout was tried"
 
 
 def test_trap_05_planted_rows_that_see_their_padding(toy, caught):
-    join = policies.join_rows
+    states = policies.PolicyModel._padded
 
-    def left_padded(inputs):
-        rows = join(inputs)
-        lengths = inputs.prompt_lengths + inputs.response_lengths
-        return torch.stack([row.roll(int(len(row) - n)) for row, n in zip(rows, lengths, strict=True)])
+    def left_padded(policy, inputs, include_last):
+        width = int(inputs.lengths.max())
+        rolled = [row[:width].roll(int(width - n)) for row, n in zip(inputs.ids, inputs.lengths, strict=True)]
+        changed = dataclasses.replace(inputs, ids=torch.stack(rolled), sampled=inputs.sampled[:, :width])
+        return states(policy, changed, include_last)
 
     def padded():
         world = toy()
         world.policy._packs = False
         return world
 
-    caught(lambda: checks.check_05(padded(), 5), policies, "join_rows", left_padded)
+    caught(lambda: checks.check_05(padded(), 5), policies.PolicyModel, "_padded", left_padded)
 
 
 def test_trap_05_planted_packed_rows_whose_positions_run_on(toy, caught):

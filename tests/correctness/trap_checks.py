@@ -7,7 +7,8 @@ import torch
 from lmrl.algorithms import kl, ops
 from lmrl.algorithms.kl import KLController, KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, TextInputs
+from lmrl.algorithms.rollout import Advantages
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, scoring
 from lmrl.models.scoring import reference_spec
@@ -23,33 +24,36 @@ def check_03(world):
     penalty = -0.5 * (samples.sampler_logprobs - reference)
     assert torch.allclose((rewards - penalty).sum(1), scored.scores, atol=1e-5)
     places = ((rewards - penalty).abs() > 1e-5).nonzero().tolist()
-    last = samples.inputs.response_lengths - 1
+    last = samples.inputs.action_counts - 1
     assert all(column == last[row] for row, column in places)
 
 
 def check_04(model):
     """Log-probabilities against the table they come from."""
-    inputs = TextInputs(
-        torch.tensor([[2, 3], [4, 0]]), torch.tensor([2, 1]), torch.tensor([[1, 5, 0], [0, 2, 3]]), torch.tensor([2, 3])
-    )
+    inputs = Sequences.of_pairs([([2, 3], [1, 5]), ([4], [0, 2, 3])])
     found = scoring.score_logprobs(PolicyModel(model), inputs, SamplingSpec(), 100)
     table = model.table.detach().log_softmax(-1)
     expected = torch.tensor([[table[3, 1], table[1, 5], 0.0], [table[4, 0], table[0, 2], table[2, 3]]])
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def wider(inputs, extra, value=0):
+    """Return sequences with ``extra`` further columns of padding."""
+    import dataclasses
+
+    pad = torch.nn.functional.pad
+    return dataclasses.replace(
+        inputs, ids=pad(inputs.ids, (0, extra), value=value), sampled=pad(inputs.sampled, (0, extra))
+    )
+
+
 def check_05(world, extra):
     """Log-probabilities and values of rows alone, together, in another order and with more padding."""
     torch.nn.init.normal_(world.policy.value_head.weight, generator=torch.Generator().manual_seed(0))
     inputs = world.rollout(rows=9).inputs
-    wide = TextInputs(
-        torch.nn.functional.pad(inputs.prompt_ids, (0, extra)),
-        inputs.prompt_lengths,
-        torch.nn.functional.pad(inputs.response_ids, (0, extra)),
-        inputs.response_lengths,
-    )
+    wide = wider(inputs, extra)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    width = inputs.response_ids.shape[1]
+    width = inputs.action_ids.shape[1]
     for score in (
         lambda i, budget: scoring.score_logprobs(world.policy, i, world.spec, budget),
         lambda i, budget: scoring.score_values(world.policy, i, budget)[0],
@@ -234,9 +238,7 @@ def with_junk(rollout, extra):
     import dataclasses
 
     inputs, pad = rollout.inputs, torch.nn.functional.pad
-    wide = TextInputs(
-        inputs.prompt_ids, inputs.prompt_lengths, pad(inputs.response_ids, (0, extra), value=7), inputs.response_lengths
-    )
+    wide = wider(inputs, extra, value=7)
     mask = pad(rollout.action_mask, (0, extra))
     columns = {
         name: pad(getattr(rollout, name), (0, extra)).masked_fill(~mask, 1000)

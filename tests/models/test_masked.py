@@ -76,9 +76,9 @@ def test_every_sampled_token_lies_in_its_set_and_is_as_likely_as_within_it(folde
     model, spec, mask = world(folder, **options)
     samples = sampled(model, spec, mask, PROMPTS * 4)
     inputs = samples.inputs
-    for row in range(len(inputs.prompt_lengths)):
-        ids = inputs.prompt_ids[row, : inputs.prompt_lengths[row]].tolist()
-        for step, token in enumerate(inputs.response_ids[row, : inputs.response_lengths[row]].tolist()):
+    for row in range(len(inputs.context_lengths)):
+        ids = inputs.ids[row, : inputs.context_lengths[row]].tolist()
+        for step, token in enumerate(inputs.action_ids[row, : inputs.action_counts[row]].tolist()):
             with torch.no_grad():
                 kept = mask.sets(mask.policy.model(torch.tensor([ids])).logits[0, -1])
                 logits = model(torch.tensor([ids])).logits[0, -1].masked_fill(~kept, -torch.inf)
@@ -122,15 +122,15 @@ def test_cached_sets_are_the_teacher_forced_ones(folder, monkeypatch):
 def test_a_row_alone_is_the_row_of_a_batch(folder):
     model, spec, mask = world(folder)
     alone, together = sampled(model, spec, mask, PROMPTS[:1]), sampled(model, spec, mask)
-    length = int(alone.inputs.response_lengths[0])
-    assert int(together.inputs.response_lengths[0]) == length
-    assert torch.equal(alone.inputs.response_ids[0], together.inputs.response_ids[0, :length])
+    length = int(alone.inputs.action_counts[0])
+    assert int(together.inputs.action_counts[0]) == length
+    assert torch.equal(alone.inputs.action_ids[0], together.inputs.action_ids[0, :length])
     assert torch.allclose(alone.sampler_logprobs[0], together.sampler_logprobs[0, :length], atol=1e-4)
     pieces = sampled(model, spec, mask, rows=2)
-    assert torch.equal(pieces.inputs.response_ids, together.inputs.response_ids)
+    assert torch.equal(pieces.inputs.action_ids, together.inputs.action_ids)
     for row in range(len(PROMPTS)):
         part = mask.support(together.inputs.select(torch.tensor([row])))
-        before = int(together.inputs.response_lengths[:row].sum())
+        before = int(together.inputs.action_counts[:row].sum())
         assert torch.equal(part, mask.support(together.inputs)[before : before + len(part)])
 
 
@@ -148,7 +148,7 @@ def test_the_whole_vocabulary_is_no_restriction(folder):
     model, spec, mask = world(folder, top_p=1.0)
     free = TransformersEngine().generate(model, PROMPTS, spec, 3)
     restricted = sampled(model, spec, mask)
-    assert torch.equal(free.inputs.response_ids, restricted.inputs.response_ids)
+    assert torch.equal(free.inputs.action_ids, restricted.inputs.action_ids)
     assert torch.allclose(free.sampler_logprobs, restricted.sampler_logprobs, atol=1e-5)
 
 

@@ -1,9 +1,11 @@
 """Packed rows say what padded rows say, with the same gradients; where they would not, rows stay padded."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import pad
 from transformers import (
     FalconConfig,
     FalconForCausalLM,
@@ -19,7 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.models.head import head_logprobs
 from lmrl.models.packable import attends_to_everything, is_packable
 from lmrl.models.packing import ATTENTION_NAME, pack
@@ -45,6 +47,24 @@ ROWS = {
     "one token each": ([[1], [2], [1]], [[3], [4], [5]]),
 }
 
+TURNS = {
+    "a tool between turns": [
+        [[([1, 2, 3], False), ([4, 5], True), ([6, 7, 8], False), ([9], True), ([2], False)]],
+        [[([1, 2, 3], False), ([4], True), ([6, 7], False), ([9, 9, 3], True)]],
+        [[([5], False), ([4], True)]],
+    ],
+    "contexts that were rewritten": [
+        [[([1, 2], False), ([3, 4], True)], [([1, 2, 4], False), ([5], True)], [([7], False), ([8, 9], True)]],
+        [[([1, 2], False), ([6], True), ([7], False), ([5], True)]],
+        [[([1, 2], False), ([3], True)], [([1, 2, 4], False), ([5, 5], True), ([11, 12], False)]],
+    ],
+    "no action": [
+        [[([1, 2], False)]],
+        [[([1, 2], False), ([3], True)]],
+        [[([4], False)], [([4, 5], False), ([6], True)]],
+    ],
+}
+
 
 def model_of(family):
     torch.manual_seed(0)
@@ -52,14 +72,8 @@ def model_of(family):
 
 
 def inputs_of(prompts, responses, extra=0):
-    def padded(rows):
-        width = max(map(len, rows)) + extra
-        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
-
-    def lengths(rows):
-        return torch.tensor([len(row) for row in rows])
-
-    return TextInputs(padded(prompts), lengths(prompts), padded(responses), lengths(responses))
+    inputs = Sequences.of_pairs(zip(prompts, responses, strict=True))
+    return replace(inputs, ids=pad(inputs.ids, (0, extra)), sampled=pad(inputs.sampled, (0, extra)))
 
 
 def both(model, inputs, **wanted):
@@ -98,6 +112,16 @@ def test_packed_is_padded(family, rows):
     assert model.config._attn_implementation != ATTENTION_NAME
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("turns", TURNS)
+def test_packed_is_padded_over_turns(family, turns):
+    model, rows = model_of(family), Sequences.of(TURNS[turns])
+    order = torch.tensor([2, 0, 1, 0])
+    for batch in (rows, rows.select(order)):
+        for wanted in ({"temperature": 0.7}, {}, {"include_last": True}):
+            check_equal(*both(model, batch, **wanted))
+
+
 def test_rows_of_very_different_lengths_make_blocks_and_change_nothing():
     prompts = [[1 + i % 7] * (1 + i % 3) for i in range(12)]
     responses = [[(i * j) % 23 for j in range(1 + 2 * i)] for i in range(12)]
@@ -120,7 +144,7 @@ def test_a_shared_prompt_is_computed_once_and_the_last_token_not_at_all():
 
 def test_prompts_that_differ_only_in_a_last_token_equal_to_the_padding_stay_apart():
     packing = pack(inputs_of([[1, 2], [1, 2, 0]], [[3], [3]]))
-    assert packing.prompt_shape == (2, 3)
+    assert packing.context_shape == (2, 3)
 
 
 @pytest.mark.parametrize("window", [8, 64])

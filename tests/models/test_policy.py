@@ -1,28 +1,27 @@
 """The policy's log-probabilities and values: right token, right state, whatever the batch looks like."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import pad
 
 from lmrl.algorithms.experience import Responses
-from lmrl.algorithms.rollout import Batch, Rollout, TextInputs, UndeclaredNeed
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.rollout import Batch, Rollout, UndeclaredNeed
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
-from lmrl.models.policy import join_rows, state_positions
+from lmrl.models.packing import state_positions
 from lmrl.models.scoring import score_logprobs, score_values
 from lmrl.models.text_policy import TextPolicy
 from lmrl.testing import write_tiny_model
 
 
 def text_inputs(prompts, responses, extra=0):
-    def pad(rows):
-        width = max(len(row) for row in rows) + extra
-        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
-
-    lengths = [torch.tensor([len(row) for row in rows]) for rows in (prompts, responses)]
-    return TextInputs(pad(prompts), lengths[0], pad(responses), lengths[1])
+    inputs = Sequences.of_pairs(zip(prompts, responses, strict=True))
+    return replace(inputs, ids=pad(inputs.ids, (0, extra)), sampled=pad(inputs.sampled, (0, extra)))
 
 
 PROMPTS = [[3, 4, 5], [6], [7, 1, 0, 8, 9]]  # the last one holds an EOS and a pad id of its own
@@ -43,7 +42,7 @@ def policy(language_model):
 
 def test_rows_are_prompt_response_padding():
     inputs = text_inputs([[3, 4], [5]], [[6], [7, 8]])
-    assert join_rows(inputs).tolist() == [[3, 4, 6], [5, 7, 8]]
+    assert inputs.ids.tolist() == [[3, 4, 6], [5, 7, 8]]
     assert state_positions(inputs, 3, include_last=False).tolist() == [[False, True, False], [True, True, False]]
     assert state_positions(inputs, 3, include_last=True).tolist() == [[False, True, True], [True, True, True]]
 
@@ -117,7 +116,7 @@ def test_capped_logits_are_noticed(language_model, monkeypatch):
 
 
 def batch_of(inputs):
-    mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+    mask = inputs.action_mask()
     zeros, flags = torch.zeros(mask.shape), torch.zeros(len(mask), dtype=torch.bool)
     rollout = Rollout(inputs, mask, zeros, zeros, zeros[:, 0], flags, flags, torch.arange(len(mask)))
     return Batch(rollout, zeros, {})
@@ -145,7 +144,7 @@ def test_evaluation_masks_everything_and_runs_the_model_once(policy):
 def test_tokens_that_are_no_actions_leave_the_others_as_they_are(policy):
     """A mask with holes (a tool's text), and with rows that count for nothing (a tie's), moves no column."""
     inputs = text_inputs(PROMPTS, RESPONSES)
-    whole = lengths_to_mask(inputs.response_lengths, 4)
+    whole = inputs.action_mask()
     holes = whole.clone()
     holes[0], holes[1, 1] = False, False
     full, part, none = (

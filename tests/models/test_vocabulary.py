@@ -100,7 +100,7 @@ class OtherEngine(TransformersEngine):
 
     def generate(self, *arguments, **named):
         samples = super().generate(*arguments, **named)
-        return replace(samples, inputs=replace(samples.inputs, response_ids=samples.inputs.response_ids + 20))
+        return replace(samples, inputs=replace(samples.inputs, ids=samples.inputs.ids + 20))
 
 
 def test_an_engine_with_another_vocabulary(tmp_path):

@@ -32,8 +32,8 @@ def generate(engine, model, prompts, seed=0):
 
 
 def cats(model, prompts, samples):
-    lengths = samples.inputs.response_lengths.tolist()
-    rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
+    lengths = samples.inputs.action_counts.tolist()
+    rows = [row[:length] for row, length in zip(samples.inputs.action_ids.tolist(), lengths, strict=True)]
     texts = response_texts(model.card.codec, prompts, rows, (1,))
     return np.array(["cat" in text for text in texts])
 
@@ -46,7 +46,7 @@ def test_the_best_of_what_was_drawn_is_given(model):
     samples = generate(engine_of(n), model, prompts)
     assert cats(model, prompts, samples).tolist() == drawn.any(1).tolist()
     assert drawn.any() and not drawn.all()
-    assert samples.inputs.prompt_lengths.tolist() == [len(prompt) for prompt in prompts]
+    assert samples.inputs.context_lengths.tolist() == [len(prompt) for prompt in prompts]
     assert samples.action_mask.shape[0] == len(prompts) == len(samples.group.unique())
 
 
@@ -61,7 +61,7 @@ def test_a_draw_without_a_score_is_given_only_where_no_other_has_one(model):
 def test_one_of_one_is_the_engine_itself(model):
     prompts = [model.card.codec.encode("the dog")] * 3
     mine, plain = generate(engine_of(1), model, prompts), generate(TransformersEngine(), model, prompts)
-    assert torch.equal(mine.inputs.response_ids, plain.inputs.response_ids)
+    assert torch.equal(mine.inputs.action_ids, plain.inputs.action_ids)
 
 
 def test_more_draws_are_better(model):

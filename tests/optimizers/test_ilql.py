@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lmrl.algorithms.experience import Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.errors import DataError, ModelError, SettingsError
@@ -74,7 +74,7 @@ def logged(problem):
     counts = (problem.reference_table.log_probabilities.exp() * COUNT).round().long().clamp_min(1)
     rows = torch.arange(len(problem)).repeat_interleave(counts)
     inputs = problem.inputs.select(rows)
-    last = inputs.response_lengths[:, None] - 1
+    last = inputs.action_counts[:, None] - 1
     mask = problem.action_mask[rows]
     rewards = torch.zeros(mask.shape).scatter(1, last, problem.rewards[rows].float()[:, None])
     return rows, TrajectoryBatch(Responses(inputs, mask), rewards, torch.ones(len(rows), dtype=torch.bool))
@@ -129,8 +129,8 @@ def test_action_values_become_those_of_dynamic_programming_and_the_policy_scores
     """At 0.5 they are the data's own expected returns, near 1 the best that the data support."""
     problem = random_problem(3, vocabulary=3, max_new_tokens=3, layers=1)
     rows, batch = logged(problem)
-    lengths = problem.inputs.response_lengths.tolist()
-    ids = [tuple(row[:n]) for row, n in zip(problem.inputs.response_ids.tolist(), lengths, strict=True)]
+    lengths = problem.inputs.action_counts.tolist()
+    ids = [tuple(row[:n]) for row, n in zip(problem.inputs.action_ids.tolist(), lengths, strict=True)]
     table = solve([(ids[row], float(problem.rewards[row])) for row in rows.tolist()], tau)
     expected = torch.zeros(batch.action_mask.shape)
     for place, row in enumerate(rows.tolist()):
@@ -151,9 +151,7 @@ def test_action_values_become_those_of_dynamic_programming_and_the_policy_scores
 
 
 def inputs():
-    return TextInputs(
-        torch.tensor([[3, 4], [5, 0]]), torch.tensor([2, 1]), torch.tensor([[6, 7, 1], [8, 1, 0]]), torch.tensor([3, 2])
-    )
+    return Sequences.of_pairs([([3, 4], [6, 7, 1]), ([5], [8, 1])])
 
 
 def moved(model, extraction=2.0):
@@ -307,7 +305,7 @@ def test_rewards_stand_on_the_token_that_ends_an_answer(tiny_folder):
     data = offline(tiny_folder, ROWS)
     batch = data.batch([1, 3])
     assert batch.rewards.tolist() == [[0, 0, -0.5, 0, 0], [0, 0, 0, 0, -1]], "EOS is an action"
-    assert batch.terminated.all() and batch.responses.inputs.response_lengths.tolist() == [3, 5]
+    assert batch.terminated.all() and batch.responses.inputs.action_counts.tolist() == [3, 5]
     part = batch.select(torch.tensor([1]))
     assert len(part) == 1 and part.rewards.tolist() == [[0, 0, 0, 0, -1]]
     assert data.fingerprint() != offline(tiny_folder, [{**ROWS[0], "reward": 0.9}, *ROWS[1:]]).fingerprint()

@@ -106,5 +106,5 @@ def test_a_mismatched_answer_is_cut_to_the_context(tiny_folder):
     ]
     needs = Needs(experience="labelled")
     data = load_offline(LearningData(), rows, card, needs, None, torch.device("cpu")).batch([0, 1])
-    assert data.mismatched.inputs.response_lengths.tolist() == [8, 3]
+    assert data.mismatched.inputs.action_counts.tolist() == [8, 3]
     assert data.mismatched.inputs.row_lengths.max() == 48

@@ -98,7 +98,7 @@ def test_sampling_is_not_disturbed(tiny_folder):
     alone = world.maker.sample(prompts, 3)
     world.maker.greedy_scores(prompts)
     beside = world.maker.sample(prompts, 3)
-    assert torch.equal(alone.samples.inputs.response_ids, beside.samples.inputs.response_ids)
+    assert torch.equal(alone.samples.inputs.action_ids, beside.samples.inputs.action_ids)
     assert torch.equal(torch.get_rng_state(), state), "neither is torch's own generator"
 
 

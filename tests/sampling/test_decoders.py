@@ -40,7 +40,7 @@ def sample(model, prompts, seed=3, spec=None, **settings):
 
 
 def require_equal(samples, others):
-    for name in ("response_ids", "response_lengths", "prompt_ids"):
+    for name in ("ids", "lengths", "sampled"):
         assert torch.equal(getattr(samples.inputs, name), getattr(others.inputs, name)), name
     assert torch.equal(samples.finish_reasons, others.finish_reasons)
     assert torch.allclose(samples.sampler_logprobs, others.sampler_logprobs, atol=1e-5)
@@ -102,7 +102,7 @@ def test_weights_are_read_anew_at_every_call():
         for parameter in model.parameters():
             parameter.mul_(1.1)
     after = sample(model, prompts)
-    assert not torch.equal(before.inputs.response_ids[:, :4], after.inputs.response_ids[:, :4])
+    assert not torch.equal(before.inputs.action_ids[:, :4], after.inputs.action_ids[:, :4])
     require_equal(after, sample(model, prompts, fast_path=False))
 
 
@@ -112,7 +112,7 @@ def test_sampled_columns_can_be_learned_from():
     samples = sample(model, prompts)
     weight = torch.ones((), requires_grad=True)
     (weight * samples.sampler_logprobs).exp().sum().backward()
-    assert weight.grad is not None and not samples.inputs.response_ids.is_inference()
+    assert weight.grad is not None and not samples.inputs.action_ids.is_inference()
 
 
 def test_every_row_is_told_once_while_others_are_sampled():
@@ -128,6 +128,6 @@ def test_every_row_is_told_once_while_others_are_sampled():
     samples = engine.generate(
         model, prompts, SamplingSpec(max_new_tokens=24, eos_ids=ENDS), seed=3, on_finished=on_finished
     )
-    lengths = samples.inputs.response_lengths.tolist()
-    expected = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
+    lengths = samples.inputs.action_counts.tolist()
+    expected = [row[:length] for row, length in zip(samples.inputs.action_ids.tolist(), lengths, strict=True)]
     assert [told[row] for row in range(len(prompts))] == expected

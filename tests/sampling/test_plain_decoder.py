@@ -57,7 +57,7 @@ def test_a_mask_policy_restricts_models_without_a_cache_too(family):
     model, spec = make_model(family), SamplingSpec(max_new_tokens=6, eos_ids=(1,))
     mask = MaskPolicy(model, spec, top_p=0.5)
     samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(mask.restrict(model), PROMPTS, spec, 0)
-    drawn = samples.inputs.response_ids[samples.action_mask]
+    drawn = samples.inputs.action_ids[samples.action_mask]
     kept = mask.support(samples.inputs)
     logits = PolicyModel(model)(samples.inputs).all_logits().masked_fill(~kept, -torch.inf)
     expected = spec.log_distribution(logits).gather(1, drawn[:, None]).squeeze(1)
@@ -73,5 +73,5 @@ def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):
     )
     found = engines[1].generate(model, PROMPTS, spec, 0)
     for other in expected:
-        assert torch.equal(found.inputs.response_ids, other.inputs.response_ids)
+        assert torch.equal(found.inputs.action_ids, other.inputs.action_ids)
         assert torch.allclose(found.sampler_logprobs, other.sampler_logprobs, atol=1e-5)

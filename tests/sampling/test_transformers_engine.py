@@ -66,8 +66,8 @@ def test_equals_the_naive_twin(model, options, rows_at_once):
     engine = TransformersEngine(TransformersEngineSettings(rows=rows_at_once, compact_share=0.0))
     samples = engine.generate(model.model, PROMPTS, spec, seed=7)
     for row, (ids, logprobs) in enumerate(naive_samples(model, PROMPTS, spec, 7)):
-        length = int(samples.inputs.response_lengths[row])
-        assert samples.inputs.response_ids[row, :length].tolist() == ids
+        length = int(samples.inputs.action_counts[row])
+        assert samples.inputs.action_ids[row, :length].tolist() == ids
         assert torch.allclose(samples.sampler_logprobs[row, :length], torch.tensor(logprobs), atol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_late_compaction_changes_nothing(model):
     never = TransformersEngine(TransformersEngineSettings(compact_share=2.0)).generate(
         model.model, PROMPTS * 4, spec, 1
     )
-    assert torch.equal(at_once.inputs.response_ids, never.inputs.response_ids)
+    assert torch.equal(at_once.inputs.action_ids, never.inputs.action_ids)
     assert torch.equal(at_once.finish_reasons, never.finish_reasons)
     assert torch.allclose(at_once.sampler_logprobs, never.sampler_logprobs, atol=1e-5)
 
@@ -94,7 +94,7 @@ def test_sampled_logprobs_equal_rescored_ones(model, temperature):
 
 def test_masks_come_from_lengths_and_cover_the_eos(model):
     samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec_of(model), seed=0)
-    ids, lengths = samples.inputs.response_ids, samples.inputs.response_lengths
+    ids, lengths = samples.inputs.action_ids, samples.inputs.action_counts
     assert torch.equal(samples.action_mask.sum(1), lengths)
     ended = samples.finish_reasons == int(FinishReason.EOS)
     assert 0 < ended.sum() < len(ended)
@@ -118,7 +118,7 @@ def test_pad_may_be_the_eos(tmp_path):
     shared = load(folder)
     assert shared.card.pad_id in shared.card.eos_ids
     results = [TransformersEngine().generate(m.model, PROMPTS, spec_of(m), seed=0) for m in (plain, shared)]
-    assert torch.equal(results[0].inputs.response_ids, results[1].inputs.response_ids)
+    assert torch.equal(results[0].inputs.action_ids, results[1].inputs.action_ids)
     assert torch.equal(results[0].action_mask, results[1].action_mask)
 
 
@@ -142,7 +142,7 @@ def test_equal_prompts_are_prefilled_once(model, monkeypatch):
 def test_several_eos_ids(model):
     spec = spec_of(model, eos_ids=(1, 5))
     samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec, seed=0)
-    last = samples.inputs.response_ids.gather(1, samples.inputs.response_lengths[:, None] - 1).squeeze(1)
+    last = samples.inputs.action_ids.gather(1, samples.inputs.action_counts[:, None] - 1).squeeze(1)
     ended = samples.finish_reasons == int(FinishReason.EOS)
     assert set(last[ended].tolist()) == {1, 5}
 
@@ -155,7 +155,7 @@ def test_stop_strings_end_a_response(tmp_path):
     stopped = samples.finish_reasons == int(FinishReason.STOP)
     assert stopped.any()
     for row in range(len(stopped)):
-        ids = samples.inputs.response_ids[row, : int(samples.inputs.response_lengths[row])].tolist()
+        ids = samples.inputs.action_ids[row, : int(samples.inputs.action_counts[row])].tolist()
         assert ids.count(word) == int(stopped[row]) and (not stopped[row] or ids[-1] == word)
     with pytest.raises(SettingsError, match="codec"):
         TransformersEngine().generate(model.model, PROMPTS, spec, 0)

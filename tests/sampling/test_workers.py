@@ -45,7 +45,7 @@ def spec_of(model, **kwargs):
 
 
 def assert_same(found, expected):
-    for name in ("prompt_ids", "prompt_lengths", "response_ids", "response_lengths"):
+    for name in ("ids", "lengths", "sampled", "trajectory"):
         assert torch.equal(getattr(found.inputs, name), getattr(expected.inputs, name)), name
     for name in ("action_mask", "terminated", "truncated", "finish_reasons", "group"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
@@ -69,8 +69,8 @@ def test_as_in_one_process(engine, model, options, prompts):
     assert torch.get_num_threads() == threads
     expected = TransformersEngine().generate(model.model, prompts, spec, 5, model.card.codec)
     assert_same(found, expected)
-    lengths = expected.inputs.response_lengths.tolist()
-    rows = [row[:length] for row, length in zip(expected.inputs.response_ids.tolist(), lengths, strict=True)]
+    lengths = expected.inputs.action_counts.tolist()
+    rows = [row[:length] for row, length in zip(expected.inputs.action_ids.tolist(), lengths, strict=True)]
     assert told == dict(enumerate(rows))
 
 
@@ -84,8 +84,8 @@ def test_one_process_tells_of_each_row_once_and_while_it_samples(model):
 
     samples = engine.generate(model.model, PROMPTS * 3, spec, 5, on_finished=on_finished)
     assert sorted(row for rows in calls for row in rows) == list(range(24)) and len(calls) > 2
-    for row, length in enumerate(samples.inputs.response_lengths.tolist()):
-        assert told[row] == samples.inputs.response_ids[row, :length].tolist()
+    for row, length in enumerate(samples.inputs.action_counts.tolist()):
+        assert told[row] == samples.inputs.action_ids[row, :length].tolist()
 
 
 def test_steps_of_an_optimizer_are_seen_and_nothing_is_sent_again(engine, model):

@@ -127,10 +127,10 @@ def test_complete_rows_are_scored_while_others_are_sampled_and_decoded_once(toy,
     monkeypatch.setattr(codec, "decode_batch", counting)
     early = replace(maker, engine=Slow(), concurrent=ConcurrentReward(reward, "thread", 2), streams=True)
     found = early.sample(prompts, 3)
-    lengths = found.samples.inputs.response_lengths.tolist()
+    lengths = found.samples.inputs.action_counts.tolist()
     whole = [
         (*prompt, *(ids[:length] if ids[length - 1] != 1 else ids[: length - 1]))
-        for prompt, ids, length in zip(prompts.ids, found.samples.inputs.response_ids.tolist(), lengths, strict=True)
+        for prompt, ids, length in zip(prompts.ids, found.samples.inputs.action_ids.tolist(), lengths, strict=True)
     ]
     for text in set(whole) - {tuple(prompt) for prompt in prompts.ids}:
         assert decoded.count(text) == whole.count(text)

@@ -47,7 +47,7 @@ def test_one_tensor_where_the_engine_is_exact(toy):
 
 def test_the_policys_own_logprobs_stand_in_ratios_and_in_the_shaped_rewards(toy):
     _, exact, other = both(toy)
-    assert torch.equal(exact.inputs.response_ids, other.inputs.response_ids)
+    assert torch.equal(exact.inputs.action_ids, other.inputs.action_ids)
     assert torch.allclose(other.proximal_logprobs, exact.sampler_logprobs, atol=1e-5)
     assert (other.sampler_logprobs - exact.sampler_logprobs).abs().max() > 0.2
     assert torch.allclose(other.rewards, exact.rewards, atol=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.training.memory import CPU_TOKENS, GIB, bytes_per_token, microbatch_budget
@@ -30,7 +30,6 @@ def test_what_is_measured_is_what_a_microbatch_keeps(tiny_folder, packs):
     policy = PolicyModel(load(tiny_folder).model)
     policy._packs = packs
     rows, size = 8, 12
-    ids, lengths = torch.ones(rows, size, dtype=torch.long), torch.full((rows,), size)
     held = {}
 
     def keep(tensor):
@@ -39,7 +38,7 @@ def test_what_is_measured_is_what_a_microbatch_keeps(tiny_folder, packs):
 
     own = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        policy(TextInputs(ids, lengths, ids, lengths), temperature=1.0)
+        policy(Sequences.of_pairs([([1] * size, [1] * size)] * rows), temperature=1.0)
     kept = sum(count for place, (_, count) in held.items() if place not in own)
     tokens = size + rows * size if packs else 2 * rows * size
     assert kept == pytest.approx(tokens * bytes_per_token(policy), rel=0.25)

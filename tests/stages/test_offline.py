@@ -131,7 +131,7 @@ def test_rankings_give_all_their_pairs_or_the_extreme_one(tiny_folder, tmp_path,
         data = load_offline(LearningData(pairs=pairs), rows, card, needs, None, torch.device("cpu"))
         assert len(data) == count
     batch = data.batch([0])
-    assert batch.chosen.inputs.response_ids[0].tolist() == [*card.codec.encode("cat"), 1], "EOS is an action"
+    assert batch.chosen.inputs.action_ids[0].tolist() == [*card.codec.encode("cat"), 1], "EOS is an action"
 
 
 def test_the_reference_is_scored_once_per_row():
@@ -140,8 +140,8 @@ def test_the_reference_is_scored_once_per_row():
     calls = []
 
     def scorer(inputs):
-        calls.append(inputs.response_ids.shape[0])
-        return -inputs.response_ids.float()
+        calls.append(inputs.action_ids.shape[0])
+        return -inputs.action_ids.float()
 
     items = [Item((((3,), (4, 1)), ((3,), (5, 6, 1)))), Item((((3,), (4, 1)), ((7,), (8, 1))))]
     data = OfflineData(items, Needs(experience="preferences", reference=True), scorer, torch.device("cpu"))

@@ -178,17 +178,16 @@ def test_values_and_log_probabilities_are_float32(tiny_folder, packs, plain):
         values, after = score_values(policy, inputs_of(), 100)
         logprobs = score_logprobs(policy, inputs_of(), SamplingSpec(), 100)
         outputs = policy(inputs_of(), need_values=True)
-    evaluation = TextEvaluation(outputs, inputs_of().response_ids.flatten(), torch.ones(2, 3).bool(), SamplingSpec())
+    evaluation = TextEvaluation(outputs, inputs_of().action_ids.flatten(), torch.ones(2, 3).bool(), SamplingSpec())
     for column in (values, after, logprobs, evaluation.logprobs, evaluation.entropy, evaluation.values):
         assert column.dtype == torch.float32
     assert (values - exact).abs().max() < 0.2, "the trunk is rounded, the head is not"
 
 
 def inputs_of():
-    from lmrl.algorithms.rollout import TextInputs
+    from lmrl.algorithms.sequences import Sequences
 
-    two, three = torch.tensor([2, 2]), torch.tensor([3, 3])
-    return TextInputs(torch.tensor([[5, 6], [7, 8]]), two, torch.tensor([[4, 5, 6], [7, 4, 9]]), three)
+    return Sequences.of_pairs([([5, 6], [4, 5, 6]), ([7, 8], [7, 4, 9])])
 
 
 def test_a_model_whose_weights_are_bf16(tiny_folder):

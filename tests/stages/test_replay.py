@@ -95,7 +95,7 @@ def check_end(info, scored, row):
     samples = scored.samples
     assert info["finish_reason"] == FinishReason(int(samples.finish_reasons[row])).label
     assert info["text"] == scored.responses[row]
-    assert info["new_tokens"] == samples.inputs.response_lengths[row]
+    assert info["new_tokens"] == samples.inputs.action_counts[row]
     if samples.terminated[row]:
         assert info["score"] == pytest.approx(float(scored.scores[row]), abs=1e-6)
     else:
@@ -110,11 +110,11 @@ def test_single(tiny_folder, options, beta):
     reasons = set()
     for row in range(ROWS):
         env.reset(seed=row, options={"prompt_index": row % len(PROMPTS)})
-        length = int(scored.samples.inputs.response_lengths[row])
+        length = int(scored.samples.inputs.action_counts[row])
         for t in range(length):
             logprob = float(rollout.sampler_logprobs[row, t])
             env.unwrapped.set_action_logprob(logprob)
-            _, reward, terminated, truncated, info = env.step(int(scored.samples.inputs.response_ids[row, t]))
+            _, reward, terminated, truncated, info = env.step(int(scored.samples.inputs.action_ids[row, t]))
             reference = float(reference_logprobs[row, t])
             assert info["ref_logprob"] == pytest.approx(reference, abs=2e-5)
             last = t == length - 1
@@ -136,8 +136,8 @@ def test_vector(tiny_folder, options):
     scored, reference_logprobs, rollout, spec = sample(tiny_folder, options)
     envs = gym.make_vec("lmrl:TextGen-v0", num_envs=ROWS, **environment_keywords(tiny_folder, spec, BETA))
     envs.reset(seed=0, options={"prompt_index": [row % len(PROMPTS) for row in range(ROWS)]})
-    ids = scored.samples.inputs.response_ids.numpy()
-    lengths = scored.samples.inputs.response_lengths.numpy()
+    ids = scored.samples.inputs.action_ids.numpy()
+    lengths = scored.samples.inputs.action_counts.numpy()
     open_rows = np.ones(ROWS, dtype=bool)
     for t in range(ids.shape[1]):
         envs.set_action_logprob(rollout.sampler_logprobs[:, t].double().numpy())

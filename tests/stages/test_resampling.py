@@ -89,23 +89,23 @@ def test_rows_stay_as_many_and_their_columns_belong_together(toy, seed):
     for row, (text, choice) in enumerate(zip(prompts.texts, prompts.columns["choice"], strict=True)):
         assert scored.prompts[row] == text == TEXTS[choice]
         assert codec.encode(text) == prompts.ids[row]
-        assert samples.inputs.prompt_ids[row, : samples.inputs.prompt_lengths[row]].tolist() == prompts.ids[row]
+        assert samples.inputs.ids[row, : samples.inputs.context_lengths[row]].tolist() == prompts.ids[row]
     again = rarely(prompts.texts, scored.responses, {}).scores
     assert scored.scores.tolist() == again.tolist() and scored.score_parts["doubled"].tolist() == (2 * again).tolist()
     reference = world.world.maker.reference_logprobs(samples)
     assert torch.allclose(reference, samples.sampler_logprobs, atol=1e-4), "ids and log-probabilities of one row"
-    assert torch.equal(samples.action_mask.sum(1), samples.inputs.response_lengths)
-    assert not samples.inputs.response_ids[~samples.action_mask].any()
+    assert torch.equal(samples.action_mask.sum(1), samples.inputs.action_counts)
+    assert not samples.inputs.action_ids[~samples.action_mask].any()
 
 
 def test_informative_groups_stay_where_they_are(toy):
     world = World(toy(reward=rarely))
     scored, _, _ = world.resample()
     kept = spread_groups(world.before)
-    width = world.before.samples.inputs.response_ids.shape[1]
+    width = world.before.samples.inputs.action_ids.shape[1]
     for group in kept.nonzero().flatten().tolist():
         rows = slice(4 * group, 4 * group + 4)
-        found, expected = (s.samples.inputs.response_ids[rows] for s in (scored, world.before))
+        found, expected = (s.samples.inputs.action_ids[rows] for s in (scored, world.before))
         assert torch.equal(found[:, :width], expected[:, : found.shape[1]])
 
 
@@ -178,14 +178,14 @@ def test_joined_records_are_padded_on_the_right(toy):
     narrow = world.world.maker.sample(world.batch([1]), 0)
     wide = world.world.maker.sample(world.batch([2]), 5)
     joined = join_records([narrow, wide])
-    assert narrow.samples.inputs.prompt_ids.shape[1] < wide.samples.inputs.prompt_ids.shape[1]
+    assert narrow.samples.inputs.ids.shape[1] < wide.samples.inputs.ids.shape[1]
     for part, rows in ((narrow, slice(0, 4)), (wide, slice(4, 8))):
-        for of, name in (("inputs", "prompt_ids"), ("inputs", "response_ids"), (None, "sampler_logprobs")):
+        for of, name in (("inputs", "ids"), ("inputs", "sampled"), (None, "sampler_logprobs")):
             whole, own = (getattr(s.inputs if of else s, name) for s in (joined.samples, part.samples))
             assert torch.equal(whole[rows, : own.shape[1]], own) and not whole[rows, own.shape[1] :].any()
     assert joined.samples.action_mask.dtype == torch.bool
     assert joined.responses == narrow.responses + wide.responses
-    assert torch.equal(joined.samples.action_mask.sum(1), joined.samples.inputs.response_lengths)
+    assert torch.equal(joined.samples.action_mask.sum(1), joined.samples.inputs.action_counts)
 
 
 def likes_pairs(prompts, responses):

@@ -66,8 +66,7 @@ def test_probabilities_sum_to_one(prompts, spread):
     problem = ExactProblem(model, [[1, 2], [3], [2, 2, 1]][:prompts], lambda *row: 0.0, eos_id=2, max_new_tokens=3)
     assert len(problem) == prompts * (1 + 3 + 9 * 4)
     rows = [
-        tuple(row[:n])
-        for row, n in zip(problem.inputs.response_ids.tolist(), problem.inputs.response_lengths, strict=True)
+        tuple(row[:n]) for row, n in zip(problem.inputs.action_ids.tolist(), problem.inputs.action_counts, strict=True)
     ]
     assert len(set(rows)) == len(problem) // prompts
     assert all(2 not in row[:-1] and (row[-1] == 2 or len(row) == 3) for row in rows)
@@ -85,12 +84,12 @@ def test_a_table_is_what_the_scorers_say(problem):
     before, after = score_values(policy, problem.inputs, 50)
     assert torch.allclose(table.values, before, atol=1e-6) and torch.allclose(table.bootstrap_values, after, atol=1e-6)
     for prompt, place in enumerate(problem.greedy(table).tolist()):
-        greedy = problem.inputs.response_ids[place]
+        greedy = problem.inputs.action_ids[place]
         samples = TransformersEngine().generate(
             policy.model, [problem.prompts[prompt]], replace(problem.spec, temperature=0.0), seed=0
         )
-        width = int(samples.inputs.response_lengths[0])
-        assert samples.inputs.response_ids[0, :width].tolist() == greedy[:width].tolist()
+        width = int(samples.inputs.action_counts[0])
+        assert samples.inputs.action_ids[0, :width].tolist() == greedy[:width].tolist()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.5, 2.0])
@@ -154,7 +153,7 @@ def chi_square(counts, expected, groups):
 
 
 def responses_of(prompts, inputs):
-    rows = zip(prompts.tolist(), inputs.response_ids.tolist(), inputs.response_lengths.tolist(), strict=True)
+    rows = zip(prompts.tolist(), inputs.action_ids.tolist(), inputs.action_counts.tolist(), strict=True)
     return [(prompt, *row[:length]) for prompt, row, length in rows]
 
 
@@ -165,7 +164,7 @@ def test_the_decode_engine_samples_the_enumerated_distribution(problem):
     samples = TransformersEngine().generate(policy.model, [problem.prompts[p] for p in prompts], problem.spec, seed=0)
     places = {row: place for place, row in enumerate(responses_of(problem.prompt_index, problem.inputs))}
     found = torch.tensor([places[row] for row in responses_of(prompts, samples.inputs)])
-    width = problem.inputs.response_ids.shape[1]
+    width = problem.inputs.action_ids.shape[1]
     assert torch.allclose(samples.sampler_logprobs[:, :width], table.logprobs[found], atol=1e-5)
     assert samples.terminated.all() and not samples.truncated.any()
     probabilities = table.log_probabilities.detach().exp()
@@ -215,7 +214,7 @@ def test_token_mean_divides_the_weight_of_each_response_by_its_length(problem):
     settings = ReinforceSettings(loss_aggregation="token_mean")
     found = expected_update(REINFORCE, problem, settings=settings, policy=policy)
     log_probabilities = problem.table(policy).log_probabilities
-    weights = log_probabilities.detach().exp() * problem.rewards / problem.inputs.response_lengths / 2
+    weights = log_probabilities.detach().exp() * problem.rewards / problem.inputs.action_counts / 2
     expected = torch.autograd.grad((weights * log_probabilities).sum(), policy_parameters(policy))
     assert relative(found, torch.cat([part.flatten() for part in expected])) < 1e-5
     assert relative(found, problem.gradient(policy, 0.0)) > 0.05

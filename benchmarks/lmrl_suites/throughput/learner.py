@@ -116,7 +116,7 @@ class Learner:
         """Sample, score and learn once; return every response's length."""
         scored, rollout = self.rollout()
         self.learn(rollout)
-        lengths: list[int] = scored.samples.inputs.response_lengths.tolist()
+        lengths: list[int] = scored.samples.inputs.action_counts.tolist()
         return lengths
 
     def train(self) -> None:

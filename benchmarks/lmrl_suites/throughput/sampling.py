@@ -86,7 +86,7 @@ def sample_lmrl(stage: Stage, cell: Cell, prompts: Sequence[list[int]], new_toke
     """Sample with lmrl's engine; of a longer queue as many rows stand side by side as ``generate`` is given."""
     engine = TransformersEngine(TransformersEngineSettings(rows=min(cell.rows, stage.settings.rows)))
     samples = engine.generate(stage.model, prompts, stage.spec(cell.lengths, new_tokens), number)
-    return samples.inputs.response_lengths.tolist()
+    return samples.inputs.action_counts.tolist()
 
 
 def sample_generate(
@@ -146,5 +146,4 @@ def stop_probability(stage: Stage, rows: int = 256) -> float:
     """Return the share of ids drawn at full length that would have ended a row: it should be near 1/16."""
     cell = Cell("sampling", stage.size, "full", 1, rows)
     samples = TransformersEngine().generate(stage.model, stage.prompts(cell), stage.spec("full"), 0)
-    ids = samples.inputs.response_ids
-    return float((ids >= min(stage.shape.stop_ids)).float().mean())
+    return float((samples.inputs.actions >= min(stage.shape.stop_ids)).float().mean())

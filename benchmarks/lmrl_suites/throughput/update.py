@@ -64,8 +64,7 @@ class PaddedBatch:
     @classmethod
     def of(cls, rollout: Rollout, advantages: Tensor) -> PaddedBatch:
         """Return the batch of a rollout."""
-        ids = torch.cat([rollout.inputs.prompt_ids, rollout.inputs.response_ids], dim=1)
-        return cls(ids, rollout.action_mask, advantages, rollout.reference_logprobs)
+        return cls(rollout.inputs.ids, rollout.action_mask, advantages, rollout.reference_logprobs)
 
 
 def padded_logprobs(model: torch.nn.Module, ids: Tensor, attention: Tensor, width: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmrl.algorithms.rollout import TextInputs
+from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import score_logprobs
@@ -30,7 +30,7 @@ def sequence_logprobs(model: LanguageModel, rows: Rows, temperature: float = 1.0
     """
     if not rows:
         return []
-    inputs, budget = TextInputs.of(rows, model.model.device), token_budget(model.model.device)
+    inputs, budget = Sequences.of_pairs(rows, model.model.device), token_budget(model.model.device)
     spec = SamplingSpec(temperature=temperature or 1.0)
     return [float(row) for row in score_logprobs(PolicyModel(model.model), inputs, spec, budget).double().sum(1)]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmrl.algorithms import TextInputs
+from lmrl.algorithms import Sequences
 from lmrl.data import ChatExample, CompletionExample, load_examples
 from lmrl.data.loading.sources import open_rows
 from lmrl.engines.spec import SamplingSpec
@@ -80,7 +80,7 @@ def text_rows(texts: ReferenceTexts, card: ModelCard, context: int) -> list[Text
 def row_nats(model: LanguageModel, rows: Sequence[TextRow]) -> list[float]:
     """Return -log p of each row's counted tokens, in nats."""
     starts = [row.counted.index(True) for row in rows]
-    inputs = TextInputs.of(
+    inputs = Sequences.of_pairs(
         [(row.ids[:s], row.ids[s:]) for row, s in zip(rows, starts, strict=True)], model.model.device
     )
     spec = SamplingSpec()

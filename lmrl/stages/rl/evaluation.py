@@ -57,7 +57,7 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     groups = np.asarray(prompts.groups)
     reasons = samples.finish_reasons.cpu()
     ended = (reasons == int(FinishReason.EOS)) | (reasons == int(FinishReason.STOP))
-    lengths = samples.inputs.response_lengths
+    lengths = samples.inputs.action_counts
     rewards = [
         score if has else None for score, has in zip(scored.scores.tolist(), scored.scored.tolist(), strict=True)
     ]

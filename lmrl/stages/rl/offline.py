@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
-from lmrl.algorithms.rollout import TextInputs
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import Sequences
 from lmrl.data.logged import load_logged
 from lmrl.data.notes import log_notes
 from lmrl.data.prompts import dropped_keys
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 """The ids of a prompt and of an answer, its end included."""
-Scorer = Callable[[TextInputs], Tensor]
+Scorer = Callable[[Sequences], Tensor]
 """Returns the reference's log-probabilities, (B, T)."""
 
 
@@ -96,7 +95,7 @@ class OfflineData:
     def _trajectories(self, rows: Sequence[Row], rewards: Sequence[float]) -> TrajectoryBatch:
         """Return answers with their rewards on the last token, which ends each of them."""
         responses = self._responses(rows)
-        last = responses.inputs.response_lengths[:, None] - 1
+        last = responses.inputs.action_counts[:, None] - 1
         column = torch.tensor(rewards, device=self.device)[:, None]
         spread = torch.zeros(responses.action_mask.shape, device=self.device).scatter(1, last, column)
         return TrajectoryBatch(responses, spread, torch.ones(len(rows), dtype=torch.bool, device=self.device))
@@ -105,20 +104,19 @@ class OfflineData:
         return None if self.context_length is None else self.context_length - len(row[0])
 
     def _responses(self, rows: Sequence[Row]) -> Responses:
-        inputs = TextInputs.of(rows, self.device)
-        mask = lengths_to_mask(inputs.response_lengths, inputs.response_ids.shape[1])
+        inputs = Sequences.of_pairs(rows, self.device)
+        mask = inputs.action_mask()
         declared = {} if self.scorer is None else {"reference_logprobs": self._scored(rows, inputs)}
         return Responses(inputs, mask, declared)
 
-    def _scored(self, rows: Sequence[Row], inputs: TextInputs) -> Tensor:
+    def _scored(self, rows: Sequence[Row], inputs: Sequences) -> Tensor:
         assert self.scorer is not None
         new = [place for place, row in enumerate(rows) if row not in self._reference]
         if new:
             found = self.scorer(inputs.select(torch.tensor(new, device=self.device))).cpu()
             for place, logprobs in zip(new, found, strict=True):
                 self._reference[rows[place]] = logprobs[: len(rows[place][1])].clone()
-        width = inputs.response_ids.shape[1]
-        table = torch.zeros(len(rows), width)
+        table = torch.zeros(len(rows), inputs.width)
         for place, row in enumerate(rows):
             table[place, : len(row[1])] = self._reference[row]
         return table.to(self.device)

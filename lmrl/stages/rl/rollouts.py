@@ -77,7 +77,7 @@ class RolloutMaker:
                 drawn_from = model if self.mask is None else self.mask.restrict(model)
                 further = {"on_finished": early.add} if early is not None and self.streams else {}
                 samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec, **further)
-            require_sampled_ids(samples.inputs.response_ids, self.card)
+            require_sampled_ids(samples.inputs.actions, self.card)
             # One prompt drawn twice from the data stays two groups, as the group size says.
             # An engine may return half precision; ratios and KL are differences of log-probabilities, so float32.
             samples = replace(
@@ -104,8 +104,7 @@ class RolloutMaker:
         return EarlyScores(self.concurrent, self.card.codec, self.spec, prompts.ids, prompts.texts, prompts.columns)
 
     def _score(self, samples: Samples, prompts: PromptBatch, early: EarlyScores | None) -> Scored:
-        lengths = samples.inputs.response_lengths.tolist()
-        rows = [row[:length] for row, length in zip(samples.inputs.response_ids.tolist(), lengths, strict=True)]
+        rows = samples.inputs.action_rows()
         if early is None:
             responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
         else:

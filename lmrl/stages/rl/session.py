@@ -89,7 +89,7 @@ class Session:
         columns: dict[str, Tensor] = {
             "rollout/reward": scored.scores.masked_fill(~scored.scored, torch.nan),
             "rollout/kl": kl_rows,
-            "rollout/length": samples.inputs.response_lengths,
+            "rollout/length": samples.inputs.action_counts,
             "rollout/terminated": samples.terminated,
             "rollout/logprob": samples.sampler_logprobs.sum(1),
         }

@@ -152,7 +152,7 @@ def _update(session: Session, update: int) -> dict[str, float]:
         means["rollout/objective"] = means["rollout/reward"] - beta * means["rollout/kl"]
     if bool(scored.scored.any()):
         run.log_histogram(update, "rollout/rewards", scored.scores[scored.scored].cpu().numpy())
-    run.log_histogram(update, "rollout/lengths", scored.samples.inputs.response_lengths.cpu().numpy())
+    run.log_histogram(update, "rollout/lengths", scored.samples.inputs.action_counts.cpu().numpy())
     return (
         means
         | sampling
