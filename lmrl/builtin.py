@@ -48,8 +48,6 @@ def lmrl_engines() -> Iterable[EngineSpec]:
             build=_transformers_engine,
             settings=TransformersEngineSettings,
             summary="Decodes any transformers causal language model with a key-value cache.",
-            streams=True,
-            exact=True,
         )
     ]
 
@@ -119,9 +117,9 @@ def _tensorboard(run_folder: Path, first_update: int | None = None) -> Any:
 
 def _transformers_engine(settings: Any) -> Any:
     if settings.workers > 1:
-        from lmrl.engines.workers import ParallelEngine
+        from lmrl.engines.local.workers import ParallelEngine
 
         return ParallelEngine(settings)
-    from lmrl.engines.transformers_engine import TransformersEngine
+    from lmrl.engines.local.engine import TransformersEngine
 
     return TransformersEngine(settings)

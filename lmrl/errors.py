@@ -72,6 +72,10 @@ class NonFiniteError(LmrlError, ArithmeticError):
     """A NaN or an infinity in logits, loss, gradient or reward; names the step and the cause."""
 
 
+class EngineError(LmrlError, RuntimeError):
+    """A decode engine did not do what an engine must: it left out a request, or is of another version."""
+
+
 class WorkerError(LmrlError, RuntimeError):
     """A process that samples died, or raised what is not one of these classes; holds its traceback."""
 

@@ -63,6 +63,7 @@ def _judged(
     config: RLConfig, model: Any, prompts: PromptSet, places: Sequence[int], purpose: str, plugins: PluginManager
 ) -> tuple[list[str], list[str], RewardResult]:
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
+    from lmrl.engines.opening import open_engine
     from lmrl.engines.texts import sample_texts, sampling_spec
     from lmrl.rewards.offered import sampled_columns
     from lmrl.stages.rl.checks import encode_prompts, in_turns
@@ -70,7 +71,7 @@ def _judged(
 
     ids = encode_prompts(model, prompts)
     engine_spec, engine_settings = config.engine.resolve(plugins)
-    engine = engine_spec.build(engine_settings)
+    engine = open_engine(engine_spec, engine_settings)
     spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     drawn: list[Completion] = []
     for start in range(0, len(places), CHUNK):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lmrl.engines import SamplingSpec
+from lmrl.engines import SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models import load
 from lmrl_suites.throughput.shapes import SHAPES, write_model
 
@@ -27,8 +27,8 @@ def differences(size: str, fast_path: bool) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     prompts = [row for row in torch.randint(0, 2048, (8, 32), generator=generator).tolist() for _ in range(8)]
     engine = TransformersEngine(TransformersEngineSettings(fast_path=fast_path))
-    samples = engine.generate(
-        model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0
+    samples = sample_batch(
+        engine, model, prompts, SamplingSpec(max_new_tokens=64, eos_ids=tuple(range(0, 2048, 64))), seed=0
     )
     inputs = samples.inputs
     with torch.no_grad():

@@ -10,7 +10,6 @@ alone, so the same optimizer trains a language model or a CartPole controller.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -58,12 +57,12 @@ class _Renamed:
 
 @dataclass(frozen=True)
 class Samples(_Renamed):
-    """What a decode engine returns: tokens, their log-probabilities, and how each row ended.
+    """Sampled rows: tokens, their log-probabilities, and how each row ended.
 
     ``sampler_logprobs`` (B, T) float32: under the distribution that the token was drawn from, after temperature and
     forbidden tokens.
     ``finish_reasons`` (B,) int8 holds ``lmrl.engines.FinishReason`` codes. ``group`` (B,) int64 numbers the prompts:
-    rows with one number share a prompt.
+    rows with one number share a prompt. ``policy_version`` (B, T) int64 says which weights drew each token.
     """
 
     inputs: Sequences
@@ -73,6 +72,7 @@ class Samples(_Renamed):
     truncated: Tensor
     finish_reasons: Tensor
     group: Tensor
+    policy_version: Tensor
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
@@ -86,7 +86,8 @@ class Scored:
     ``scores`` (B,): the reward of the whole response. ``scored`` (B,) bool is False where there is none, because the
     response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
     the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
-    not apply, and 0 in truncated rows, which the reward is not called with.
+    not apply, and 0 in truncated rows, which the reward is not called with. ``greedy_scores`` (B,), where they were
+    asked for, are the scores of the greedy response to each row's prompt, NaN where that has none.
     """
 
     samples: Samples
@@ -95,6 +96,7 @@ class Scored:
     scores: Tensor
     score_parts: Mapping[str, Tensor]
     scored: Tensor = None  # type: ignore[assignment]  # set below
+    greedy_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scored is None:
@@ -277,8 +279,3 @@ class Batch(_Renamed):
     def select(self, rows: Tensor) -> Batch:
         """Return the rows with these indices."""
         return select_record(self, rows)
-
-
-def with_group(scored: Scored, group: Tensor) -> Scored:
-    """Return the same rows with other group numbers, (B,)."""
-    return dataclasses.replace(scored, samples=dataclasses.replace(scored.samples, group=group))

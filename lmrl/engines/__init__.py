@@ -5,11 +5,42 @@ from typing import TYPE_CHECKING
 from lmrl.engines.finish import FinishReason, finish_codes, finish_flags
 from lmrl.engines.spec import SamplingSpec
 from lmrl.lazy import lazy_names
+from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from lmrl.engines.engine import Engine
+    from lmrl.engines.batch import answer_all, sample_batch
+    from lmrl.engines.opening import open_engine
+    from lmrl.engines.protocol import Capabilities, Engine, Request, RequestSource, Response, WeightSource
+    from lmrl.engines.requests import RequestQueue
+    from lmrl.engines.weights import LiveWeights
 
-__all__ = ["Engine", "FinishReason", "SamplingSpec", "finish_codes", "finish_flags"]
+__all__ = [
+    "Capabilities",
+    "Engine",
+    "FinishReason",
+    "LiveWeights",
+    "Request",
+    "RequestQueue",
+    "RequestSource",
+    "Response",
+    "SamplingSpec",
+    "WeightSource",
+    "answer_all",
+    "derive_seed",
+    "finish_codes",
+    "finish_flags",
+    "open_engine",
+    "sample_batch",
+]
 
 # The protocol needs torch, which the environment's import must not load.
-__getattr__, __dir__ = lazy_names(__name__, {"lmrl.engines.engine": ("Engine",)})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "lmrl.engines.batch": ("answer_all", "sample_batch"),
+        "lmrl.engines.opening": ("open_engine",),
+        "lmrl.engines.protocol": ("Capabilities", "Engine", "Request", "RequestSource", "Response", "WeightSource"),
+        "lmrl.engines.requests": ("RequestQueue",),
+        "lmrl.engines.weights": ("LiveWeights",),
+    },
+)

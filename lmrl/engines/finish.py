@@ -27,13 +27,14 @@ class FinishReason(IntEnum):
 
 
 def finish_codes(
-    is_eos: Any, hit_stop: Any, new_tokens: Any, prompt_lengths: Any, max_new_tokens: int, context_length: int | None
+    is_eos: Any, hit_stop: Any, new_tokens: Any, prompt_lengths: Any, max_new_tokens: Any, context_length: Any | None
 ) -> Any:
     """Return the ``FinishReason`` code of every row after its newest token.
 
     ``is_eos`` and ``hit_stop`` are bool (B,); ``new_tokens`` counts the sampled tokens including the newest,
-    ``prompt_lengths`` the prompt's. All are numpy arrays or all torch tensors of integers. An EOS on the last allowed
-    step is an EOS, a stop string comes next, then the token limit, then the full context.
+    ``prompt_lengths`` the prompt's. All are numpy arrays or all torch tensors of integers; the two limits may be
+    numbers. An EOS on the last allowed step is an EOS, a stop string comes next, then the token limit, then the full
+    context.
     """
     at_length = new_tokens >= max_new_tokens
     at_context = (new_tokens + prompt_lengths) >= (context_length if context_length is not None else 2**62)

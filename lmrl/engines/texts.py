@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmrl.engines.engine import Engine
+from lmrl.engines.batch import answer_all, requests_of
 from lmrl.engines.finish import FinishReason
+from lmrl.engines.protocol import Engine
 from lmrl.engines.settings import SamplingSettings
 from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.weights import LiveWeights
 from lmrl.errors import SettingsError
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.text.turns import with_turn_end
@@ -76,14 +78,12 @@ def sample_texts(
     if not prompts:
         return []
     if engine is None:
-        from lmrl.engines.transformers_engine import TransformersEngine
+        from lmrl.engines.local.engine import TransformersEngine
 
         engine = TransformersEngine()
     codec = model.card.codec
-    samples = engine.generate(model.model, prompts, spec, seed, codec)
-    require_sampled_ids(samples.inputs.actions, model.card)
-    rows = samples.inputs.action_rows()
-    logprobs = [row[: len(ids)] for row, ids in zip(samples.sampler_logprobs.tolist(), rows, strict=True)]
-    texts = response_texts(codec, prompts, rows, spec.eos_ids, spec.stop_strings)
-    reasons = [FinishReason(code) for code in samples.finish_reasons.tolist()]
-    return [Completion(*parts) for parts in zip(texts, rows, logprobs, reasons, strict=True)]
+    engine.publish(LiveWeights(model.model, codec), 0)
+    responses = answer_all(engine, requests_of(prompts, spec, seed))
+    require_sampled_ids([response.ids for response in responses], model.card)
+    texts = response_texts(codec, prompts, [one.ids for one in responses], spec.eos_ids, spec.stop_strings)
+    return [Completion(text, one.ids, one.logprobs, one.finish) for text, one in zip(texts, responses, strict=True)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.sequences import Sequences
-from lmrl.engines.cache import JointCache
+from lmrl.engines.local.cache import JointCache
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ResumeError
 from lmrl.models.loading import freeze_copy

@@ -80,11 +80,6 @@ class EngineSpec:
     settings: type
     summary: str = ""
     draws_from_policy: bool = True
-    streams: bool = False
-    """``generate`` takes ``on_finished``, and tells it of rows that are complete while it samples the others."""
-    exact: bool = False
-    """Its log-probabilities are those of the update's own forward pass up to rounding in float32. Otherwise, and in
-    lower precision, one more pass computes ``rollout.proximal_logprobs``."""
 
 
 @dataclass(frozen=True)

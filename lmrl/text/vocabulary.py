@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lmrl.errors import VocabularyError
@@ -11,8 +11,6 @@ from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, re
 from lmrl.text.weight_files import listing, read_header
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmrl.text.card import ModelCard
 
 MEDIA_TOKENS = ("image_token", "audio_token", "video_token")
@@ -75,9 +73,9 @@ def same_tokens(reference: ModelCard, card: ModelCard, ids: Iterable[int]) -> bo
     return all(i < reference.vocab_size and ours.get(i) == theirs.get(i) for i in ids)
 
 
-def require_sampled_ids(ids: Tensor, card: ModelCard) -> None:
+def require_sampled_ids(rows: Iterable[Sequence[int]], card: ModelCard) -> None:
     """Raise ``VocabularyError`` if an inference engine returns a token id that the model does not have."""
-    highest = int(ids.max()) if ids.numel() else 0
+    highest = max((max(ids, default=0) for ids in rows), default=0)
     if highest >= card.vocab_size:
         raise VocabularyError(
             f"the inference engine returned the token id {highest}, and {card.path} has {card.vocab_size} ids; the "

@@ -7,14 +7,23 @@ theorem 1; ``lmrl.statistics.best_of_kl``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from lmrl import EngineSpec, PluginManager, Samples, SamplingSpec, SettingsError, hookimpl
+from lmrl import EngineSpec, PluginManager, SettingsError, hookimpl
+from lmrl.engines import (
+    Capabilities,
+    Request,
+    RequestSource,
+    Response,
+    WeightSource,
+    answer_all,
+    derive_seed,
+    open_engine,
+)
 from lmrl.rewards import resolve, sampled_columns
 from lmrl.text import response_texts
 
@@ -46,33 +55,56 @@ class BestOfN:
     serves evaluation and preference data, not training.
     """
 
+    capabilities = Capabilities()
+
     def __init__(self, settings: BestOfNSettings) -> None:
         self.settings = settings
         plugins = PluginManager()
         spec = plugins.get("engine", settings.engine)
-        self.engine = spec.build(spec.settings())
+        self.engine = open_engine(spec, spec.settings())
         self.reward = resolve(settings.reward, settings.settings or None, plugins)
         self.reward.check_columns(())  # an engine sees no columns of the data
+        self.codecs: dict[str, Any] = {}
 
-    def generate(
-        self, model: Any, prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int, codec: Any = None
-    ) -> Samples:
-        """Return the best of n answers to each row of ``prompts``; see ``lmrl.engines.Engine``."""
-        if codec is None:
-            raise SettingsError("best_of_n scores texts; expected the model's codec")
+    def publish(self, weights: WeightSource, version: int, model: str = "policy") -> None:
+        """Hand the weights on, and keep the tokenizer: the reward scores texts."""
+        if weights.codec is None:
+            raise SettingsError("best_of_n scores texts; expected weights with the model's codec")
+        self.engine.publish(weights, version, model)
+        self.codecs[model] = weights.codec
+
+    def generate(self, requests: RequestSource) -> Iterator[Response]:
+        """Yield the best of n answers to each request, as many together as wait; see ``lmrl.engines.Engine``."""
+        while not requests.closed:
+            waiting = requests.take()
+            if not waiting:
+                requests.wait()
+            for model in dict.fromkeys(request.model for request in waiting):
+                yield from self._best([request for request in waiting if request.model == model], self.codecs[model])
+
+    def close(self) -> None:
+        """Close the engine that draws."""
+        self.engine.close()
+
+    def _best(self, requests: list[Request], codec: Any) -> Iterator[Response]:
         n = self.settings.n
-        rows = [prompt for prompt in prompts for _ in range(n)]
-        samples: Samples = self.engine.generate(model, rows, spec, seed, codec)
-        inputs = samples.inputs
-        ids = inputs.action_rows()
-        responses = response_texts(codec, rows, ids, spec.eos_ids, spec.stop_strings)
-        asked = [text for text in codec.decode_batch([list(prompt) for prompt in prompts]) for _ in range(n)]
-        columns = sampled_columns(self.reward, codec, rows, ids, samples.finish_reasons.tolist())
-        found = self.reward(asked, responses, columns)
+        copies: list[Request] = []
+        for request in requests:
+            seeds = [request.seed, *(derive_seed(request.seed, "draw", draw) for draw in range(1, n))]
+            copies += [replace(request, id=len(copies) + draw, seed=seed) for draw, seed in enumerate(seeds)]
+        drawn = answer_all(self.engine, copies)
+        prompts, ids = [list(one.request.ids) for one in drawn], [one.ids for one in drawn]
+        texts: list[str] = []
+        for one, prompt in zip(drawn, prompts, strict=True):
+            spec = one.request.spec
+            texts += response_texts(codec, [prompt], [one.ids], spec.eos_ids, spec.stop_strings)
+        asked = [text for text in codec.decode_batch(prompts[::n]) for _ in range(n)]
+        columns = sampled_columns(self.reward, codec, prompts, ids, [one.finish for one in drawn])
+        found = self.reward(asked, texts, columns)
         # A response without a score is taken only where no other has one.
-        scores = torch.as_tensor(np.where(found.scored, found.scores, -np.inf)).view(len(prompts), n)
-        best = scores.argmax(1) + n * torch.arange(len(prompts))
-        return samples.select(best.to(samples.action_mask.device))
+        scores = np.where(found.scored, found.scores, -np.inf).reshape(len(requests), n)
+        for place, (request, best) in enumerate(zip(requests, scores.argmax(1).tolist(), strict=True)):
+            yield replace(drawn[place * n + best], request=request)
 
 
 @hookimpl

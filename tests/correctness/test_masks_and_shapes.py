@@ -7,8 +7,8 @@ import torch
 from trap_checks import check_03, check_04, check_05
 
 from lmrl.data.examples import load_examples
-from lmrl.engines import FinishReason, SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines import FinishReason, SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.reward_model import start_reward_model
@@ -21,7 +21,7 @@ def sampled(folder, eos_ids, rows=64, length=6):
     model = load(folder)
     prompts = [model.card.codec.encode("the cat")] * rows
     spec = SamplingSpec(max_new_tokens=length, eos_ids=eos_ids, context_length=48)
-    return TransformersEngine().generate(model.model, prompts, spec, 0, model.card.codec)
+    return sample_batch(TransformersEngine(), model.model, prompts, spec, 0, model.card.codec)
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
@@ -75,19 +75,19 @@ def test_trap_06_a_reward_model_reads_the_last_real_token(tiny_folder):
 
 def test_trap_07_trained_ids_are_the_sampled_ones(toy):
     world = toy()
-    drawn = []
+    drawn = {}
     generate = world.maker.engine.generate
 
-    def spy(*arguments, **keywords):
-        samples = generate(*arguments, **keywords)
-        drawn.append(samples.inputs.action_ids.clone())
-        return samples
+    def spy(requests):
+        for response in generate(requests):
+            drawn[response.request.id] = list(response.ids)
+            yield response
 
     world.maker.engine.generate = spy
     rollout = world.rollout(rows=48)
     codec = world.language_model.card.codec
-    assert torch.equal(rollout.inputs.action_ids, drawn[0])
-    rows = [row[:length] for row, length in zip(drawn[0].tolist(), rollout.inputs.action_counts.tolist(), strict=True)]
+    rows = [drawn[row] for row in range(48)]
+    assert rollout.inputs.action_rows() == rows
     again = [codec.encode_plain(text) for text in codec.decode_batch(rows)]
     assert rows != again, "otherwise a text that is encoded again would pass unnoticed here"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lmrl.algorithms.rollout import Advantages, Batch, Rollout
-from lmrl.engines import SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines import SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.errors import ResumeError
 from lmrl.models import PolicyModel, load
 from lmrl.models.masked import MaskPolicy, RestrictedModel
@@ -36,7 +36,9 @@ def world(folder, top_p=0.7, **options):
 
 
 def sampled(model, spec, mask, prompts=PROMPTS, seed=3, rows=256):
-    return TransformersEngine(TransformersEngineSettings(rows=rows)).generate(mask.restrict(model), prompts, spec, seed)
+    return sample_batch(
+        TransformersEngine(TransformersEngineSettings(rows=rows)), mask.restrict(model), prompts, spec, seed
+    )
 
 
 def batch_of(samples):
@@ -146,7 +148,7 @@ def test_greedy_is_the_likeliest_token_of_the_set_not_of_the_mask_policy(folder)
 
 def test_the_whole_vocabulary_is_no_restriction(folder):
     model, spec, mask = world(folder, top_p=1.0)
-    free = TransformersEngine().generate(model, PROMPTS, spec, 3)
+    free = sample_batch(TransformersEngine(), model, PROMPTS, spec, 3)
     restricted = sampled(model, spec, mask)
     assert torch.equal(free.inputs.action_ids, restricted.inputs.action_ids)
     assert torch.allclose(free.sampler_logprobs, restricted.sampler_logprobs, atol=1e-5)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lmrl.config import build
-from lmrl.engines import SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines import SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.errors import SettingsError
 from lmrl.models import load
 from lmrl.plugins import PluginManager
@@ -28,7 +28,7 @@ def engine_of(n):
 
 def generate(engine, model, prompts, seed=0):
     spec = SamplingSpec(max_new_tokens=6, eos_ids=(1,), context_length=48)
-    return engine.generate(model.model, prompts, spec, seed, model.card.codec)
+    return sample_batch(engine, model.model, prompts, spec, seed, model.card.codec)
 
 
 def cats(model, prompts, samples):

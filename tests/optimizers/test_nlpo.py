@@ -162,6 +162,7 @@ def fixtures_of(name):
 def world_of(folder):
     world = fixtures_of("conftest").Toy(folder)
     world.maker.mask = MaskPolicy(world.language_model.model, world.spec, 0.8)
+    world.maker.publish(0)
     updater = world.updater(NLPO(NLPOSettings(epochs=1, minibatches=1)), microbatch_tokens=40)
     updater.policy.support = world.maker.mask.support
     return world, updater

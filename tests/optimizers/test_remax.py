@@ -65,22 +65,24 @@ def test_one_greedy_answer_is_scored_per_group_and_every_row_has_its_own(tiny_fo
     reward = Watched()
     world = stages.Toy(tiny_folder, reward=reward)
     prompts = prompts_of(world, ["the cat", "a", "the cat", "a dog ran"], group_size=3)
-    scores = world.maker.greedy_scores(prompts)
+    scores = world.maker.sample(prompts, 0, greedy=True).greedy_scores
     [(asked, answers, columns)] = reward.asked
+    asked, answers = asked[12:], answers[12:]
     assert asked == ["the cat", "a", "the cat", "a dog ran"], "one per group, not one per row"
-    assert columns["row"] == [0, 3, 6, 9], "a prompt's columns come along"
+    assert columns["row"][12:] == [0, 3, 6, 9], "a prompt's columns come along"
     assert answers[0] == answers[2]
     expected = [len(answer.split()) + len(prompt) / 100 for prompt, answer in zip(asked, answers, strict=True)]
     assert scores.tolist() == pytest.approx([expected[group] for group in prompts.groups])
     shuffled = prompts.select([7, 0, 10, 4, 1])
-    assert world.maker.greedy_scores(shuffled).tolist() == pytest.approx([expected[g] for g in shuffled.groups])
+    again = world.maker.sample(shuffled, 0, greedy=True).greedy_scores
+    assert again.tolist() == pytest.approx([expected[g] for g in shuffled.groups])
 
 
 def test_the_greedy_answer_takes_the_likeliest_tokens(tiny_folder):
     reward = Watched()
     world = stages.Toy(tiny_folder, reward=reward)
     prompts = prompts_of(world, ["the cat"], 1)
-    world.maker.greedy_scores(prompts)
+    world.maker.sample(prompts, 0, greedy=True)
     ids = list(prompts.ids[0])
     for _ in range(world.spec.max_new_tokens):
         with torch.no_grad():
@@ -89,16 +91,16 @@ def test_the_greedy_answer_takes_the_likeliest_tokens(tiny_folder):
             break
     specials = 3
     expected = [WORDS[token - specials] for token in ids[len(prompts.ids[0]) :] if token >= specials]
-    assert reward.asked[0][1][0].split() == expected
+    assert reward.asked[0][1][1].split() == expected
 
 
 def test_sampling_is_not_disturbed(tiny_folder):
     world = stages.Toy(tiny_folder)
     prompts, state = world.prompts(6), torch.get_rng_state()
     alone = world.maker.sample(prompts, 3)
-    world.maker.greedy_scores(prompts)
-    beside = world.maker.sample(prompts, 3)
+    beside = world.maker.sample(prompts, 3, greedy=True)
     assert torch.equal(alone.samples.inputs.action_ids, beside.samples.inputs.action_ids)
+    assert alone.samples.sampler_logprobs.shape == beside.samples.sampler_logprobs.shape
     assert torch.equal(torch.get_rng_state(), state), "neither is torch's own generator"
 
 

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from lmrl.engines import SamplingSpec
-from lmrl.engines.llama_decoder import supports
-from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines import SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines.local.llama_decoder import supports
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs
 
@@ -36,7 +36,7 @@ def make_prompts():
 
 def sample(model, prompts, seed=3, spec=None, **settings):
     spec = spec or SamplingSpec(max_new_tokens=24, eos_ids=ENDS)
-    return TransformersEngine(TransformersEngineSettings(**settings)).generate(model, prompts, spec, seed)
+    return sample_batch(TransformersEngine(TransformersEngineSettings(**settings)), model, prompts, spec, seed)
 
 
 def require_equal(samples, others):
@@ -119,14 +119,13 @@ def test_every_row_is_told_once_while_others_are_sampled():
     model, prompts = make_model("Llama"), make_prompts()
     told = {}
 
-    def on_finished(rows, ids):
-        for row, sampled in zip(rows, ids, strict=True):
-            assert row not in told
-            told[row] = sampled
+    def on_response(response):
+        assert response.request.id not in told
+        told[response.request.id] = response.ids
 
     engine = TransformersEngine(TransformersEngineSettings(rows=8))
-    samples = engine.generate(
-        model, prompts, SamplingSpec(max_new_tokens=24, eos_ids=ENDS), seed=3, on_finished=on_finished
+    samples = sample_batch(
+        engine, model, prompts, SamplingSpec(max_new_tokens=24, eos_ids=ENDS), seed=3, on_response=on_response
     )
     lengths = samples.inputs.action_counts.tolist()
     expected = [row[:length] for row, length in zip(samples.inputs.action_ids.tolist(), lengths, strict=True)]

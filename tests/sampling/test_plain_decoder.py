@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lmrl.engines import SamplingSpec
-from lmrl.engines.plain_decoder import PlainDecoder, decodes_in_steps
-from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines import SamplingSpec, sample_batch
+from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines.local.plain_decoder import PlainDecoder, decodes_in_steps
 from lmrl.models import PolicyModel
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.scoring import score_logprobs
@@ -47,7 +47,7 @@ def test_sampled_log_probabilities_are_those_of_whole_rows(family):
     model = make_model(family)
     assert decodes_in_steps(model) == (family in IN_STEPS)
     spec = SamplingSpec(max_new_tokens=10, eos_ids=tuple(range(1, 13)))
-    samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(model, PROMPTS, spec, 0)
+    samples = sample_batch(TransformersEngine(TransformersEngineSettings(rows=4)), model, PROMPTS, spec, 0)
     scored = score_logprobs(PolicyModel(model), samples.inputs, spec, 2048)
     assert torch.allclose(samples.sampler_logprobs, scored, atol=1e-4)
 
@@ -56,7 +56,9 @@ def test_sampled_log_probabilities_are_those_of_whole_rows(family):
 def test_a_mask_policy_restricts_models_without_a_cache_too(family):
     model, spec = make_model(family), SamplingSpec(max_new_tokens=6, eos_ids=(1,))
     mask = MaskPolicy(model, spec, top_p=0.5)
-    samples = TransformersEngine(TransformersEngineSettings(rows=4)).generate(mask.restrict(model), PROMPTS, spec, 0)
+    samples = sample_batch(
+        TransformersEngine(TransformersEngineSettings(rows=4)), mask.restrict(model), PROMPTS, spec, 0
+    )
     drawn = samples.inputs.action_ids[samples.action_mask]
     kept = mask.support(samples.inputs)
     logits = PolicyModel(model)(samples.inputs).all_logits().masked_fill(~kept, -torch.inf)
@@ -67,11 +69,11 @@ def test_a_mask_policy_restricts_models_without_a_cache_too(family):
 def test_the_plain_decoder_draws_what_the_others_draw(monkeypatch):
     model, spec = make_model("Llama"), SamplingSpec(max_new_tokens=10, eos_ids=tuple(range(1, 13)))
     engines = [TransformersEngine(TransformersEngineSettings(rows=4, fast_path=fast)) for fast in (True, False)]
-    expected = [engine.generate(model, PROMPTS, spec, 0) for engine in engines]
+    expected = [sample_batch(engine, model, PROMPTS, spec, 0) for engine in engines]
     monkeypatch.setattr(
-        "lmrl.engines.transformers_engine.general_decoder", lambda model, prompts, *_: PlainDecoder(model, prompts)
+        "lmrl.engines.local.engine.general_decoder", lambda model, prompts, *_: PlainDecoder(model, prompts)
     )
-    found = engines[1].generate(model, PROMPTS, spec, 0)
+    found = sample_batch(engines[1], model, PROMPTS, spec, 0)
     for other in expected:
         assert torch.equal(found.inputs.action_ids, other.inputs.action_ids)
         assert torch.allclose(found.sampler_logprobs, other.sampler_logprobs, atol=1e-5)

@@ -5,10 +5,11 @@ import pytest
 import transformers
 from byte_models import write_byte_model
 
+from lmrl.engines import sample_batch
 from lmrl.engines.finish import FinishReason
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.spec import SamplingSpec
 from lmrl.engines.texts import sample_texts
-from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.models.loading import load
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.resolve import resolve
@@ -112,10 +113,10 @@ def test_sampling_early_scores_chat_and_environment_agree(folder, case):
     assert stream.ids == drawn.ids
 
     reward = ConcurrentReward(resolve(lambda prompts, responses: [float(len(text)) for text in responses]), "thread", 2)
-    early = EarlyScores(reward, codec, spec, [prompt], ["Hi"], {})
-    TransformersEngine().generate(model.model, [prompt], spec, 0, codec, on_finished=early.add)
+    early = EarlyScores(reward, codec, ["Hi"], {})
+    sample_batch(TransformersEngine(), model.model, [prompt], spec, 0, codec, on_response=early.add)
     assert early._pending.rows, "a row that a stop string ended is scored early"
-    assert early.responses([drawn.ids]) == [expected]
+    assert early.responses() == [expected]
     assert early.result([0]).scores.tolist() == [float(len(expected))]
     reward.close()
 

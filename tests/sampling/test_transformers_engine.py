@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
-from lmrl.engines import FinishReason, SamplingSpec
+from lmrl.engines import FinishReason, SamplingSpec, sample_batch
 from lmrl.engines.distribution import draw
-from lmrl.engines.llama_decoder import supports
-from lmrl.engines.transformers_engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
+from lmrl.engines.local.llama_decoder import supports
+from lmrl.engines.uniforms import row_seeds, token_uniforms
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
@@ -30,8 +31,8 @@ def spec_of(model, **kwargs):
 @torch.no_grad()
 def naive_samples(model, prompts, spec, seed):
     """Sample each row alone, running the whole prefix through the model for every token."""
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(len(prompts), spec.max_new_tokens, generator=generator, dtype=torch.float64)
+    seeds = torch.tensor(row_seeds(seed, len(prompts)))
+    uniforms = token_uniforms(seeds[:, None], torch.arange(spec.max_new_tokens))
     rows = []
     for row, prompt in enumerate(prompts):
         ids, logprobs = list(prompt), []
@@ -64,7 +65,7 @@ def naive_samples(model, prompts, spec, seed):
 def test_equals_the_naive_twin(model, options, rows_at_once):
     spec = spec_of(model, **options)
     engine = TransformersEngine(TransformersEngineSettings(rows=rows_at_once, compact_share=0.0))
-    samples = engine.generate(model.model, PROMPTS, spec, seed=7)
+    samples = sample_batch(engine, model.model, PROMPTS, spec, seed=7)
     for row, (ids, logprobs) in enumerate(naive_samples(model, PROMPTS, spec, 7)):
         length = int(samples.inputs.action_counts[row])
         assert samples.inputs.action_ids[row, :length].tolist() == ids
@@ -73,11 +74,11 @@ def test_equals_the_naive_twin(model, options, rows_at_once):
 
 def test_late_compaction_changes_nothing(model):
     spec = spec_of(model)
-    at_once = TransformersEngine(TransformersEngineSettings(compact_share=0.0)).generate(
-        model.model, PROMPTS * 4, spec, 1
+    at_once = sample_batch(
+        TransformersEngine(TransformersEngineSettings(compact_share=0.0)), model.model, PROMPTS * 4, spec, 1
     )
-    never = TransformersEngine(TransformersEngineSettings(compact_share=2.0)).generate(
-        model.model, PROMPTS * 4, spec, 1
+    never = sample_batch(
+        TransformersEngine(TransformersEngineSettings(compact_share=2.0)), model.model, PROMPTS * 4, spec, 1
     )
     assert torch.equal(at_once.inputs.action_ids, never.inputs.action_ids)
     assert torch.equal(at_once.finish_reasons, never.finish_reasons)
@@ -87,13 +88,13 @@ def test_late_compaction_changes_nothing(model):
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 def test_sampled_logprobs_equal_rescored_ones(model, temperature):
     spec = spec_of(model, temperature=temperature, forbidden_ids=(4,))
-    samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, seed=3)
+    samples = sample_batch(TransformersEngine(), model.model, PROMPTS * 3, spec, seed=3)
     rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, token_budget=40)
     assert torch.allclose(rescored, samples.sampler_logprobs, atol=1e-5)
 
 
 def test_masks_come_from_lengths_and_cover_the_eos(model):
-    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec_of(model), seed=0)
+    samples = sample_batch(TransformersEngine(), model.model, PROMPTS * 8, spec_of(model), seed=0)
     ids, lengths = samples.inputs.action_ids, samples.inputs.action_counts
     assert torch.equal(samples.action_mask.sum(1), lengths)
     ended = samples.finish_reasons == int(FinishReason.EOS)
@@ -106,7 +107,7 @@ def test_masks_come_from_lengths_and_cover_the_eos(model):
 
 
 def test_truncation_is_a_choice(model):
-    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec_of(model, on_length="truncate"), seed=0)
+    samples = sample_batch(TransformersEngine(), model.model, PROMPTS * 8, spec_of(model, on_length="truncate"), seed=0)
     assert torch.equal(samples.truncated, samples.finish_reasons == int(FinishReason.LENGTH))
     assert torch.equal(samples.terminated, ~samples.truncated)
 
@@ -117,7 +118,7 @@ def test_pad_may_be_the_eos(tmp_path):
     shutil.copyfile(tmp_path / "a" / "model.safetensors", folder / "model.safetensors")
     shared = load(folder)
     assert shared.card.pad_id in shared.card.eos_ids
-    results = [TransformersEngine().generate(m.model, PROMPTS, spec_of(m), seed=0) for m in (plain, shared)]
+    results = [sample_batch(TransformersEngine(), m.model, PROMPTS, spec_of(m), seed=0) for m in (plain, shared)]
     assert torch.equal(results[0].inputs.action_ids, results[1].inputs.action_ids)
     assert torch.equal(results[0].action_mask, results[1].action_mask)
 
@@ -134,14 +135,14 @@ def test_equal_prompts_are_prefilled_once(model, monkeypatch):
     monkeypatch.setattr(base, "forward", counting)
     supports(model.model)  # which tries the model, once
     batches.clear()
-    samples = TransformersEngine().generate(model.model, [[3, 5]] * 6 + [[4, 5]] * 2, spec_of(model), seed=0)
+    samples = sample_batch(TransformersEngine(), model.model, [[3, 5]] * 6 + [[4, 5]] * 2, spec_of(model), seed=0)
     assert batches[0] == (2, 2)
     assert samples.group.tolist() == [0] * 6 + [1] * 2
 
 
 def test_several_eos_ids(model):
     spec = spec_of(model, eos_ids=(1, 5))
-    samples = TransformersEngine().generate(model.model, PROMPTS * 8, spec, seed=0)
+    samples = sample_batch(TransformersEngine(), model.model, PROMPTS * 8, spec, seed=0)
     last = samples.inputs.action_ids.gather(1, samples.inputs.action_counts[:, None] - 1).squeeze(1)
     ended = samples.finish_reasons == int(FinishReason.EOS)
     assert set(last[ended].tolist()) == {1, 5}
@@ -150,7 +151,7 @@ def test_several_eos_ids(model):
 def test_stop_strings_end_a_response(tmp_path):
     model = load(write_tiny_model(tmp_path, scale=0.0))
     spec = spec_of(model, eos_ids=(1,), stop_strings=("cat",), max_new_tokens=30)
-    samples = TransformersEngine().generate(model.model, PROMPTS * 3, spec, 0, model.card.codec)
+    samples = sample_batch(TransformersEngine(), model.model, PROMPTS * 3, spec, 0, model.card.codec)
     word = model.card.codec.encode("cat")[0]
     stopped = samples.finish_reasons == int(FinishReason.STOP)
     assert stopped.any()
@@ -158,7 +159,7 @@ def test_stop_strings_end_a_response(tmp_path):
         ids = samples.inputs.action_ids[row, : int(samples.inputs.action_counts[row])].tolist()
         assert ids.count(word) == int(stopped[row]) and (not stopped[row] or ids[-1] == word)
     with pytest.raises(SettingsError, match="codec"):
-        TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+        sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0)
 
 
 def test_bad_prompts_and_a_diverged_model(tmp_path):
@@ -166,17 +167,17 @@ def test_bad_prompts_and_a_diverged_model(tmp_path):
     engine, spec = TransformersEngine(), spec_of(model, context_length=4)
     for prompts, message in [([], "no prompts"), ([[3], []], "prompt 1"), ([[3, 3, 3, 3]], "no room")]:
         with pytest.raises(PromptError, match=message):
-            engine.generate(model.model, prompts, spec, seed=0)
+            sample_batch(engine, model.model, prompts, spec, seed=0)
     model.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="logits"):
-        engine.generate(model.model, [[3]], spec, seed=0)
+        sample_batch(engine, model.model, [[3]], spec, seed=0)
 
 
 def test_a_row_that_fills_the_context_may_wait_for_the_others(tmp_path):
     model = load(write_tiny_model(tmp_path, architecture="gpt2", context=12))  # gpt2 has no position beyond its context
     prompts = [[3] * 11] + [[4]] * 15
     spec = spec_of(model, max_new_tokens=11, eos_ids=(1,))
-    samples = TransformersEngine().generate(model.model, prompts, spec, seed=0)
+    samples = sample_batch(TransformersEngine(), model.model, prompts, spec, seed=0)
     assert FinishReason(int(samples.finish_reasons[0])) == FinishReason.CONTEXT
     rescored = score_logprobs(PolicyModel(model.model), samples.inputs, spec, 64)
     assert torch.allclose(samples.sampler_logprobs, rescored, atol=1e-5)
@@ -191,6 +192,6 @@ def test_convolutions_leave_the_batch_with_their_rows():
     ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
     model = Lfm2ForCausalLM(Lfm2Config(**sizes, **ids, layer_types=["conv", "full_attention"])).eval()
     spec = SamplingSpec(max_new_tokens=12, eos_ids=(1, 5))
-    samples = TransformersEngine().generate(model, PROMPTS * 3, spec, seed=0)
+    samples = sample_batch(TransformersEngine(), model, PROMPTS * 3, spec, seed=0)
     rescored = score_logprobs(PolicyModel(model), samples.inputs, spec, 64)
     assert torch.allclose(samples.sampler_logprobs, rescored, atol=1e-5)

@@ -12,10 +12,11 @@ import time
 import pytest
 import torch
 
-from lmrl.engines import SamplingSpec
+from lmrl.engines import LiveWeights, RequestQueue, SamplingSpec, open_engine, sample_batch
+from lmrl.engines.batch import requests_of
+from lmrl.engines.local.engine import TransformersEngine
+from lmrl.engines.local.workers import ParallelEngine, share_requests
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.transformers_engine import TransformersEngine
-from lmrl.engines.workers import ParallelEngine, share_rows
 from lmrl.errors import NonFiniteError, PromptError, SettingsError, WorkerError
 from lmrl.models import load
 from lmrl.models.action_values import replaced_head
@@ -60,14 +61,14 @@ STOPPED = {"temperature": 0.7, "stop_strings": ("cat",), "on_length": "truncate"
 def test_as_in_one_process(engine, model, options, prompts):
     spec, told = spec_of(model, **options), {}
 
-    def on_finished(rows, ids):
-        assert not told.keys() & set(rows), "a row was told of twice"
-        told.update(zip(rows, ids, strict=True))
+    def on_response(response):
+        assert response.request.id not in told, "a request was answered twice"
+        told[response.request.id] = response.ids
 
     threads = torch.get_num_threads()
-    found = engine.generate(model.model, prompts, spec, 5, model.card.codec, on_finished)
+    found = sample_batch(engine, model.model, prompts, spec, 5, model.card.codec, on_response)
     assert torch.get_num_threads() == threads
-    expected = TransformersEngine().generate(model.model, prompts, spec, 5, model.card.codec)
+    expected = sample_batch(TransformersEngine(), model.model, prompts, spec, 5, model.card.codec)
     assert_same(found, expected)
     lengths = expected.inputs.action_counts.tolist()
     rows = [row[:length] for row, length in zip(expected.inputs.action_ids.tolist(), lengths, strict=True)]
@@ -75,58 +76,57 @@ def test_as_in_one_process(engine, model, options, prompts):
 
 
 def test_one_process_tells_of_each_row_once_and_while_it_samples(model):
-    spec, told, calls = spec_of(model), {}, []
     engine = TransformersEngine(TransformersEngineSettings(compact_share=0.0, rows=16))
-
-    def on_finished(rows, ids):
-        calls.append(rows)
-        told.update(zip(rows, ids, strict=True))
-
-    samples = engine.generate(model.model, PROMPTS * 3, spec, 5, on_finished=on_finished)
-    assert sorted(row for rows in calls for row in rows) == list(range(24)) and len(calls) > 2
-    for row, length in enumerate(samples.inputs.action_counts.tolist()):
-        assert told[row] == samples.inputs.action_ids[row, :length].tolist()
+    engine.publish(LiveWeights(model.model), 0)
+    requests = requests_of(PROMPTS * 3, spec_of(model), 5)
+    batches = list(engine.batches(RequestQueue(requests, closed=True)))
+    assert len(batches) > 2
+    assert sorted(one.request.id for batch in batches for one in batch) == list(range(24))
 
 
 def test_steps_of_an_optimizer_are_seen_and_nothing_is_sent_again(engine, model):
     policy, spec = model.model, spec_of(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.05, foreach=True)
-    engine.generate(policy, PROMPTS, spec, 0)
+    sample_batch(engine, policy, PROMPTS, spec, 0)
     version, pointers = engine._model.version, [p.data_ptr() for p in policy.parameters()]
-    before = TransformersEngine().generate(policy, PROMPTS, spec, 0)
+    before = sample_batch(TransformersEngine(), policy, PROMPTS, spec, 0)
     for _ in range(3):
         policy(torch.tensor([[3, 4, 5]])).logits.logsumexp(-1).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = TransformersEngine().generate(policy, PROMPTS, spec, 0)
+    after = sample_batch(TransformersEngine(), policy, PROMPTS, spec, 0)
     assert not torch.equal(before.sampler_logprobs[:, 0], after.sampler_logprobs[:, 0])
-    assert_same(engine.generate(policy, PROMPTS, spec, 0), after)
+    assert_same(sample_batch(engine, policy, PROMPTS, spec, 0), after)
     assert engine._model.version == version and pointers == [p.data_ptr() for p in policy.parameters()]
 
 
 def test_other_tensors_and_other_models_are_sent(engine, model, tmp_path):
     spec, other = spec_of(model), load(write_tiny_model(tmp_path / "other", seed=1)).model
     head = torch.nn.Linear(16, 15, bias=False)
-    engine.generate(model.model, PROMPTS, spec, 0)
+    sample_batch(engine, model.model, PROMPTS, spec, 0)
     with replaced_head(model.model, head):
         assert_same(
-            engine.generate(model.model, PROMPTS, spec, 0), TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+            sample_batch(engine, model.model, PROMPTS, spec, 0),
+            sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0),
         )
     for one in (model.model, other, model.model):
-        assert_same(engine.generate(one, PROMPTS, spec, 0), TransformersEngine().generate(one, PROMPTS, spec, 0))
+        assert_same(
+            sample_batch(engine, one, PROMPTS, spec, 0), sample_batch(TransformersEngine(), one, PROMPTS, spec, 0)
+        )
     weight = model.model.lm_head.weight
     weight.data = -weight.data
     assert_same(
-        engine.generate(model.model, PROMPTS, spec, 0), TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+        sample_batch(engine, model.model, PROMPTS, spec, 0),
+        sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0),
     )
 
 
 def test_autocast_reaches_the_processes(engine, model):
     spec = spec_of(model)
     with torch.autocast("cpu", torch.bfloat16):
-        found = engine.generate(model.model, PROMPTS, spec, 0)
-        expected = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
-    exact = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
+        found = sample_batch(engine, model.model, PROMPTS, spec, 0)
+        expected = sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0)
+    exact = sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0)
     assert not torch.equal(expected.sampler_logprobs[:, 0], exact.sampler_logprobs[:, 0])
     assert torch.allclose(found.sampler_logprobs[:, 0], expected.sampler_logprobs[:, 0], atol=1e-2)
 
@@ -135,20 +135,20 @@ def test_two_models_in_one_are_sampled_here(engine, model, caplog):
     spec = spec_of(model)
     restricted = MaskPolicy(model.model, spec, 0.8).restrict(model.model)
     with caplog.at_level(logging.WARNING):
-        found = [engine.generate(restricted, PROMPTS, spec, 0) for _ in range(2)]
-    assert_same(found[0], TransformersEngine().generate(restricted, PROMPTS, spec, 0))
+        found = [sample_batch(engine, restricted, PROMPTS, spec, 0) for _ in range(2)]
+    assert_same(found[0], sample_batch(TransformersEngine(), restricted, PROMPTS, spec, 0))
     assert [r.getMessage().count("RestrictedModel") for r in caplog.records] == [1]
 
 
 def test_a_process_that_is_killed_in_a_call_is_an_error_and_no_wait(engine, model):
     spec = spec_of(model, eos_ids=(), max_new_tokens=40)
-    engine.generate(model.model, PROMPTS, spec, 0)
+    sample_batch(engine, model.model, PROMPTS, spec, 0)
     victim, survivor = (worker.process for worker in engine._workers)
     os.kill(victim.pid, signal.SIGSTOP)  # so that it is in the call for certain
     timer = threading.Timer(0.5, os.kill, (victim.pid, signal.SIGKILL))
     timer.start()
     with pytest.raises(WorkerError, match=rf"{victim.pid} ended by the signal SIGKILL.*memory.*workers=1"):
-        engine.generate(model.model, PROMPTS, spec, 0)
+        sample_batch(engine, model.model, PROMPTS, spec, 0)
     assert survivor.poll() is not None and not engine._workers
 
 
@@ -156,29 +156,29 @@ def test_errors_reach_the_caller_and_the_next_call_works(model, tmp_path):
     engine, spec = ParallelEngine(TransformersEngineSettings(workers=1)), spec_of(model)
     for prompts, message in [([], "no prompts"), ([[3], []], "prompt 1")]:
         with pytest.raises(PromptError, match=message):
-            engine.generate(model.model, prompts, spec, 0)
+            sample_batch(engine, model.model, prompts, spec, 0)
     assert not engine._workers, "refused before any process was started"
     broken = load(write_tiny_model(tmp_path / "broken"))
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="logits") as caught:
-        engine.generate(broken.model, PROMPTS, spec, 0)
-    assert "transformers_engine.py" in str(caught.value.__cause__), "the traceback of the process"
-    with pytest.raises(WorkerError, match=r"(?s)Traceback.*transformers_engine.*IndexError"):
-        engine.generate(model.model, [[3], [99]], spec, 0)  # an id outside the vocabulary
+        sample_batch(engine, broken.model, PROMPTS, spec, 0)
+    assert "local/engine.py" in str(caught.value.__cause__), "the traceback of the process"
+    with pytest.raises(WorkerError, match=r"(?s)Traceback.*engine.*IndexError"):
+        sample_batch(engine, model.model, [[3], [99]], spec, 0)  # an id outside the vocabulary
     (process,) = (worker.process for worker in engine._workers)
     assert process.poll() is None, "nobody else was at work, so it goes on"
-    expected = TransformersEngine().generate(model.model, PROMPTS, spec, 0)
-    assert_same(engine.generate(model.model, PROMPTS, spec, 0), expected)
+    expected = sample_batch(TransformersEngine(), model.model, PROMPTS, spec, 0)
+    assert_same(sample_batch(engine, model.model, PROMPTS, spec, 0), expected)
     assert [worker.process for worker in engine._workers] == [process]
 
-    def on_finished(rows, ids):
+    def on_response(response):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.generate(model.model, PROMPTS, spec, 0, None, on_finished)
+        sample_batch(engine, model.model, PROMPTS, spec, 0, None, on_response)
     assert not engine._workers and process.poll() is not None
-    assert_same(engine.generate(model.model, PROMPTS, spec, 0), expected)
+    assert_same(sample_batch(engine, model.model, PROMPTS, spec, 0), expected)
     (process,) = (worker.process for worker in engine._workers)
     del engine, caught
     gc.collect()
@@ -188,16 +188,17 @@ def test_errors_reach_the_caller_and_the_next_call_works(model, tmp_path):
 SCRIPT = """
 import sys, time
 from lmrl.models import load
-from lmrl.engines import SamplingSpec
+from lmrl.engines import LiveWeights, RequestQueue, SamplingSpec, open_engine, sample_batch
+from lmrl.engines.batch import requests_of
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.workers import ParallelEngine
+from lmrl.engines.local.workers import ParallelEngine
 model = load(sys.argv[1]).model
 engine = ParallelEngine(TransformersEngineSettings(workers=1))
-engine.generate(model, [[3]] * 4, SamplingSpec(max_new_tokens=4), 0)
+sample_batch(engine, model, [[3]] * 4, SamplingSpec(max_new_tokens=4), 0)
 print(engine._workers[0].process.pid, flush=True)
 spec = SamplingSpec(max_new_tokens=40, eos_ids=(), context_length=None)
 while True:
-    engine.generate(model, [[3]] * 400, spec, 0)
+    sample_batch(engine, model, [[3]] * 400, spec, 0)
 """
 
 
@@ -231,17 +232,21 @@ def test_processes_end_with_their_parent_and_need_no_guard_in_its_script(model, 
 def test_shares_keep_prompts_together_where_none_has_to_wait():
     groups = [[row] * 4 for row in range(1, 17)]
     prompts = [[number] * (1 + number % 5) for group in groups for number in group]
-    first, second = share_rows(prompts, 2, 60)
+
+    def shares(prompts, workers):
+        found = share_requests(requests_of(prompts, SamplingSpec(max_new_tokens=60), 0), workers)
+        return [[request.id for request in share] for share in found]
+
+    first, second = shares(prompts, 2)
     assert sorted(first + second) == list(range(64)) and len(first) == 32
     assert not {tuple(prompts[row]) for row in first} & {tuple(prompts[row]) for row in second}
-    assert [len(share) for share in share_rows([[5]] * 60, 3, 60)] == [20, 20, 20]
-    assert sorted(map(len, share_rows([[5]], 3, 60))) == [0, 0, 1]
+    assert [len(share) for share in shares([[5]] * 60, 3)] == [20, 20, 20]
+    assert sorted(map(len, shares([[5]], 3))) == [0, 0, 1]
 
 
 def test_the_setting_chooses_the_engine():
     spec = PluginManager().get("engine", "transformers")
-    assert spec.streams
-    assert type(spec.build(spec.settings())) is TransformersEngine
+    assert type(open_engine(spec, spec.settings())) is TransformersEngine
     assert type(spec.build(spec.settings(workers=2))) is ParallelEngine
     with pytest.raises(SettingsError, match=r"engine\.transformers\.workers is 0"):
         spec.settings(workers=0)
@@ -254,8 +259,8 @@ def test_what_cannot_work_is_refused(model, monkeypatch):
         device = torch.device("cuda:0")
 
     with pytest.raises(SettingsError, match="model is on cuda:0"):
-        engine.generate(OnDevice(), PROMPTS, spec_of(model), 0)
+        sample_batch(engine, OnDevice(), PROMPTS, spec_of(model), 0)
     monkeypatch.setattr(os, "statvfs", lambda path: type("Space", (), {"f_bavail": 0, "f_frsize": 4096}))
     if os.path.isdir("/dev/shm"):
         with pytest.raises(SettingsError, match="shm-size"):
-            engine.generate(model.model, PROMPTS, spec_of(model), 0)
+            sample_batch(engine, model.model, PROMPTS, spec_of(model), 0)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs
@@ -44,6 +44,7 @@ class Toy:
         self.maker = RolloutMaker(
             TransformersEngine(), self.policy, self.reference, reward, card, self.spec, self.kl, self.needs, 40
         )
+        self.maker.publish(0)
         self.accelerator = Accelerator(cpu=True)
 
     def prompts(self, rows, group_size=1):

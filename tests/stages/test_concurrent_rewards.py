@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from lmrl.config import build
+from lmrl.engines import FinishReason, Response
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl.errors import RewardError, SettingsError
+from lmrl.models.weights import PolicyWeights
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import per_row, resolve
@@ -71,16 +73,15 @@ def assert_same(found, expected):
         assert torch.equal(found.score_parts[name], part), name
 
 
-@pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("spec", [{}, {"on_length": "truncate", "stop_strings": ("cat",)}], ids=str)
-def test_threads_score_as_one_call_afterwards(toy, spec, streams):
+def test_threads_score_as_one_call_afterwards(toy, spec):
     maker, prompts = numbered(toy, **spec)
     expected = maker.sample(prompts, 3)
     if spec:
         assert 0 < expected.samples.truncated.sum() < 24
     for workers in (1, 3, 50):
         concurrent = ConcurrentReward(maker.reward, "thread", workers)
-        assert_same(replace(maker, concurrent=concurrent, streams=streams).sample(prompts, 3), expected)
+        assert_same(replace(maker, concurrent=concurrent).sample(prompts, 3), expected)
         concurrent.close()
 
 
@@ -88,7 +89,7 @@ def test_processes_score_as_one_call_afterwards_and_may_die(toy, module):
     maker, prompts = numbered(toy)
     maker.reward = resolve(f"{module}:length")
     expected = maker.sample(prompts, 3)
-    early = replace(maker, concurrent=ConcurrentReward(maker.reward, "process", 1), streams=True)
+    early = replace(maker, concurrent=ConcurrentReward(maker.reward, "process", 1))
     for _ in range(2):
         assert_same(early.sample(prompts, 3), expected)
     early.close()
@@ -111,13 +112,11 @@ def test_complete_rows_are_scored_while_others_are_sampled_and_decoded_once(toy,
     class Slow:
         """Waits for the first rows to be scored before it goes on."""
 
-        def generate(self, *arguments, on_finished):
-            def tell(rows, ids):
-                on_finished(rows, ids)
+        def generate(self, requests):
+            for response in engine.generate(requests):
+                yield response
                 if not scored_early:
                     assert sampling.wait(30), "no row was scored while others were sampled"
-
-            return engine.generate(*arguments, on_finished=tell)
 
     def reward(rows, responses, columns):
         scored_early.append(len(rows))
@@ -125,7 +124,8 @@ def test_complete_rows_are_scored_while_others_are_sampled_and_decoded_once(toy,
         return resolve(wordy)(rows, responses, columns)
 
     monkeypatch.setattr(codec, "decode_batch", counting)
-    early = replace(maker, engine=Slow(), concurrent=ConcurrentReward(reward, "thread", 2), streams=True)
+    engine.publish(PolicyWeights(maker.policy, maker.card), 0)
+    early = replace(maker, engine=Slow(), concurrent=ConcurrentReward(reward, "thread", 2))
     found = early.sample(prompts, 3)
     lengths = found.samples.inputs.action_counts.tolist()
     whole = [
@@ -143,7 +143,7 @@ def test_errors_name_their_rows(toy, workers):
     prompts = made.prompts(24)
     with pytest.raises(RewardError, match="'careful' raised ValueError: no dogs"):
         made.maker.sample(prompts, 3)
-    early = replace(made.maker, concurrent=ConcurrentReward(made.maker.reward, "thread", workers), streams=True)
+    early = replace(made.maker, concurrent=ConcurrentReward(made.maker.reward, "thread", workers))
     with pytest.raises(RewardError, match="'careful' raised ValueError: no dogs") as caught:
         early.sample(prompts, 3)
     responses = replace(made.maker, reward=lambda *texts: resolve(lambda p, r: [0.0] * len(r))(*texts)).sample(
@@ -164,22 +164,23 @@ def test_calls_that_have_not_begun_are_given_up_with_the_sampling(toy):
         return resolve(wordy)(prompts, responses, columns)
 
     class Broken:
-        def generate(self, model, prompts, spec, seed, codec, on_finished):
-            on_finished([0, 1, 2], [[3], [4], [5]])
-            on_finished([3], [[6]])
+        def generate(self, requests):
+            for request in requests.take():
+                yield Response(request, [3], [-1.0], FinishReason.EOS, [0])
             raise KeyboardInterrupt
 
     made = toy(reward=reward, values=False)
     pool = ConcurrentReward(reward, "thread", 1)
     with pytest.raises(KeyboardInterrupt):
-        replace(made.maker, engine=Broken(), concurrent=pool, streams=True).sample(made.prompts(4), 0)
+        replace(made.maker, engine=Broken(), concurrent=pool).sample(made.prompts(4), 0)
     hold.set()
     pool._pool.shutdown(wait=True)
-    assert called == [3]
+    assert called == [1]
 
 
 PLUGIN = """
 from lmrl import RewardSpec, hookimpl
+from lmrl.models.weights import PolicyWeights
 from lmrl.rewards.shape import Repetition, RepetitionSettings
 
 

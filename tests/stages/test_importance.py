@@ -1,12 +1,14 @@
 """Samples of another distribution than the policy's: one pass finds the policy's own, and weights correct the rest."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 
 from lmrl.config import build
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines import Capabilities
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
@@ -15,25 +17,23 @@ from lmrl.training.proximal import importance_weights, proximal_logprobs
 from lmrl.training.update import Updater
 
 
-def skewed(samples):
-    """Return the samples with log-probabilities that another engine may give: off by up to 0.3 nats per token."""
-    noise = torch.rand(samples.action_mask.shape, generator=torch.Generator().manual_seed(5)) * 0.6 - 0.3
-    logprobs = (samples.sampler_logprobs + noise).masked_fill(~samples.action_mask, 0)
-    return replace(samples, sampler_logprobs=logprobs)
-
-
 class SkewedEngine(TransformersEngine):
-    """The default engine, whose log-probabilities are not exact."""
+    """The default engine with log-probabilities that another one may give: off by up to 0.3 nats per token."""
 
-    def generate(self, *arguments, **named):
-        return skewed(super().generate(*arguments, **named))
+    capabilities = Capabilities()
+
+    def generate(self, requests):
+        generator = random.Random(5)
+        for response in super().generate(requests):
+            yield replace(response, logprobs=[one + generator.uniform(-0.3, 0.3) for one in response.logprobs])
 
 
 def both(toy, rows=12):
     """Return a toy, its rollout with exact log-probabilities, and the same tokens from the skewed engine."""
     made = toy()
     exact = made.rollout(rows)
-    made.maker.engine = SkewedEngine()
+    made.maker.engine, made.maker.exact = SkewedEngine(), False
+    made.maker.publish(0)
     own = TextPolicy(made.policy, made.spec, with_values=False)
     made.maker.proximal = lambda samples: proximal_logprobs(own, samples, 24)
     return made, exact, made.rollout(rows)
@@ -118,22 +118,24 @@ def test_weighted_samples_have_the_policys_expectation():
 
 PLUGIN = """
 from dataclasses import dataclass, replace
-import torch
 from lmrl import EngineSpec, hookimpl
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines import Capabilities
+from lmrl.engines.local.engine import TransformersEngine
 
 @dataclass
 class Settings:
     shift: float = 0.05
 
 class Shifted(TransformersEngine):
+    capabilities = Capabilities()
+
     def __init__(self, settings):
         super().__init__()
         self.shift = settings.shift
 
-    def generate(self, *arguments, **named):
-        samples = super().generate(*arguments, **named)
-        return replace(samples, sampler_logprobs=(samples.sampler_logprobs - self.shift) * samples.action_mask)
+    def generate(self, requests):
+        for response in super().generate(requests):
+            yield replace(response, logprobs=[one - self.shift for one in response.logprobs])
 
 @hookimpl
 def lmrl_engines():

@@ -213,9 +213,9 @@ class HalfEngine:
     def __init__(self, engine):
         self.engine = engine
 
-    def generate(self, *arguments, **named):
-        samples = self.engine.generate(*arguments, **named)
-        return dataclasses.replace(samples, sampler_logprobs=samples.sampler_logprobs.bfloat16())
+    def generate(self, requests):
+        for response in self.engine.generate(requests):
+            yield dataclasses.replace(response, logprobs=torch.tensor(response.logprobs).bfloat16())
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])

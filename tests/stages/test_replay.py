@@ -11,7 +11,7 @@ import torch
 import lmrl  # noqa: F401 (registers TextGen-v0)
 from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import FinishReason, SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
@@ -72,6 +72,7 @@ def sample(folder, options):
         {"wanted": [row["wanted"] for row in rows]},
         list(range(ROWS)),
     )
+    maker.publish(0)
     scored = maker.sample(prompts, seed=3)
     reference_logprobs = maker.reference_logprobs(scored.samples)
     return scored, reference_logprobs, maker.complete(scored, reference_logprobs, BETA), spec

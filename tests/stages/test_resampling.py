@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,9 +53,10 @@ class World:
         groups = [place for place, _ in enumerate(choices) for _ in range(self.group_size)]
         return PromptBatch(ids, texts, {"choice": [c for c in choices for _ in range(self.group_size)]}, groups)
 
-    def more(self, number, count):
-        self.rounds.append((number, count))
-        return self.batch([(7 * number + place) % len(TEXTS) for place in range(count)])
+    def more(self, number, groups):
+        self.rounds.append((number, len(groups)))
+        batch = self.batch([(7 * number + place) % len(TEXTS) for place, _ in enumerate(groups)])
+        return replace(batch, groups=[group for group in groups for _ in range(self.group_size)])
 
     def resample(self, rounds=3, choices=(0, 1, 2, 3, 4, 5), seed=0, optimizer=None):
         prompts = self.batch(choices)

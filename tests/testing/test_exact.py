@@ -13,7 +13,8 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.config import build
-from lmrl.engines.transformers_engine import TransformersEngine
+from lmrl.engines import sample_batch
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.scoring import score_logprobs, score_values
@@ -85,8 +86,12 @@ def test_a_table_is_what_the_scorers_say(problem):
     assert torch.allclose(table.values, before, atol=1e-6) and torch.allclose(table.bootstrap_values, after, atol=1e-6)
     for prompt, place in enumerate(problem.greedy(table).tolist()):
         greedy = problem.inputs.action_ids[place]
-        samples = TransformersEngine().generate(
-            policy.model, [problem.prompts[prompt]], replace(problem.spec, temperature=0.0), seed=0
+        samples = sample_batch(
+            TransformersEngine(),
+            policy.model,
+            [problem.prompts[prompt]],
+            replace(problem.spec, temperature=0.0),
+            seed=0,
         )
         width = int(samples.inputs.action_counts[0])
         assert samples.inputs.action_ids[0, :width].tolist() == greedy[:width].tolist()
@@ -161,7 +166,9 @@ def test_the_decode_engine_samples_the_enumerated_distribution(problem):
     policy, draws = problem.policy(noise=0.3, seed=5), 6000
     table = problem.table(policy)
     prompts = torch.arange(draws) % 2
-    samples = TransformersEngine().generate(policy.model, [problem.prompts[p] for p in prompts], problem.spec, seed=0)
+    samples = sample_batch(
+        TransformersEngine(), policy.model, [problem.prompts[p] for p in prompts], problem.spec, seed=0
+    )
     places = {row: place for place, row in enumerate(responses_of(problem.prompt_index, problem.inputs))}
     found = torch.tensor([places[row] for row in responses_of(prompts, samples.inputs)])
     width = problem.inputs.action_ids.shape[1]

@@ -97,9 +97,8 @@ class Learner:
         session, seed = self.session, self.session.config.run.seed
         self.number += 1
         with session.accelerator.autocast():
-            scored = session.maker.sample(
-                session.training_batch(self.number), derive_seed(seed, "sample", self.number, 0)
-            )
+            session.maker.publish(self.number - 1)
+            scored = session.maker.sample(session.training_batch(self.number), derive_seed(seed, "sample", self.number))
             reference = session.maker.reference_logprobs(scored.samples)
             rollout = session.maker.complete(scored, reference, session.controller.beta)
         # What lmrl logs of every batch.

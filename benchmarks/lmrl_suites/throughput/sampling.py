@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from lmrl.engines import sample_batch
+from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.transformers_engine import TransformersEngine
 from lmrl_suites.throughput.flops import decode_floor, sampling_flops
 from lmrl_suites.throughput.setting import LARGE, Cell
 from lmrl_suites.throughput.stage import Stage
@@ -85,7 +86,7 @@ def _note_decode_steps(stage: Stage, cell: Cell, comparison: Comparison) -> None
 def sample_lmrl(stage: Stage, cell: Cell, prompts: Sequence[list[int]], new_tokens: int, number: int) -> list[int]:
     """Sample with lmrl's engine; of a longer queue as many rows stand side by side as ``generate`` is given."""
     engine = TransformersEngine(TransformersEngineSettings(rows=min(cell.rows, stage.settings.rows)))
-    samples = engine.generate(stage.model, prompts, stage.spec(cell.lengths, new_tokens), number)
+    samples = sample_batch(engine, stage.model, prompts, stage.spec(cell.lengths, new_tokens), number)
     return samples.inputs.action_counts.tolist()
 
 
@@ -145,5 +146,5 @@ def response_lengths(response: Tensor, eos_ids: Sequence[int]) -> Tensor:
 def stop_probability(stage: Stage, rows: int = 256) -> float:
     """Return the share of ids drawn at full length that would have ended a row: it should be near 1/16."""
     cell = Cell("sampling", stage.size, "full", 1, rows)
-    samples = TransformersEngine().generate(stage.model, stage.prompts(cell), stage.spec("full"), 0)
+    samples = sample_batch(TransformersEngine(), stage.model, stage.prompts(cell), stage.spec("full"), 0)
     return float((samples.inputs.actions >= min(stage.shape.stop_ids)).float().mean())

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from lmrl.config import resolved, to_toml
+from lmrl.engines.opening import open_engine
 from lmrl.engines.texts import sample_texts
 from lmrl.errors import SettingsError, unknown
 from lmrl.models.loading import LanguageModel, load
@@ -120,7 +121,7 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
     config, columns = plan.config, []
     texts: list[dict[str, Interval]] = []
     engine_spec, engine_settings = config.engine.resolve(plan.plugins)
-    engine = engine_spec.build(engine_settings)
+    engine = open_engine(engine_spec, engine_settings)
     samples, fingerprint = config.held_out.samples_per_prompt, plan.questions.fingerprint
     extra: Answers | None = None
     bar = tqdm(total=len(plan.columns) + bool(plan.reference), desc="eval", unit="model", disable=not progress)

@@ -18,7 +18,7 @@ from lmrl.data.builtin import prompt_settings
 from lmrl.data.layouts.parts import template_variables
 from lmrl.data.notes import is_loss_of_data, log_notes
 from lmrl.data.records import Prompt
-from lmrl.engines.engine import Engine
+from lmrl.engines.protocol import Engine
 from lmrl.engines.texts import sample_texts, sampling_spec
 from lmrl.errors import ResumeError
 from lmrl.models import LanguageModel, load

@@ -120,10 +120,10 @@ def _source(
     """Return the samples that are there already, or what is needed to draw them: engine and prompts."""
     if config.completions_from.path:
         return scorable_samples(read_completions(config.completions_from), rewards, config)
-    from lmrl.stages.prefer.drawing import prepare_prompts  # torch is loaded where something is sampled
+    from lmrl.engines.opening import open_engine  # torch is loaded where something is sampled
+    from lmrl.stages.prefer.drawing import prepare_prompts
 
-    spec, settings = config.engine.resolve(plugins)
-    return spec.build(settings), prepare_prompts(config, plugins, prompts, rewards)
+    return open_engine(*config.engine.resolve(plugins)), prepare_prompts(config, plugins, prompts, rewards)
 
 
 def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: Any, progress: bool) -> PreferResult:

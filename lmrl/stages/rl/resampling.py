@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.algorithms.rollout import Scored, with_group
+from lmrl.algorithms.rollout import Scored
 from lmrl.algorithms.rows import join_records
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
-MorePrompts = Callable[[int, int], PromptBatch]
-"""(round, number of prompts) -> so many further prompts, each as often as the group size says."""
+MorePrompts = Callable[[int, Sequence[int]], PromptBatch]
+"""(round, group numbers) -> another prompt for each of these groups, as often as the group size says."""
 
 
 def resample(
@@ -32,8 +32,8 @@ def resample(
 ) -> tuple[Scored, PromptBatch, int]:
     """Replace uninformative groups by informative ones of new prompts.
 
-    Each round samples as many new prompts as the rank that lacks most still lacks. Returns this rank's rows and
-    prompts, and how many groups of all ranks have stayed uninformative.
+    In each round every uninformative group draws a new prompt and is replaced if that is informative. Returns this
+    rank's rows and prompts, and how many groups of all ranks have stayed uninformative.
     """
 
     def lacking() -> torch.Tensor:
@@ -41,12 +41,13 @@ def resample(
         return count
 
     for number in range(rounds):
-        most = int(lacking().max())
-        if most == 0:
+        if int(lacking().sum()) == 0:
             break
-        fresh_prompts = more(number, most)
-        fresh = maker.sample(fresh_prompts, seeds(number))
-        scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
+        free = (~_informative_groups(optimizer, scored)).nonzero().squeeze(1).tolist()
+        if free:
+            fresh_prompts = more(number, free)
+            fresh = maker.sample(fresh_prompts, seeds(number), scored.greedy_scores is not None)
+            scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
     return scored, prompts, int(lacking().sum())
 
 
@@ -67,19 +68,19 @@ def _informative_groups(optimizer: PolicyOptimizer, scored: Scored) -> torch.Ten
 def _exchange(
     optimizer: PolicyOptimizer, old: Scored, old_prompts: PromptBatch, new: Scored, new_prompts: PromptBatch
 ) -> tuple[Scored, PromptBatch]:
-    """Put informative new groups in the place of uninformative old ones, as far as they go."""
-    free = (~_informative_groups(optimizer, old)).nonzero().squeeze(1).tolist()
-    found = _informative_groups(optimizer, new).nonzero().squeeze(1).tolist()
+    """Put informative new groups in the place of the old ones of the same number."""
     old_rows, new_rows = _rows_of_groups(old_prompts), _rows_of_groups(new_prompts)
-    chosen = dict(enumerate(old_rows))
-    for slot, source in zip(free, found, strict=False):
-        chosen[slot] = [len(old_prompts.groups) + row for row in new_rows[source]]
-    rows = [row for slot in sorted(chosen) for row in chosen[slot]]
-    groups = [slot for slot in sorted(chosen) for _ in chosen[slot]]
+    found = _informative_groups(optimizer, new).tolist()
+    taken = {group for group, informative in zip(sorted(new_rows), found, strict=True) if informative}
+    count = len(old_prompts.groups)
+    rows = [
+        row
+        for group in sorted(old_rows)
+        for row in ([count + row for row in new_rows[group]] if group in taken else old_rows[group])
+    ]
     prompts = join_records([old_prompts, new_prompts]).select(rows)
-    prompts = PromptBatch(prompts.ids, prompts.texts, prompts.columns, groups)
-    joined = join_records(_with_the_same_parts([old, new])).select(torch.tensor(rows, device=old.scores.device))
-    return with_group(joined, torch.tensor(groups, device=old.scores.device)), prompts
+    chosen = torch.tensor(rows, device=old.scores.device)
+    return join_records(_with_the_same_parts([old, new])).select(chosen), prompts
 
 
 def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
@@ -91,8 +92,8 @@ def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
     ]
 
 
-def _rows_of_groups(prompts: PromptBatch) -> list[list[int]]:
+def _rows_of_groups(prompts: PromptBatch) -> dict[int, list[int]]:
     rows: dict[int, list[int]] = {}
     for row, group in enumerate(prompts.groups):
         rows.setdefault(group, []).append(row)
-    return [rows[group] for group in sorted(rows)]
+    return rows

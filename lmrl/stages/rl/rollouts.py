@@ -12,14 +12,18 @@ from torch import Tensor
 
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
-from lmrl.engines.engine import Engine
+from lmrl.algorithms.rows import join_records
+from lmrl.engines.batch import answer_all, samples_of
+from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.models.weights import PolicyWeights
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.offered import sampled_columns
+from lmrl.seeds import derive_seed
 from lmrl.stages.rl.early_scores import EarlyScores
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.text.vocabulary import require_sampled_ids
@@ -27,12 +31,17 @@ from lmrl.text.vocabulary import require_sampled_ids
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts of one batch, one entry per row; samples of one prompt share their number in ``groups``."""
+    """Prompts of one batch, one entry per row; samples of one prompt share their number in ``groups``.
+
+    ``first_group`` is the number of groups on the ranks before this one: what is drawn depends on a group's number in
+    the whole batch, not on the rank that draws it.
+    """
 
     ids: list[list[int]]
     texts: list[str]
     columns: Mapping[str, Sequence[Any]]
     groups: list[int]
+    first_group: int = 0
 
     def select(self, rows: Sequence[int]) -> PromptBatch:
         """Return the rows with these indices."""
@@ -42,7 +51,23 @@ class PromptBatch:
             [self.texts[row] for row in rows],
             columns,
             [self.groups[row] for row in rows],
+            self.first_group,
         )
+
+    def one_of_each(self) -> PromptBatch:
+        """Return the first row of every group, by its number."""
+        first = {group: row for row, group in reversed(list(enumerate(self.groups)))}
+        return self.select([first[group] for group in sorted(first)])
+
+    def requests(self, spec: SamplingSpec, seed: int, first_id: int = 0) -> list[Request]:
+        """Return a request for every row; its seed derives from ``seed``, the group and the sample's place in it."""
+        counted: dict[int, int] = {}
+        found = []
+        for row, (ids, group) in enumerate(zip(self.ids, self.groups, strict=True)):
+            sample = counted[group] = counted.get(group, -1) + 1
+            own = derive_seed(seed, "response", self.first_group + group, sample, 0)  # turn 0
+            found.append(Request(ids, spec, own, group, first_id + row))
+        return found
 
 
 @dataclass
@@ -62,63 +87,66 @@ class RolloutMaker:
     """What restricts the tokens that the policy may draw."""
     concurrent: ConcurrentReward | None = None
     """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
-    streams: bool = False
-    """Whether the engine tells of complete rows while it samples the others."""
     proximal: Callable[[Samples], Tensor] | None = None
-    """Returns the policy's own log-probabilities of samples; None where those of the engine are the same."""
-    exact_engine: bool = True
-    """Whether the engine says that its log-probabilities are those of the policy, up to rounding."""
+    """Returns the policy's own log-probabilities of samples; None where those of the engine are always the same."""
+    exact: bool = True
+    """Whether those of the engine are the same for tokens that the current weights drew."""
+    version: int = 0
+    """The version of the weights that were published last."""
 
-    def sample(self, prompts: PromptBatch, seed: int) -> Scored:
-        """Sample a response to every row and score those that are not truncated."""
-        early = self._early_scores(prompts)
+    def publish(self, version: int) -> None:
+        """Give the engine the policy as it is now."""
+        self.engine.publish(PolicyWeights(self.policy, self.card, self.mask), version)
+        self.version = version
+
+    def sample(self, prompts: PromptBatch, seed: int, greedy: bool = False) -> Scored:
+        """Sample a response to every row with the published weights, and score those that are not truncated.
+
+        ``greedy`` adds the score of the greedy response to each row's prompt; one is decoded per group, among the
+        others.
+        """
+        rows = len(prompts.ids)
+        asked, requests = prompts, prompts.requests(self.spec, seed)
+        if greedy:
+            once = prompts.one_of_each()
+            asked = join_records([prompts, once])
+            requests += once.requests(replace(self.spec, temperature=0.0), seed, first_id=rows)
+        early = None
+        if self.concurrent is not None:
+            early = EarlyScores(self.concurrent, self.card.codec, asked.texts, asked.columns)
         try:
-            with self.policy.extracted() as model:
-                drawn_from = model if self.mask is None else self.mask.restrict(model)
-                further = {"on_finished": early.add} if early is not None and self.streams else {}
-                samples = self.engine.generate(drawn_from, prompts.ids, self.spec, seed, self.card.codec, **further)
-            require_sampled_ids(samples.inputs.actions, self.card)
-            # One prompt drawn twice from the data stays two groups, as the group size says.
-            # An engine may return half precision; ratios and KL are differences of log-probabilities, so float32.
-            samples = replace(
-                samples,
-                group=torch.tensor(prompts.groups, device=samples.group.device),
-                sampler_logprobs=samples.sampler_logprobs.float(),
-            )
-            return self._score(samples, prompts, early)
+            responses = answer_all(self.engine, requests, early.add if early is not None else None)
+            require_sampled_ids([response.ids for response in responses], self.card)
+            scored = self._score(responses, asked, early)
         except BaseException:
             if early is not None:
                 early.cancel()
             raise
+        return scored if not greedy else _with_greedy_scores(scored, prompts.groups)
 
     def close(self) -> None:
         """End what engine and reward keep running; they start it anew when they are called again."""
         if self.concurrent is not None:
             self.concurrent.close()
-        if callable(close := getattr(self.engine, "close", None)):
-            close()
+        self.engine.close()
 
-    def _early_scores(self, prompts: PromptBatch) -> EarlyScores | None:
-        if self.concurrent is None:
-            return None
-        return EarlyScores(self.concurrent, self.card.codec, self.spec, prompts.ids, prompts.texts, prompts.columns)
-
-    def _score(self, samples: Samples, prompts: PromptBatch, early: EarlyScores | None) -> Scored:
-        rows = samples.inputs.action_rows()
+    def _score(self, responses: Sequence[Response], prompts: PromptBatch, early: EarlyScores | None) -> Scored:
+        """Return the responses with their texts and scores."""
+        rows, spec = [response.ids for response in responses], self.spec
         if early is None:
-            responses = response_texts(self.card.codec, prompts.ids, rows, self.spec.eos_ids, self.spec.stop_strings)
+            texts = response_texts(self.card.codec, prompts.ids, rows, spec.eos_ids, spec.stop_strings)
         else:
-            responses = early.responses(rows)
-        asked = torch.nonzero(~samples.truncated).squeeze(1).tolist()
-        count, device = len(responses), samples.action_mask.device
+            texts = early.responses()
+        asked = [row for row, response in enumerate(responses) if not response.truncated]
+        count, device = len(responses), self.policy.model.device
         scored, scores, parts = np.zeros(count, dtype=np.bool_), np.zeros(count), {}
         if asked:
             if early is None:
                 columns = {name: [column[i] for i in asked] for name, column in prompts.columns.items()}
                 ids, sampled = [prompts.ids[i] for i in asked], [rows[i] for i in asked]
-                reasons = samples.finish_reasons[asked].tolist()
+                reasons = [responses[i].finish for i in asked]
                 columns |= sampled_columns(self.reward, self.card.codec, ids, sampled, reasons)
-                result = self.reward([prompts.texts[i] for i in asked], [responses[i] for i in asked], columns)
+                result = self.reward([prompts.texts[i] for i in asked], [texts[i] for i in asked], columns)
             else:
                 result = early.result(asked)
             scored[asked] = getattr(result, "scored", True)
@@ -127,26 +155,13 @@ class RolloutMaker:
                 parts[name] = np.zeros(count)
                 parts[name][asked] = part
         return Scored(
-            samples,
+            samples_of(responses, device),
             prompts.texts,
-            responses,
+            texts,
             torch.tensor(np.where(scored, scores, 0.0), dtype=torch.float32, device=device),
             {name: torch.tensor(part, dtype=torch.float32, device=device) for name, part in parts.items()},
             torch.tensor(scored, device=device),
         )
-
-    def greedy_scores(self, prompts: PromptBatch) -> Tensor:
-        """Return the score of the greedy answer to each row's prompt, (B,), NaN where it has none.
-
-        One answer is decoded per group.
-        """
-        first = {group: row for row, group in reversed(list(enumerate(prompts.groups)))}
-        chosen = prompts.select([first[group] for group in sorted(first)])
-        maker = replace(self, spec=replace(self.spec, temperature=0.0))
-        places = {group: place for place, group in enumerate(chosen.groups)}
-        greedy = maker.sample(chosen, seed=0)
-        scores = greedy.scores.masked_fill(~greedy.scored, torch.nan)
-        return scores[[places[group] for group in prompts.groups]]
 
     def reference_logprobs(self, samples: Samples) -> Tensor:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
@@ -161,25 +176,21 @@ class RolloutMaker:
             return reference_logprobs
         return score_logprobs(self.reference, samples.inputs, self.spec, self.token_budget)
 
-    def complete(
-        self,
-        scored: Scored,
-        reference_logprobs: Tensor,
-        beta: float,
-        greedy_scores: Tensor | None = None,
-        version: int = 0,
-    ) -> Rollout:
-        """Add values and per-token rewards; ``beta`` is the KL coefficient, ``version`` the weights that sampled."""
+    def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
+        """Add values and per-token rewards; ``beta`` is the KL coefficient."""
         samples = scored.samples
-        proximal = samples.sampler_logprobs if self.proximal is None else self.proximal(samples)
+        current = bool((samples.policy_version == self.version)[samples.action_mask].all())
+        proximal = samples.sampler_logprobs
+        if self.proximal is not None and not (self.exact and current):
+            proximal = self.proximal(samples)
         declared: dict[str, Tensor] = {}
         if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
             declared["reference_logprobs"] = reference_logprobs
         if self.needs.values:
             values, bootstrap = score_values(self.policy, samples.inputs, self.token_budget)
             declared |= {"values": values, "bootstrap_values": bootstrap}
-        if greedy_scores is not None:
-            declared["greedy_scores"] = greedy_scores
+        if scored.greedy_scores is not None:
+            declared["greedy_scores"] = scored.greedy_scores
         rewards = shape_rewards(scored.scores, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
         return Rollout(
             inputs=samples.inputs,
@@ -193,5 +204,22 @@ class RolloutMaker:
             declared=declared,
             scored=scored.scored,
             proximal_logprobs=proximal,
-            policy_version=torch.full_like(samples.action_mask, version, dtype=torch.long),
+            policy_version=samples.policy_version,
         )
+
+
+def _with_greedy_scores(scored: Scored, groups: Sequence[int]) -> Scored:
+    """Return the rows of ``groups``, which stand before one greedy row per group, with the scores of these."""
+    rows = torch.arange(len(scored.scores), device=scored.scores.device)
+    sampled, greedy = scored.select(rows[: len(groups)]), scored.select(rows[len(groups) :])
+    places = {group: place for place, group in enumerate(sorted(set(groups)))}
+    scores = greedy.scores.masked_fill(~greedy.scored, torch.nan)
+    width = sampled.samples.inputs.width
+    samples = sampled.samples
+    narrow = replace(
+        samples,
+        action_mask=samples.action_mask[:, :width],
+        sampler_logprobs=samples.sampler_logprobs[:, :width],
+        policy_version=samples.policy_version[:, :width],
+    )
+    return replace(sampled, samples=narrow, greedy_scores=scores[[places[group] for group in groups]])

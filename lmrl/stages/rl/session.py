@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,21 @@ class Session:
         assert self.offline is not None
         return self.offline.batch(self._share(self.order.indices(update - 1)))
 
-    def further_batch(self, update: int, number: int, count: int) -> PromptBatch:
-        """Return ``count`` other prompts for this rank in a further round of sampling."""
-        chooser = random.Random(
-            derive_seed(self.config.run.seed, "further prompts", update, self.accelerator.process_index, number)
-        )
-        indices = [chooser.randrange(len(self.training)) for _ in range(count)]
-        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
+    def further_batch(self, update: int, number: int, groups: Sequence[int]) -> PromptBatch:
+        """Return other prompts for these groups of this rank in a further round of sampling.
+
+        What a group is given depends on its number in the whole batch, not on the rank.
+        """
+        seed, first = self.config.run.seed, self._first_group
+        indices = [
+            random.Random(derive_seed(seed, "further prompts", update, number, first + group)).randrange(
+                len(self.training)
+            )
+            for group in groups
+        ]
+        size = self.config.train.group_size
+        batch = prompt_batch(self.training, self.training_ids, indices, size, first)
+        return replace(batch, groups=[group for group in groups for _ in range(size)])
 
     def _share(self, indices: Sequence[int]) -> Sequence[int]:
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -74,7 +82,14 @@ class Session:
     def training_batch(self, update: int) -> PromptBatch:
         """Return this rank's share of the prompts of an update (counted from 1)."""
         indices = self._share(self.order.indices(update - 1))
-        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size)
+        return prompt_batch(self.training, self.training_ids, indices, self.config.train.group_size, self._first_group)
+
+    @property
+    def _first_group(self) -> int:
+        """The number of groups on the ranks before this one."""
+        accelerator = self.accelerator
+        share: int = self.config.train.prompts_per_update // accelerator.num_processes
+        return int(accelerator.process_index) * share
 
     def rollout_means(self, scored: Scored, kl_rows: Tensor) -> dict[str, float]:
         """Return the rollout's metrics, averaged over the rows of all ranks.
@@ -137,7 +152,9 @@ class Session:
         save_run(self.run, self.accelerator, self.plugins, update, self.maker.policy, write, state)
 
 
-def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int) -> PromptBatch:
+def prompt_batch(
+    prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence[int], samples: int, first_group: int = 0
+) -> PromptBatch:
     """Return the prompts at ``indices``, each repeated ``samples`` times."""
     rows = [index for index in indices for _ in range(samples)]
     return PromptBatch(
@@ -145,4 +162,5 @@ def prompt_batch(prompts: PromptSet, ids: Sequence[list[int]], indices: Sequence
         [prompts.prompts[row] for row in rows],
         {name: [column[row] for row in rows] for name, column in prompts.columns.items()},
         [place for place in range(len(indices)) for _ in range(samples)],
+        first_group,
     )

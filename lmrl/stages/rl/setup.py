@@ -17,6 +17,7 @@ from lmrl.data import PromptOrder, PromptSet, PromptSettings, load_prompts
 from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data, log_notes
 from lmrl.data.splitting import digest_of
+from lmrl.engines.opening import open_engine
 from lmrl.engines.texts import sampling_spec
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy, load
@@ -125,6 +126,12 @@ def open_session(
             f"engine {engine_spec.name!r} does not draw from the policy, so its log-probabilities are not those of "
             "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
         )
+    engine = open_engine(engine_spec, engine_settings)
+    if needs.mask_policy and not engine.capabilities.logits_processors:
+        raise SettingsError(
+            f"optimizer {optimizer_spec.name!r} restricts the tokens that are drawn, and engine {engine_spec.name!r} "
+            "has no logits processors; use engine.name=transformers"
+        )
     fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
     checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
     base = start
@@ -149,7 +156,7 @@ def open_session(
             mask.load(Path(checkpoint))
 
     maker = RolloutMaker(
-        engine_spec.build(engine_settings),
+        engine,
         policy,
         reference,
         reward_function,
@@ -160,13 +167,11 @@ def open_session(
         microbatch_budget(config.train, accelerator.device),
         mask,
         _concurrent_reward(config, reward_function),
-        engine_spec.streams,
     )
     support = mask.support if mask is not None else None
-    maker.exact_engine = engine_spec.exact
-    if not engine_spec.exact or accelerator.mixed_precision != "no":
-        own = TextPolicy(policy, spec, with_values=False, support=support)
-        maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
+    own = TextPolicy(policy, spec, with_values=False, support=support)
+    maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
+    maker.exact = engine.capabilities.exact and accelerator.mixed_precision == "no"
     policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
     updater = Updater(
         optimizer, policy_face, prepared, accelerator, config.train, config.kl, optimizer_spec.needs.importance

@@ -18,7 +18,6 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl.resampling import resample
-from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.stages.rl.session import Session
 from lmrl.stages.rl.setup import open_session
 from lmrl.training.devices import any_rank
@@ -123,17 +122,18 @@ def _update(session: Session, update: int) -> dict[str, float]:
     start = time.perf_counter()
     with accelerator.autocast():
         with _errors_named(f"update {update}"):
-            scored, prompts, sampling = _sample(session, update)
-            greedy_scores = maker.greedy_scores(prompts) if maker.needs.greedy_scores else None
+            maker.publish(update - 1)
+            scored, sampling = _sample(session, update)
         sampled = time.perf_counter()
         reference_logprobs = maker.reference_logprobs(scored.samples)
         if update == 1 and session.starts_as_reference:
             samples = scored.samples
             frozen = maker.reference_as_sampler(samples, reference_logprobs)
             mask, model = samples.action_mask, maker.policy.model
-            check_samples(samples.sampler_logprobs, frozen, mask, accelerator, model, maker.exact_engine)
+            exact = maker.engine.capabilities.exact
+            check_samples(samples.sampler_logprobs, frozen, mask, accelerator, model, exact)
         beta = session.controller.beta
-        rollout = maker.complete(scored, reference_logprobs, beta, greedy_scores, version=update - 1)
+        rollout = maker.complete(scored, reference_logprobs, beta)
     session.plugins.observe("lmrl_rollout", run=run, rollout=rollout)
     ready = time.perf_counter()
     kl_rows = (rollout.proximal_logprobs - reference_logprobs).sum(1)
@@ -166,25 +166,25 @@ def _update(session: Session, update: int) -> dict[str, float]:
     )
 
 
-def _sample(session: Session, update: int) -> tuple[Scored, PromptBatch, dict[str, float]]:
+def _sample(session: Session, update: int) -> tuple[Scored, dict[str, float]]:
     """Sample this update's prompts, and others for groups from which the optimizer can learn nothing."""
-    seed, rank = session.config.run.seed, session.accelerator.process_index
+    seed, maker = session.config.run.seed, session.maker
     prompts = session.training_batch(update)
-    scored = session.maker.sample(prompts, derive_seed(seed, "sample", update, rank))
+    scored = maker.sample(prompts, derive_seed(seed, "sample", update), maker.needs.greedy_scores)
     optimizer = session.updater.optimizer
     if not optimizer.defines("informative"):
-        return scored, prompts, {}
-    scored, prompts, lacking = resample(
-        session.maker,
+        return scored, {}
+    scored, _, lacking = resample(
+        maker,
         optimizer,
         scored,
         prompts,
-        lambda number, count: session.further_batch(update, number, count),
-        lambda number: derive_seed(seed, "resample", update, rank, number),
+        lambda number, groups: session.further_batch(update, number, groups),
+        lambda number: derive_seed(seed, "resample", update, number),
         session.config.train.resamples,
         session.accelerator,
     )
-    return scored, prompts, {"rollout/uninformative_groups": float(lacking)}
+    return scored, {"rollout/uninformative_groups": float(lacking)}
 
 
 def _update_offline(session: Session, update: int) -> dict[str, float]:
@@ -212,6 +212,7 @@ def _evaluate(session: Session, update: int) -> Evaluation | None:
     if batch is None:
         return None
     settings = session.config.evaluation
+    session.maker.publish(update)
     with session.accelerator.autocast(), _errors_named(f"evaluation after update {update}"):
         result = evaluate_policy(
             session.maker, batch, derive_seed(session.config.run.seed, "evaluation"), settings.show

@@ -20,8 +20,8 @@ from torch.nn.functional import linear
 
 from lmrl.algorithms.padding import pad_rows
 from lmrl.algorithms.rows import split_by_length
-from lmrl.engines.cache import WindowBuffer
-from lmrl.engines.prompt_groups import PrefilledPrompt, PromptGroups
+from lmrl.engines.local.cache import WindowBuffer
+from lmrl.engines.local.prompt_groups import PrefilledPrompt, PromptGroups
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROTATIONS = ("default", "linear", "llama3", "yarn")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.engines.decoder import Decoder, TransformersDecoder
+from lmrl.engines.local.decoder import Decoder, TransformersDecoder
 
 logger = logging.getLogger(__name__)
 TRIAL = ((0, 1, 2), (3,))
@@ -32,7 +32,7 @@ def general_decoder(model: Any, prompts: Sequence[Sequence[int]], most_steps: in
 
 
 class PlainDecoder:
-    """Decoder that runs every row through the model at every step; see ``lmrl.engines.decoder.Decoder``."""
+    """Decoder that runs every row through the model at every step; see ``lmrl.engines.local.decoder.Decoder``."""
 
     refills = True
 

@@ -1,7 +1,7 @@
-"""A sampling process of ``lmrl.engines.workers``: it samples, on one thread, what it is sent until its pipe closes.
+"""A sampling process of ``lmrl.engines.local.workers``: samples, on one thread, what it is sent until its pipe closes.
 
-Messages to it are a ``Start`` and then any number of ``Request``; it answers each request with any number of
-``("finished", rows, ids)`` and one ``("done", samples)`` or ``("failed", error, traceback)``.
+Messages to it are a ``Start`` and then any number of ``Work``; it answers each with any number of
+``("responses", list of Answer)`` and one ``("done",)`` or ``("failed", error, traceback)``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lmrl.engines.protocol import Request
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import LmrlError
 
 
@@ -32,18 +29,18 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Request:
-    """Rows to sample. ``model`` and ``codec``, both pickled, are None where the last ones are meant."""
+class Work:
+    """Requests for one model. ``model`` and ``codec``, both pickled, are None where the last ones are meant."""
 
-    prompts: Sequence[Sequence[int]]
-    spec: SamplingSpec
-    uniforms: NDArray[np.float64]
+    requests: Sequence[Request]
     model: bytes | None
     codec: bytes | None
-    reports: bool
-    """Whether complete rows are to be told of at once."""
     autocast: Any
     """The dtype in which the parent computes, or None."""
+
+
+Answer = tuple[int, list[int], list[float], int]
+"""A response on its way back: the id of its request, sampled tokens, log-probabilities, and the finish reason."""
 
 
 def main(descriptor: int) -> None:
@@ -72,38 +69,35 @@ def main(descriptor: int) -> None:
 def _serve(connection: Any, settings: TransformersEngineSettings) -> None:
     import torch
 
-    from lmrl.engines.transformers_engine import TransformersEngine
+    from lmrl.engines.local.engine import TransformersEngine
+    from lmrl.engines.requests import RequestQueue
+    from lmrl.engines.weights import LiveWeights
 
     engine = TransformersEngine(settings)
     model = codec = None
-
-    def report(rows: list[int], ids: list[list[int]]) -> None:
-        connection.send(("finished", rows, ids))
-
     while True:
-        request: Request = connection.recv()
+        work: Work = connection.recv()
         try:
-            if request.model is not None:
-                model = None  # the memory of the last one is free before the next one comes
-                model = pickle.loads(request.model)
-            if request.codec is not None:
-                codec = pickle.loads(request.codec)
-            with torch.autocast("cpu", request.autocast, enabled=request.autocast is not None):
-                samples = engine.sample_rows(
-                    model,
-                    request.prompts,
-                    request.spec,
-                    torch.from_numpy(request.uniforms),
-                    codec if request.spec.stop_strings else None,
-                    report if request.reports else None,
-                )
-            answer: tuple[Any, ...] = ("done", samples)
+            if work.model is not None:
+                engine.forget()  # the memory of the last one is free before the next one comes
+                model = None
+                model = pickle.loads(work.model)
+            if work.codec is not None:
+                codec = pickle.loads(work.codec)
+            engine.publish(LiveWeights(model, codec), 0, work.requests[0].model)
+            with torch.autocast("cpu", work.autocast, enabled=work.autocast is not None):
+                for responses in engine.batches(RequestQueue(work.requests, closed=True)):
+                    answers: list[Answer] = [
+                        (one.request.id, one.ids, one.logprobs, int(one.finish)) for one in responses
+                    ]
+                    connection.send(("responses", answers))
+            answer: tuple[Any, ...] = ("done",)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:
             known = type(error)(str(error)) if isinstance(error, LmrlError) else None
             answer = ("failed", known, traceback.format_exc())
-        connection.send_bytes(pickle.dumps(answer))  # not send(), which would put each tensor in shared memory
+        connection.send(answer)
 
 
 def _exit_with_parent() -> None:

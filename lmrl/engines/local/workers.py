@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 from multiprocessing import Pipe, current_process
@@ -26,19 +26,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rollout import Samples
-from lmrl.algorithms.rows import join_records
-from lmrl.engines.engine import OnFinished
+from lmrl.engines.finish import FinishReason
+from lmrl.engines.local.engine import Published, TransformersEngine
+from lmrl.engines.local.worker import Answer, Start, Work
+from lmrl.engines.protocol import Request, RequestSource, Response
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.transformers_engine import TransformersEngine
-from lmrl.engines.worker import Request, Start
 from lmrl.errors import ModelError, SettingsError, WorkerError
 from lmrl.text.card import TextCodec
 
 logger = logging.getLogger(__name__)
 
-COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from lmrl.engines.worker import main; main(int(sys.argv[1]))"
+COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from lmrl.engines.local.worker import main; main(int(sys.argv[1]))"
 IMBALANCE = 1 / 16
 """Samples of one prompt are parted where the shares would otherwise differ by more than this part of one."""
 
@@ -56,38 +54,46 @@ class ParallelEngine(TransformersEngine):
         self._warned = False
         self._finalizer = weakref.finalize(self, _close, self._workers, os.getpid())
 
-    def sample_rows(
+    def _sample(
         self,
-        model: Any,
-        prompts: Sequence[Sequence[int]],
-        spec: SamplingSpec,
-        uniforms: Tensor,
-        codec: TextCodec | None = None,
-        on_finished: OnFinished | None = None,
-    ) -> Samples:
-        """Sample in the processes; see ``TransformersEngine.sample_rows``.
+        module: Any,
+        published: Published,
+        requests: list[Request],
+        source: RequestSource,
+        backlog: list[Request],
+    ) -> Iterator[list[Response]]:
+        """Sample in the processes; what comes meanwhile is put on ``backlog``.
 
         Raises ``SettingsError`` for a model on a GPU, ``WorkerError`` when a process dies or raises what is not one of
         ``lmrl.errors``.
         """
-        if model.device.type != "cpu":
+        if module.device.type != "cpu":
             raise SettingsError(
-                f"engine.transformers.workers is {self.settings.workers}, but the model is on {model.device}, which "
+                f"engine.transformers.workers is {self.settings.workers}, but the model is on {module.device}, which "
                 "the processes would only have to share; set engine.transformers.workers=1"
             )
-        if not isinstance(model, nn.Module):
+        if not isinstance(module, nn.Module):
             if not self._warned:
                 logger.warning(
                     "engine.transformers.workers is %d, but %s is more than one module and cannot be shared; it is "
                     "sampled in this process",
                     self.settings.workers,
-                    type(model).__name__,
+                    type(module).__name__,
                 )
             self._warned = True
-            return super().sample_rows(model, prompts, spec, uniforms, codec, on_finished)
-        busy: dict[Any, tuple[_Worker, list[int]]] = {}
+            yield from super()._sample(module, published, requests, source, backlog)
+            return
+        busy: dict[Any, _Worker] = {}
         try:
-            return self._sample(model, prompts, spec, uniforms, codec, on_finished, busy)
+            self._begin(module, published, requests, busy)
+            by_id = {request.id: request for request in requests}
+            while busy:
+                for responses in self._received(busy):
+                    yield [
+                        Response(by_id[number], ids, logprobs, FinishReason(finish), [published.version] * len(ids))
+                        for number, ids, logprobs, finish in responses
+                    ]
+                    backlog += self._checked(source.take())
         except BaseException:
             if busy:  # a dead one, or others that sample what nobody waits for any more
                 self.close()
@@ -97,52 +103,38 @@ class ParallelEngine(TransformersEngine):
         """End the processes."""
         _close(self._workers, os.getpid())
 
-    def _sample(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        spec: SamplingSpec,
-        uniforms: Tensor,
-        codec: TextCodec | None,
-        on_finished: OnFinished | None,
-        busy: dict[Any, tuple[_Worker, list[int]]],
-    ) -> Samples:
-        """Sample, and keep in ``busy``, by their connections, the processes that have not answered, with their rows."""
+    def _begin(
+        self, module: nn.Module, published: Published, requests: list[Request], busy: dict[Any, _Worker]
+    ) -> None:
+        """Give every process its share; put those that work, by their connections, in ``busy``."""
         count = self.settings.workers
         while len(self._workers) < count:
             rows = ceil(self.settings.rows / count)
             self._workers.append(_Worker(replace(self.settings, workers=1, rows=rows)))
-        self._model.hold(model)
-        numbers = uniforms.cpu().numpy()
-        for worker, share in zip(self._workers, share_rows(prompts, count, spec.max_new_tokens), strict=True):
+        self._model.hold(module)
+        stops = any(request.spec.stop_strings for request in requests)
+        for worker, share in zip(self._workers, share_requests(requests, count), strict=True):
             if share:
-                request = Request(
-                    prompts=[list(prompts[row]) for row in share],
-                    spec=spec,
-                    uniforms=numbers[share],
-                    model=worker.pickled_model(model, self._model.version),
-                    codec=worker.pickled_codec(codec if spec.stop_strings else None),
-                    reports=on_finished is not None,
+                work = Work(
+                    requests=share,
+                    model=worker.pickled_model(module, self._model.version),
+                    codec=worker.pickled_codec(published.weights.codec if stops else None),
                     autocast=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
                 )
-                busy[worker.connection] = (worker, share)
-                worker.send(request)
-        order: list[int] = []
-        parts: list[Samples] = []
-        while busy:
-            for connection in wait(list(busy)):
-                worker, share = busy[connection]
-                kind, *content = worker.receive()
-                if kind == "finished" and on_finished is not None:
-                    on_finished([share[row] for row in content[0]], content[1])
-                elif kind == "done":
-                    parts.append(content[0])
-                    order += share
-                    del busy[connection]
-                elif kind == "failed":
-                    del busy[connection]
-                    worker.raise_failure(*content)
-        return _in_order(parts, order, prompts)
+                busy[worker.connection] = worker
+                worker.send(work)
+
+    def _received(self, busy: dict[Any, _Worker]) -> Iterator[list[Answer]]:
+        """Yield what processes have sent, once something came; take those that are done out of ``busy``."""
+        for connection in wait(list(busy)):
+            worker = busy[connection]
+            kind, *content = worker.receive()
+            if kind == "responses":
+                yield content[0]
+                continue
+            del busy[connection]
+            if kind == "failed":
+                worker.raise_failure(*content)
 
 
 class _Worker:
@@ -187,7 +179,7 @@ class _Worker:
         self._codec = codec
         return pickle.dumps(codec)
 
-    def send(self, message: Start | Request) -> None:
+    def send(self, message: Start | Work) -> None:
         """Send a message; raises ``WorkerError`` if the process is no more."""
         try:
             self.connection.send(message)
@@ -259,42 +251,33 @@ class _SharedModel:
         self.version += 1
 
 
-def share_rows(prompts: Sequence[Sequence[int]], workers: int, new_tokens: int) -> list[list[int]]:
-    """Return each worker's rows, so that all have as many tokens to process, as far as can be known.
+def share_requests(requests: Sequence[Request], workers: int) -> list[list[Request]]:
+    """Return each worker's requests, so that all have as many tokens to process, as far as can be known.
 
     Samples of one prompt stay together, because their prompt is processed once, unless one worker would wait for that.
     """
     samples: dict[tuple[int, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        samples.setdefault(tuple(prompt), []).append(row)
+    for place, request in enumerate(requests):
+        samples.setdefault(tuple(request.ids), []).append(place)
     shares: list[list[int]] = [[] for _ in range(workers)]
     loads = [0] * workers
 
-    def cost(row: int) -> int:
-        return len(prompts[row]) + new_tokens
+    def cost(place: int) -> int:
+        return len(requests[place].ids) + requests[place].spec.max_new_tokens
 
-    for rows in sorted(samples.values(), key=lambda rows: -len(rows) * cost(rows[0])):
+    for places in sorted(samples.values(), key=lambda places: -sum(map(cost, places))):
         lightest = loads.index(min(loads))
-        shares[lightest] += rows
-        loads[lightest] += len(rows) * cost(rows[0])
+        shares[lightest] += places
+        loads[lightest] += sum(map(cost, places))
     allowed = IMBALANCE * sum(loads) / workers
     while True:
         heaviest, lightest = loads.index(max(loads)), loads.index(min(loads))
         moved = cost(shares[heaviest][-1])
         if loads[heaviest] - loads[lightest] <= max(allowed, moved):
-            return [sorted(share) for share in shares]
+            return [[requests[place] for place in sorted(share)] for share in shares]
         shares[lightest].append(shares[heaviest].pop())
         loads[heaviest] -= moved
         loads[lightest] += moved
-
-
-def _in_order(parts: Sequence[Samples], order: Sequence[int], prompts: Sequence[Sequence[int]]) -> Samples:
-    """Put the rows of all parts in the order of the prompts, and number the prompts over all of them."""
-    places = torch.empty(len(order), dtype=torch.long)
-    places[torch.tensor(order)] = torch.arange(len(order))
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
-    group = torch.tensor([numbers[tuple(prompt)] for prompt in prompts])
-    return replace(join_records(parts).select(places), group=group)
 
 
 def _require_room(tensors: Sequence[Tensor]) -> None:

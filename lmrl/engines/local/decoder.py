@@ -1,7 +1,7 @@
 """Decoders: what computes the next token's logits of every row that is being sampled.
 
-``TransformersDecoder`` drives any causal LM of transformers; ``lmrl.engines.llama_decoder`` has a faster one for some
-families. Leaves out: drawing, and when a row ends.
+``TransformersDecoder`` drives any causal LM of transformers; ``lmrl.engines.local.llama_decoder`` has a faster one for
+some families. Leaves out: drawing, and when a row ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.padding import pad_rows
-from lmrl.engines.cache import is_preallocated, make_cache, refuse_unfilled, select_rows
+from lmrl.engines.local.cache import is_preallocated, make_cache, refuse_unfilled, select_rows
 
 
 class Decoder(Protocol):

@@ -1,4 +1,4 @@
-"""Prompts whose samples are decoded side by side: keys and values once, for ``lmrl.engines.llama_decoder``."""
+"""Prompts whose samples are decoded side by side: keys and values once, for ``lmrl.engines.local.llama_decoder``."""
 
 from __future__ import annotations
 

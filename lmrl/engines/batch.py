@@ -1,0 +1,98 @@
+"""Whole batches: requests for rows of prompts, all responses in order, and their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmrl.algorithms.rollout import Samples
+from lmrl.algorithms.sequences import Sequences
+from lmrl.engines.finish import finish_flags
+from lmrl.engines.protocol import Engine, Request, Response
+from lmrl.engines.requests import RequestQueue
+from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.uniforms import row_seeds
+from lmrl.engines.weights import LiveWeights
+from lmrl.errors import EngineError, PromptError
+from lmrl.text.card import TextCodec
+
+
+def requests_of(prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int) -> list[Request]:
+    """Return one request per row of token ids; equal rows have one group. The same seed gives the same responses."""
+    groups = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
+    return [
+        Request(prompt, spec, own, groups[tuple(prompt)], row)
+        for row, (prompt, own) in enumerate(zip(prompts, row_seeds(seed, len(prompts)), strict=True))
+    ]
+
+
+def answer_all(
+    engine: Engine, requests: Sequence[Request], on_response: Callable[[Response], None] | None = None
+) -> list[Response]:
+    """Return the response to each request, in their order; ``on_response`` is called with each when it is complete.
+
+    The requests' ids are their places. Raises ``EngineError`` if the engine leaves one out or answers one twice.
+    """
+    found: dict[int, Response] = {}
+    for response in engine.generate(RequestQueue(requests, closed=True)):
+        if response.request.id in found:
+            raise EngineError(f"{type(engine).__name__} answered the request {response.request.id} twice")
+        found[response.request.id] = response
+        if on_response is not None:
+            on_response(response)
+    missing = [request.id for request in requests if request.id not in found]
+    if missing:
+        raise EngineError(
+            f"{type(engine).__name__} answered {len(found)} of {len(requests)} requests; the first without a response "
+            f"is {missing[0]}. Expected one response to each."
+        )
+    return [found[request.id] for request in requests]
+
+
+def samples_of(responses: Sequence[Response], device: torch.device | str = "cpu") -> Samples:
+    """Return one-turn responses as columns, one row each."""
+    inputs = Sequences.of_pairs([(response.request.ids, response.ids) for response in responses], device)
+    codes = torch.tensor([int(response.finish) for response in responses], device=device)
+    cuts = torch.tensor([response.request.spec.on_length == "truncate" for response in responses], device=device)
+    flags = zip(finish_flags(codes, "truncate"), finish_flags(codes, "terminate"), strict=True)
+    terminated, truncated = (torch.where(cuts, one, other) for one, other in flags)
+    return Samples(
+        inputs=inputs,
+        action_mask=inputs.action_mask(),
+        sampler_logprobs=_column([response.logprobs for response in responses], np.float32, device),
+        terminated=terminated,
+        truncated=truncated,
+        finish_reasons=codes.to(torch.int8),
+        group=torch.tensor([response.request.group for response in responses], device=device),
+        policy_version=_column([response.policy_version for response in responses], np.int64, device),
+    )
+
+
+def sample_batch(
+    engine: Engine,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    spec: SamplingSpec,
+    seed: int,
+    codec: TextCodec | None = None,
+    on_response: Callable[[Response], None] | None = None,
+) -> Samples:
+    """Publish a transformers module to the engine and sample one response to each row of token ids.
+
+    Raises ``PromptError`` without prompts, for an empty one or one that fills the context.
+    """
+    if not prompts:
+        raise PromptError("there are no prompts to sample from")
+    engine.publish(LiveWeights(model, codec), 0)
+    return samples_of(answer_all(engine, requests_of(prompts, spec, seed), on_response), model.device)
+
+
+def _column(rows: Sequence[Sequence[float]], dtype: Any, device: torch.device | str) -> torch.Tensor:
+    """Return rows of numbers, one per action, as a (B, T) tensor padded with 0."""
+    column = np.zeros((len(rows), max(len(row) for row in rows)), dtype=dtype)
+    for place, row in enumerate(rows):
+        column[place, : len(row)] = row
+    return torch.from_numpy(column).to(device)

@@ -1,0 +1,144 @@
+"""What a decode engine is: it holds published weights and answers requests. Open this to write an engine.
+
+An engine is given weights by ``publish`` and requests by ``generate``, which yields each response when it is complete.
+Requests may keep coming while the engine works. Leaves out: how responses become the columns of a rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lmrl.engines.finish import FinishReason, finish_flags
+from lmrl.engines.spec import SamplingSpec
+from lmrl.text.card import TextCodec
+
+POLICY = "policy"
+"""The name of the model that learns."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response that is wanted.
+
+    ``ids`` are the tokens to continue. ``seed`` decides all that is drawn: the random number of token t is a function
+    of (seed, t), so a response does not depend on other requests or on their order. ``id`` tells requests of one source
+    apart; ``group`` numbers prompts. ``model`` names what was published.
+    """
+
+    ids: Sequence[int]
+    spec: SamplingSpec
+    seed: int
+    group: int = 0
+    id: int = 0
+    model: str = POLICY
+
+
+@dataclass(frozen=True)
+class Response:
+    """What an engine answers to a request.
+
+    ``ids`` are the sampled tokens, an end token included. ``logprobs`` are those of the distribution that each token
+    was drawn from, after temperature and restrictions. ``policy_version`` says which weights drew each token.
+    """
+
+    request: Request
+    ids: list[int]
+    logprobs: list[float]
+    finish: FinishReason
+    policy_version: list[int]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut off at a limit that withholds its score."""
+        return bool(finish_flags(self.finish, self.request.spec.on_length)[1])
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do beyond answering requests; a run that needs more is refused at its start."""
+
+    exact: bool = False
+    """Its log-probabilities are those of the update's own forward pass up to rounding in float32. Otherwise, and in
+    lower precision, one more pass computes ``rollout.proximal_logprobs``."""
+    adapters: bool = False
+    """It can hold the base model once and be given adapters."""
+    logits_processors: bool = False
+    """It drives the live module, so that whatever changes the module's logits changes what is drawn."""
+    streaming: bool = False
+    """It yields responses while it works on others."""
+    several_models: bool = False
+    """It holds several models at a time, by their names."""
+
+
+class WeightSource(Protocol):
+    """Weights to publish, in three forms; an engine takes the one that it can use.
+
+    ``synchronous`` promises that the weights do not change while responses are being sampled: an engine may then use
+    the live module without a copy. ``codec`` is the tokenizer, which stop strings need.
+    """
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether the weights stay as they are while responses are sampled."""
+        ...
+
+    @property
+    def codec(self) -> TextCodec | None:
+        """The tokenizer, if there is one."""
+        ...
+
+    def module(self) -> AbstractContextManager[Any]:
+        """Give the live transformers module as it is to be sampled."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the module's tensors by name."""
+        ...
+
+    def write(self, folder: Path) -> None:
+        """Write the module as a transformers folder."""
+        ...
+
+
+class RequestSource(Protocol):
+    """Requests for an engine; more may come while it works. Safe to use from several threads."""
+
+    @property
+    def closed(self) -> bool:
+        """True when no request is left and none will come."""
+        ...
+
+    def take(self, count: int | None = None) -> list[Request]:
+        """Return the next requests, at most ``count``, or all that wait; an empty list if none does. Never blocks."""
+        ...
+
+    def wait(self) -> None:
+        """Block until a request waits or the source is closed."""
+        ...
+
+
+class Engine(Protocol):
+    """Answers requests with the weights that were published last. One thread calls ``publish``."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do."""
+        ...
+
+    def publish(self, weights: WeightSource, version: int, model: str = POLICY) -> None:
+        """Take weights for the requests that name ``model``; copies them unless the source is synchronous."""
+        ...
+
+    def generate(self, requests: RequestSource) -> Iterator[Response]:
+        """Yield a response to every request of the source, in order of completion, until the source is closed."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds: processes, connections. It starts anew when it is used again."""
+        ...

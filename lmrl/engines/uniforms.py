@@ -1,0 +1,40 @@
+"""Random numbers as a pure function of (seed, step), computed for a whole batch at once.
+
+Row i's numbers are the outputs of the generator SplitMix64 (Steele, Lea and Flood 2014) that starts at its seed. No
+generator has a state that has to be kept: what a token is drawn with depends on nothing but its request and its place.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lmrl.seeds import derive_seed
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
+
+
+GAMMA, FIRST, SECOND = (_signed(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def token_uniforms(seeds: Tensor, steps: Tensor) -> Tensor:
+    """Return float64 numbers in [0, 1) for int64 ``seeds`` and ``steps`` from 0 on, of one shape or broadcast.
+
+    >>> token_uniforms(torch.tensor([1234567]), torch.tensor([0])).item()
+    0.3500930796162303
+    """
+    state = seeds + (steps + 1) * GAMMA  # integers wrap around at 2^64
+    state = (state ^ _shifted(state, 30)) * FIRST
+    state = (state ^ _shifted(state, 27)) * SECOND
+    return _shifted(state ^ _shifted(state, 31), 11).double() * 2.0**-53
+
+
+def _shifted(bits: Tensor, count: int) -> Tensor:
+    """Shift to the right and fill with zeros; torch's own shift repeats the sign."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def row_seeds(seed: int, count: int) -> list[int]:
+    """Return the seeds of ``count`` requests that are known by their places alone."""
+    return [derive_seed(seed, "row", row) for row in range(count)]

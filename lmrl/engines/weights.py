@@ -1,0 +1,33 @@
+"""Weights of a live transformers module, as they are published to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmrl.text.card import TextCodec
+
+
+class LiveWeights:
+    """A ``WeightSource`` over one module. ``synchronous=False`` if it may change while responses are sampled."""
+
+    def __init__(self, model: Any, codec: TextCodec | None = None, synchronous: bool = True) -> None:
+        self.model, self.codec, self.synchronous = model, codec, synchronous
+
+    @contextmanager
+    def module(self) -> Iterator[Any]:
+        """Give the module."""
+        yield self.model
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the module's parameters and buffers by name, each tensor once."""
+        yield from ((name, tensor.detach()) for name, tensor in self.model.named_parameters())
+        yield from ((name, tensor.detach()) for name, tensor in self.model.named_buffers())
+
+    def write(self, folder: Path) -> None:
+        """Write the module as a transformers folder, without a tokenizer."""
+        self.model.save_pretrained(folder)
