@@ -11,7 +11,7 @@ alone, so the same optimizer trains a language model or a CartPole controller.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -77,6 +77,12 @@ class Samples(_Renamed):
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
         return select_record(self, rows)
+
+    def narrow(self) -> Samples:
+        """Return the same without columns in which no row has an action."""
+        width = self.inputs.width
+        names = ("action_mask", "sampler_logprobs", "policy_version")
+        return replace(self, **{name: getattr(self, name)[:, :width] for name in names})
 
 
 @dataclass(frozen=True)

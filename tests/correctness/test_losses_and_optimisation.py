@@ -14,6 +14,7 @@ from lmrl.algorithms import ops
 from lmrl.algorithms.experience import PairBatch
 from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
+from lmrl.engines import SamplingSpec
 from lmrl.errors import NonFiniteError, ResumeError, RewardError
 from lmrl.models import PolicyModel
 from lmrl.models.ranking_losses import pairwise_bradley_terry, plackett_luce
@@ -21,6 +22,7 @@ from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl import stage as rl_stage
+from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.training.checkpoint import list_checkpoints
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far .", "the dog", "a cat", "sad", "."]
@@ -143,9 +145,13 @@ def test_trap_34_ranks_sample_apart_and_shuffle_together(tiny_folder, tmp_path, 
     derive = rl_stage.derive_seed
     monkeypatch.setattr(rl_stage, "derive_seed", lambda *parts: asked.append(parts) or derive(*parts))
     rl(config_of(tiny_folder, tmp_path / "run"), reward=cats, prompts=PROMPTS, progress=False)
-    [sample] = {parts[1:] for parts in asked if parts[1] == "sample" and parts[2] == 1}
-    assert len(sample) == 3, "the purpose, the update and the rank"
-    assert derive(0, "sample", 1, 0) != derive(0, "sample", 1, 1)
+    assert {len(parts) for parts in asked if parts[1] == "sample"} == {3}, "no rank in it: groups are told apart"
+    spec, ids, texts = SamplingSpec(), [[3]] * 8, ["a"] * 8
+    whole = PromptBatch(ids, texts, {}, [row // 2 for row in range(8)])
+    ranks = [PromptBatch(ids[:4], texts[:4], {}, [0, 0, 1, 1], first_group=first) for first in (0, 2)]
+    seeds = [request.seed for request in whole.requests(spec, 7)]
+    assert len(set(seeds)) == 8
+    assert [request.seed for rank in ranks for request in rank.requests(spec, 7)] == seeds, "as on one process"
     assert {len(parts) for parts in asked if parts[1] == "minibatches"} == {3}, "no rank in it"
 
 

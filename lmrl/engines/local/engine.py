@@ -22,7 +22,7 @@ from lmrl.engines.local.plain_decoder import general_decoder
 from lmrl.engines.protocol import POLICY, Capabilities, Request, RequestSource, Response, WeightSource
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.weights import LiveWeights
-from lmrl.errors import EngineError, PromptError, SettingsError, unknown
+from lmrl.errors import EngineError, PromptError, SettingsError
 from lmrl.text.card import TextCodec
 
 STEPS_BETWEEN_LOOKS = 4
@@ -87,8 +87,7 @@ class TransformersEngine:
             self._sampling = False
 
     def close(self) -> None:
-        """Forget the published weights; no process is left to end."""
-        self.forget()
+        """Nothing runs on."""
 
     def forget(self) -> None:
         """Forget the published weights."""
@@ -113,8 +112,11 @@ class TransformersEngine:
     def _checked(self, requests: list[Request]) -> list[Request]:
         for request in requests:
             if request.model not in self._published:
-                message = unknown("model", request.model, self._published)
-                raise EngineError(f"request {request.id}: {message}; publish its weights before generate")
+                names = ", ".join(sorted(self._published)) or "none"
+                raise EngineError(
+                    f"request {request.id} names the model {request.model!r}; published: {names}. Call publish before "
+                    "generate."
+                )
             _check_prompt(request)
             if request.spec.stop_strings and self._published[request.model].weights.codec is None:
                 raise SettingsError("stop_strings need the tokenizer to be found; publish weights with their codec")

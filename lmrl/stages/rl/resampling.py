@@ -80,7 +80,8 @@ def _exchange(
     ]
     prompts = join_records([old_prompts, new_prompts]).select(rows)
     chosen = torch.tensor(rows, device=old.scores.device)
-    return join_records(_with_the_same_parts([old, new])).select(chosen), prompts
+    scored = join_records(_with_the_same_parts([old, new])).select(chosen)
+    return replace(scored, samples=scored.samples.narrow()), prompts
 
 
 def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:

@@ -214,12 +214,4 @@ def _with_greedy_scores(scored: Scored, groups: Sequence[int]) -> Scored:
     sampled, greedy = scored.select(rows[: len(groups)]), scored.select(rows[len(groups) :])
     places = {group: place for place, group in enumerate(sorted(set(groups)))}
     scores = greedy.scores.masked_fill(~greedy.scored, torch.nan)
-    width = sampled.samples.inputs.width
-    samples = sampled.samples
-    narrow = replace(
-        samples,
-        action_mask=samples.action_mask[:, :width],
-        sampler_logprobs=samples.sampler_logprobs[:, :width],
-        policy_version=samples.policy_version[:, :width],
-    )
-    return replace(sampled, samples=narrow, greedy_scores=scores[[places[group] for group in groups]])
+    return replace(sampled, samples=sampled.samples.narrow(), greedy_scores=scores[[places[group] for group in groups]])
