@@ -204,7 +204,10 @@ class Rollout(_Renamed):
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
-        return select_record(self, rows)
+        found = select_record(self, rows)
+        if self.proximal_logprobs is self.sampler_logprobs:  # one tensor stays one: there is nothing to correct
+            object.__setattr__(found, "proximal_logprobs", found.sampler_logprobs)
+        return found
 
 
 @dataclass(frozen=True)

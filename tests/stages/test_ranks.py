@@ -78,3 +78,70 @@ def test_two_ranks_equal_one(tiny_folder, tmp_path, placement, aggregation):
     assert two["change"] == pytest.approx(one["change"], abs=2e-6)
     for name, value in one["metrics"].items():
         assert two["metrics"][name] == pytest.approx(value, abs=1e-5), name
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from lmrl.config import build
+from lmrl.plugins import PluginManager
+from lmrl.stages.rl import RLConfig, rl
+watch = Path(sys.argv[0]).with_name("watch.py")
+plugins = PluginManager([watch])
+config = build(RLConfig, json.loads(sys.argv[1]))
+
+def cats(prompts, responses):
+    return [float("cat" in response) for response in responses]
+
+texts = ["the cat", "a", "the dog sat home", "a cat ran", "home", "far ."]
+rl(config, reward=cats, prompts=texts, plugins=plugins, progress=False)
+from accelerate import PartialState
+state = PartialState()
+if state.process_index == 0:
+    print("RESULT" + json.dumps(state.num_processes))
+if state.num_processes > 1:
+    torch.distributed.destroy_process_group()
+"""
+
+
+WATCH = """
+import json
+from pathlib import Path
+from accelerate import PartialState
+from lmrl import hookimpl
+
+@hookimpl
+def lmrl_rollout(run, rollout):
+    state = PartialState()
+    with Path(__file__).with_name(f"{state.num_processes}-{state.process_index}.jsonl").open("a") as file:
+        file.write(json.dumps(rollout.inputs.action_rows()) + chr(10))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_two_processes_draw_the_tokens_of_one(tiny_folder, tmp_path, dynamic):
+    """Seeds derive from the number of a group in the whole batch, also of those that are drawn anew."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    (tmp_path / "watch.py").write_text(WATCH)
+    for count in (1, 2):
+        config = {
+            "model": str(tiny_folder),
+            "run": {"folder": str(tmp_path / f"run{count}"), "device": "cpu", "precision": "no"},
+            "sampling": {"max_new_tokens": 4},
+            "train": {"updates": 3, "prompts_per_update": 4, "group_size": 3, "learning_rate": 0.003},
+            "optimizer": {"name": "grpo", "grpo": {"dynamic_sampling": dynamic, "minibatches": 1}},
+            "evaluation": {"prompts": 0},
+            "trackers": [],
+        }
+        assert run_ranks(count, script, [json.dumps(config)]) == count
+
+    def actions(name):
+        return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+
+    one, first, second = actions("1-0.jsonl"), actions("2-0.jsonl"), actions("2-1.jsonl")
+    assert len(one) == 3 and one[0] != one[2]
+    assert [a + b for a, b in zip(first, second, strict=True)] == one
