@@ -25,7 +25,7 @@ class PluginError(LmrlError):
 
 
 class RenamedError(LmrlError, AttributeError):
-    """A plugin reads or sets a column of an earlier version of lmrl; names the columns of this version."""
+    """A plugin uses a column or option of an earlier version of lmrl; names those of this version."""
 
 
 class ConformanceError(LmrlError, AssertionError):

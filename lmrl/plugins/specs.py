@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from lmrl.errors import RenamedError
 
 Concurrency = Literal["none", "thread", "process"]
 Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
@@ -80,6 +82,17 @@ class EngineSpec:
     settings: type
     summary: str = ""
     draws_from_policy: bool = True
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Give options of version 0.1 an error that says where they are now."""
+        for name in ("streams", "exact"):
+            if name in options:
+                raise RenamedError(
+                    f"EngineSpec({name}=...) is capabilities of the engine now: Capabilities("
+                    f"{'streaming' if name == 'streams' else name}=True); docs/migration.md lists what changed in "
+                    "version 0.2"
+                )
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)

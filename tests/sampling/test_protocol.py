@@ -21,7 +21,7 @@ from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.uniforms import token_uniforms
-from lmrl.errors import EngineError, PluginError, SettingsError
+from lmrl.errors import EngineError, PluginError, RenamedError, SettingsError
 from lmrl.models import load
 from lmrl.models.masked import MaskPolicy
 from lmrl.plugins.specs import EngineSpec
@@ -233,6 +233,9 @@ def test_engines_of_version_0_1_are_refused_with_what_changed():
             raise AssertionError("never called")
 
     spec = EngineSpec("old", lambda settings: Old(), TransformersEngineSettings)
+    for option in ("streams", "exact"):
+        with pytest.raises(RenamedError, match=rf"EngineSpec\({option}=.*capabilities.*docs/migration\.md"):
+            EngineSpec("old", lambda settings: Old(), TransformersEngineSettings, **{option: True})
     with pytest.raises(PluginError, match=r"Old has no publish, close, capabilities.*docs/migration\.md"):
         open_engine(spec, TransformersEngineSettings())
 
