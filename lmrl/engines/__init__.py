@@ -8,7 +8,7 @@ from lmrl.lazy import lazy_names
 from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from lmrl.engines.batch import answer_all, sample_batch
+    from lmrl.engines.batch import generate_all, sample_batch
     from lmrl.engines.opening import open_engine
     from lmrl.engines.protocol import Capabilities, Engine, Request, RequestSource, Response, WeightSource
     from lmrl.engines.requests import RequestQueue
@@ -25,7 +25,7 @@ __all__ = [
     "Response",
     "SamplingSpec",
     "WeightSource",
-    "answer_all",
+    "generate_all",
     "derive_seed",
     "finish_codes",
     "finish_flags",
@@ -37,7 +37,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "lmrl.engines.batch": ("answer_all", "sample_batch"),
+        "lmrl.engines.batch": ("generate_all", "sample_batch"),
         "lmrl.engines.opening": ("open_engine",),
         "lmrl.engines.protocol": ("Capabilities", "Engine", "Request", "RequestSource", "Response", "WeightSource"),
         "lmrl.engines.requests": ("RequestQueue",),

@@ -29,7 +29,7 @@ def requests_of(prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int)
     ]
 
 
-def answer_all(
+def generate_all(
     engine: Engine, requests: Sequence[Request], on_response: Callable[[Response], None] | None = None
 ) -> list[Response]:
     """Return the response to each request, in their order; ``on_response`` is called with each when it is complete.
@@ -87,7 +87,7 @@ def sample_batch(
     if not prompts:
         raise PromptError("there are no prompts to sample from")
     engine.publish(LiveWeights(model, codec), 0)
-    return samples_of(answer_all(engine, requests_of(prompts, spec, seed), on_response), model.device)
+    return samples_of(generate_all(engine, requests_of(prompts, spec, seed), on_response), model.device)
 
 
 def _column(rows: Sequence[Sequence[float]], dtype: Any, device: torch.device | str) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""What a decode engine is: it holds published weights and answers requests. Open this to write an engine.
+"""Protocol of inference engines: published weights and requests in, responses out. Open this to write an engine.
 
-An engine is given weights by ``publish`` and requests by ``generate``, which yields each response when it is complete.
-Requests may keep coming while the engine works. Leaves out: how responses become the columns of a rollout.
+``publish`` gives an engine weights, ``generate`` requests; it yields each response when that is complete. Requests may
+be added while the engine works. ``lmrl.engines.batch`` makes columns of responses.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ POLICY = "policy"
 
 @dataclass(frozen=True)
 class Request:
-    """One response that is wanted.
+    """Request for one response.
 
-    ``ids`` are the tokens to continue. ``seed`` decides all that is drawn: the random number of token t is a function
-    of (seed, t), so a response does not depend on other requests or on their order. ``id`` tells requests of one source
-    apart; ``group`` numbers prompts. ``model`` names what was published.
+    ``ids`` are the tokens to continue. ``seed`` determines the random numbers: that of token t is a function of
+    (seed, t), so a response does not depend on other requests or on their order. ``id`` is unique among the requests of
+    a source; ``group`` is the number of the prompt. ``model`` is the name that weights were published under.
     """
 
     ids: Sequence[int]
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What an engine answers to a request.
+    """One sampled response.
 
     ``ids`` are the sampled tokens, an end token included. ``logprobs`` are those of the distribution that each token
     was drawn from, after temperature and restrictions. ``policy_version`` says which weights drew each token.
@@ -61,7 +61,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do beyond answering requests; a run that needs more is refused at its start."""
+    """Optional features of an engine; a run that needs one that is missing is refused at its start."""
 
     exact: bool = False
     """Its log-probabilities are those of the update's own forward pass up to rounding in float32. Otherwise, and in
@@ -124,11 +124,14 @@ class RequestSource(Protocol):
 
 
 class Engine(Protocol):
-    """Answers requests with the weights that were published last. One thread calls ``publish``."""
+    """Inference engine: samples responses to requests with the weights that were published last.
+
+    One thread calls ``publish``.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this engine can do."""
+        """The optional features of this engine."""
         ...
 
     def publish(self, weights: WeightSource, version: int, model: str = POLICY) -> None:

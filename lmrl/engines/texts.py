@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmrl.engines.batch import answer_all, requests_of
+from lmrl.engines.batch import generate_all, requests_of
 from lmrl.engines.finish import FinishReason
 from lmrl.engines.protocol import Engine
 from lmrl.engines.settings import SamplingSettings
@@ -83,7 +83,7 @@ def sample_texts(
         engine = TransformersEngine()
     codec = model.card.codec
     engine.publish(LiveWeights(model.model, codec), 0)
-    responses = answer_all(engine, requests_of(prompts, spec, seed))
+    responses = generate_all(engine, requests_of(prompts, spec, seed))
     require_sampled_ids([response.ids for response in responses], model.card)
     texts = response_texts(codec, prompts, [one.ids for one in responses], spec.eos_ids, spec.stop_strings)
     return [Completion(text, one.ids, one.logprobs, one.finish) for text, one in zip(texts, responses, strict=True)]

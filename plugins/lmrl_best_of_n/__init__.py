@@ -20,8 +20,8 @@ from lmrl.engines import (
     RequestSource,
     Response,
     WeightSource,
-    answer_all,
     derive_seed,
+    generate_all,
     open_engine,
 )
 from lmrl.rewards import resolve, sampled_columns
@@ -92,7 +92,7 @@ class BestOfN:
         for request in requests:
             seeds = [request.seed, *(derive_seed(request.seed, "draw", draw) for draw in range(1, n))]
             copies += [replace(request, id=len(copies) + draw, seed=seed) for draw, seed in enumerate(seeds)]
-        drawn = answer_all(self.engine, copies)
+        drawn = generate_all(self.engine, copies)
         prompts, ids = [list(one.request.ids) for one in drawn], [one.ids for one in drawn]
         texts: list[str] = []
         for one, prompt in zip(drawn, prompts, strict=True):

@@ -13,8 +13,8 @@ from lmrl.engines import (
     Request,
     RequestQueue,
     SamplingSpec,
-    answer_all,
     derive_seed,
+    generate_all,
     open_engine,
 )
 from lmrl.engines.local.engine import TransformersEngine
@@ -79,14 +79,14 @@ def alone(model, requests):
     """The responses of the plain engine to each request alone."""
     engine = TransformersEngine(TransformersEngineSettings(rows=1, fast_path=False))
     engine.publish(LiveWeights(model.model, model.card.codec), 0)
-    return [answer_all(engine, [Request(one.ids, one.spec, one.seed)])[0] for one in requests]
+    return [generate_all(engine, [Request(one.ids, one.spec, one.seed)])[0] for one in requests]
 
 
 def test_a_response_depends_on_its_request_alone(engine, model):
     requests = mixed()
     expected = alone(model, requests)
     assert len({response.finish for response in expected}) == 4, "the case should end in every way"
-    for found, wanted in zip(answer_all(engine, requests), expected, strict=True):
+    for found, wanted in zip(generate_all(engine, requests), expected, strict=True):
         same(found, wanted)
         assert found.request in requests and found.policy_version == [7] * len(found.ids)
     shuffled = list(requests)
@@ -137,7 +137,7 @@ def test_nothing_is_asked(engine):
 def test_an_iterator_that_is_dropped_leaves_the_engine_usable(engine, model):
     requests = mixed()
     next(iter(engine.generate(RequestQueue(requests, closed=True))))
-    for found, wanted in zip(answer_all(engine, requests), alone(model, requests), strict=True):
+    for found, wanted in zip(generate_all(engine, requests), alone(model, requests), strict=True):
         same(found, wanted)
 
 
@@ -150,7 +150,7 @@ def test_several_models_under_their_names(model, tmp_path, settings):
     requests = [
         Request(PROMPTS[row], PLAIN, row, id=row, model="reference" if row % 3 else "policy") for row in range(8)
     ]
-    found = answer_all(engine, requests)
+    found = generate_all(engine, requests)
     for number, (response, request) in enumerate(zip(found, requests, strict=True)):
         same(response, alone(other if number % 3 else model, [request])[0])
         assert set(response.policy_version) == {2 if number % 3 else 1}
@@ -163,14 +163,14 @@ def test_weights_that_may_change_are_copied_and_others_are_live(tmp_path, settin
     engine = (ParallelEngine if settings else TransformersEngine)(TransformersEngineSettings(**settings))
     requests = [Request(prompt, PLAIN, row, id=row) for row, prompt in enumerate(PROMPTS)]
     engine.publish(LiveWeights(model, synchronous=False), 0)
-    before = answer_all(engine, requests)
+    before = generate_all(engine, requests)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    for found, wanted in zip(answer_all(engine, requests), before, strict=True):
+    for found, wanted in zip(generate_all(engine, requests), before, strict=True):
         same(found, wanted)
     engine.publish(LiveWeights(model), 1)
-    assert [response.ids for response in answer_all(engine, requests)] != [response.ids for response in before]
+    assert [response.ids for response in generate_all(engine, requests)] != [response.ids for response in before]
     assert all(parameter.requires_grad for parameter in model.parameters())
     engine.close()
 
@@ -181,19 +181,19 @@ def test_a_restricted_model_is_copied_too(model):
     found = []
     for synchronous in (True, False):
         engine.publish(LiveWeights(restricted, synchronous=synchronous), 0)
-        found.append(answer_all(engine, [Request([3, 5], PLAIN, 0)])[0].ids)
+        found.append(generate_all(engine, [Request([3, 5], PLAIN, 0)])[0].ids)
     assert found[0] == found[1]
 
 
 def test_what_is_out_of_turn_is_refused(model):
     engine = TransformersEngine()
     with pytest.raises(EngineError, match=r"names the model .policy.; published: none\. Call publish"):
-        answer_all(engine, [Request([3], PLAIN, 0)])
+        generate_all(engine, [Request([3], PLAIN, 0)])
     engine.publish(LiveWeights(model.model), 0)
     with pytest.raises(EngineError, match="names the model 'teacher'; published: policy"):
-        answer_all(engine, [Request([3], PLAIN, 0, model="teacher")])
+        generate_all(engine, [Request([3], PLAIN, 0, model="teacher")])
     with pytest.raises(SettingsError, match="publish weights with their codec"):
-        answer_all(engine, [Request([3], SPECS[4], 0)])
+        generate_all(engine, [Request([3], SPECS[4], 0)])
     running = engine.generate(RequestQueue(mixed(4)[:4:2], closed=True))
     next(running)
     with pytest.raises(EngineError, match="published while responses are being sampled"):
@@ -202,7 +202,7 @@ def test_what_is_out_of_turn_is_refused(model):
         next(engine.generate(RequestQueue(mixed(1), closed=True)))
     running.close()
     engine.publish(LiveWeights(model.model), 1)
-    assert answer_all(engine, [Request([3], PLAIN, 0)])[0].policy_version[0] == 1
+    assert generate_all(engine, [Request([3], PLAIN, 0)])[0].policy_version[0] == 1
     with pytest.raises(ValueError, match="closed"):
         RequestQueue([], closed=True).add(mixed(1))
 
@@ -224,7 +224,7 @@ def test_an_engine_that_leaves_out_or_repeats_is_found_out(model, times, message
     engine = Forgetful(times)
     engine.publish(LiveWeights(model.model), 0)
     with pytest.raises(EngineError, match=message):
-        answer_all(engine, mixed(4)[:1] + [Request([3], PLAIN, row, id=row) for row in (1, 2, 3)])
+        generate_all(engine, mixed(4)[:1] + [Request([3], PLAIN, row, id=row) for row in (1, 2, 3)])
 
 
 def test_engines_of_version_0_1_are_refused_with_what_changed():

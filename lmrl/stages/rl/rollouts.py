@@ -13,7 +13,7 @@ from torch import Tensor
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.engines.batch import answer_all, samples_of
+from lmrl.engines.batch import generate_all, samples_of
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.masked import MaskPolicy
@@ -115,7 +115,7 @@ class RolloutMaker:
         if self.concurrent is not None:
             early = EarlyScores(self.concurrent, self.card.codec, asked.texts, asked.columns)
         try:
-            responses = answer_all(self.engine, requests, early.add if early is not None else None)
+            responses = generate_all(self.engine, requests, early.add if early is not None else None)
             require_sampled_ids([response.ids for response in responses], self.card)
             scored = self._score(responses, asked, early)
         except BaseException:
