@@ -25,10 +25,10 @@ __all__ = [
     "Response",
     "SamplingSpec",
     "WeightSource",
-    "generate_all",
     "derive_seed",
     "finish_codes",
     "finish_flags",
+    "generate_all",
     "open_engine",
     "sample_batch",
 ]

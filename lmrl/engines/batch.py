@@ -34,20 +34,20 @@ def generate_all(
 ) -> list[Response]:
     """Return the response to each request, in their order; ``on_response`` is called with each when it is complete.
 
-    The requests' ids are their places. Raises ``EngineError`` if the engine leaves one out or answers one twice.
+    The requests' ids are their places. Raises ``EngineError`` if a request has no response, or two.
     """
     found: dict[int, Response] = {}
     for response in engine.generate(RequestQueue(requests, closed=True)):
         if response.request.id in found:
-            raise EngineError(f"{type(engine).__name__} answered the request {response.request.id} twice")
+            raise EngineError(f"{type(engine).__name__} yielded two responses to request {response.request.id}")
         found[response.request.id] = response
         if on_response is not None:
             on_response(response)
     missing = [request.id for request in requests if request.id not in found]
     if missing:
         raise EngineError(
-            f"{type(engine).__name__} answered {len(found)} of {len(requests)} requests; the first without a response "
-            f"is {missing[0]}. Expected one response to each."
+            f"{type(engine).__name__} yielded responses to {len(found)} of {len(requests)} requests; the first without "
+            f"one is request {missing[0]}. Expected one response to each."
         )
     return [found[request.id] for request in requests]
 

@@ -219,7 +219,7 @@ class Forgetful(TransformersEngine):
             yield from [response] * (self.times if number == 1 else 1)
 
 
-@pytest.mark.parametrize(("times", "message"), [(0, "answered 3 of 4 requests"), (2, "twice")])
+@pytest.mark.parametrize(("times", "message"), [(0, "responses to 3 of 4 requests"), (2, "two responses to request")])
 def test_an_engine_that_leaves_out_or_repeats_is_found_out(model, times, message):
     engine = Forgetful(times)
     engine.publish(LiveWeights(model.model), 0)

@@ -1,7 +1,7 @@
 """A sampling process of ``lmrl.engines.local.workers``: samples, on one thread, what it is sent until its pipe closes.
 
 Messages to it are a ``Start`` and then any number of ``Work``; it answers each with any number of
-``("responses", list of Answer)`` and one ``("done",)`` or ``("failed", error, traceback)``.
+``("responses", list of Reply)`` and one ``("done",)`` or ``("failed", error, traceback)``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Work:
     """The dtype in which the parent computes, or None."""
 
 
-Answer = tuple[int, list[int], list[float], int]
+Reply = tuple[int, list[int], list[float], int]
 """A response on its way back: the id of its request, sampled tokens, log-probabilities, and the finish reason."""
 
 
@@ -87,10 +87,10 @@ def _serve(connection: Any, settings: TransformersEngineSettings) -> None:
             engine.publish(LiveWeights(model, codec), 0, work.requests[0].model)
             with torch.autocast("cpu", work.autocast, enabled=work.autocast is not None):
                 for responses in engine.batches(RequestQueue(work.requests, closed=True)):
-                    answers: list[Answer] = [
+                    replies: list[Reply] = [
                         (one.request.id, one.ids, one.logprobs, int(one.finish)) for one in responses
                     ]
-                    connection.send(("responses", answers))
+                    connection.send(("responses", replies))
             answer: tuple[Any, ...] = ("done",)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lmrl.engines.finish import FinishReason
 from lmrl.engines.local.engine import Published, TransformersEngine
-from lmrl.engines.local.worker import Answer, Start, Work
+from lmrl.engines.local.worker import Reply, Start, Work
 from lmrl.engines.protocol import Request, RequestSource, Response
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import ModelError, SettingsError, WorkerError
@@ -124,7 +124,7 @@ class ParallelEngine(TransformersEngine):
                 busy[worker.connection] = worker
                 worker.send(work)
 
-    def _received(self, busy: dict[Any, _Worker]) -> Iterator[list[Answer]]:
+    def _received(self, busy: dict[Any, _Worker]) -> Iterator[list[Reply]]:
         """Yield what processes have sent, once something came; take those that are done out of ``busy``."""
         for connection in wait(list(busy)):
             worker = busy[connection]
