@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +10,28 @@ from typing import Any
 
 from torch import Tensor
 
+from lmrl.errors import EngineError
 from lmrl.text.card import TextCodec
 
 
 class LiveWeights:
-    """A ``WeightSource`` over one module. ``synchronous=False`` if it may change while responses are sampled."""
+    """A ``WeightSource`` over one module. ``synchronous=False`` if it may change while responses are sampled.
+
+    It holds a weak reference, so that an engine keeps no model in memory that its owner has dropped.
+    """
 
     def __init__(self, model: Any, codec: TextCodec | None = None, synchronous: bool = True) -> None:
-        self.model, self.codec, self.synchronous = model, codec, synchronous
+        self._model, self.codec, self.synchronous = weakref.ref(model), codec, synchronous
+
+    @property
+    def model(self) -> Any:
+        """The module. Raises ``EngineError`` if it is gone."""
+        model = self._model()
+        if model is None:
+            raise EngineError(
+                "the model that was published is gone; keep a reference to it while responses are sampled"
+            )
+        return model
 
     @contextmanager
     def module(self) -> Iterator[Any]:

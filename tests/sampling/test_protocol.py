@@ -1,7 +1,9 @@
 """What every engine promises: a response depends on its request alone, whatever else is asked, and when."""
 
+import gc
 import random
 import threading
+import weakref
 
 import pytest
 import torch
@@ -173,6 +175,19 @@ def test_weights_that_may_change_are_copied_and_others_are_live(tmp_path, settin
     assert [response.ids for response in generate_all(engine, requests)] != [response.ids for response in before]
     assert all(parameter.requires_grad for parameter in model.parameters())
     engine.close()
+
+
+def test_a_model_that_its_owner_drops_is_not_kept(tmp_path):
+    engine, folder = TransformersEngine(), write_tiny_model(tmp_path / "model")
+    owned = load(folder)
+    engine.publish(LiveWeights(owned.model, owned.card.codec), 0)
+    generate_all(engine, [Request([3], PLAIN, 0)])
+    gone = weakref.ref(owned.model)
+    del owned
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(EngineError, match="the model that was published is gone"):
+        generate_all(engine, [Request([3], PLAIN, 0)])
 
 
 def test_a_restricted_model_is_copied_too(model):

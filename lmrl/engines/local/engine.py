@@ -31,10 +31,11 @@ STEPS_BETWEEN_LOOKS = 4
 
 @dataclass(frozen=True)
 class Published:
-    """Weights and the version that they were published as."""
+    """Weights and the version that they were published as; ``copied`` is the module where they are a copy."""
 
     weights: WeightSource
     version: int
+    copied: Any = None
 
 
 class TransformersEngine:
@@ -59,13 +60,14 @@ class TransformersEngine:
                 "weights were published while responses are being sampled; this engine samples one batch after the "
                 "other: publish before generate, or after its last response"
             )
+        copied = None
         if not weights.synchronous:
             with weights.module() as module:
                 copied = copy.deepcopy(module)
             if isinstance(copied, nn.Module):
                 copied.requires_grad_(False)
             weights = LiveWeights(copied, weights.codec)
-        self._published[model] = Published(weights, version)
+        self._published[model] = Published(weights, version, copied)
 
     def generate(self, requests: RequestSource) -> Iterator[Response]:
         """Yield the responses; see ``lmrl.engines.Engine``.
