@@ -14,18 +14,31 @@ from lmrl.engines.finish import finish_flags
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.requests import RequestQueue
 from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.uniforms import row_seeds
+from lmrl.engines.uniforms import response_seeds
 from lmrl.engines.weights import LiveWeights
 from lmrl.errors import EngineError, PromptError
 from lmrl.text.card import TextCodec
 
 
-def requests_of(prompts: Sequence[Sequence[int]], spec: SamplingSpec, seed: int) -> list[Request]:
-    """Return one request per row of token ids; equal rows have one group. The same seed gives the same responses."""
-    groups = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
+def requests_of(
+    prompts: Sequence[Sequence[int]],
+    spec: SamplingSpec,
+    seed: int,
+    groups: Sequence[int] | None = None,
+    first_group: int = 0,
+) -> list[Request]:
+    """Return one request per row of token ids. The same seed gives the same responses.
+
+    ``groups`` numbers the prompt of each row; without it, equal rows have one number. ``first_group`` is the number of
+    prompts on the ranks before this one: seeds depend on a prompt's number in the whole batch.
+    """
+    if groups is None:
+        numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
+        groups = [numbers[tuple(prompt)] for prompt in prompts]
+    seeds = response_seeds(seed, groups, first_group)
     return [
-        Request(prompt, spec, own, groups[tuple(prompt)], row)
-        for row, (prompt, own) in enumerate(zip(prompts, row_seeds(seed, len(prompts)), strict=True))
+        Request(prompt, spec, own, group, row)
+        for row, (prompt, own, group) in enumerate(zip(prompts, seeds, groups, strict=True))
     ]
 
 

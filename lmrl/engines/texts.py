@@ -69,10 +69,12 @@ def sample_texts(
     spec: SamplingSpec,
     seed: int,
     engine: Engine | None = None,
+    groups: Sequence[int] | None = None,
 ) -> list[Completion]:
     """Sample one completion per row of token ids; repeat a row for several samples of one prompt.
 
-    The same seed gives the same completions. ``engine`` defaults to the one that drives transformers models. Raises
+    The same seed gives the same completions. ``groups`` numbers the prompt of each row; without it, equal rows have one
+    number. ``engine`` defaults to the one that drives transformers models. Raises
     ``PromptError`` for an empty prompt or one without room for an answer.
     """
     if not prompts:
@@ -83,7 +85,7 @@ def sample_texts(
         engine = TransformersEngine()
     codec = model.card.codec
     engine.publish(LiveWeights(model.model, codec), 0)
-    responses = generate_all(engine, requests_of(prompts, spec, seed))
+    responses = generate_all(engine, requests_of(prompts, spec, seed, groups))
     require_sampled_ids([response.ids for response in responses], model.card)
     texts = response_texts(codec, prompts, [one.ids for one in responses], spec.eos_ids, spec.stop_strings)
     return [Completion(text, one.ids, one.logprobs, one.finish) for text, one in zip(texts, responses, strict=True)]

@@ -6,6 +6,9 @@ generator has a state that has to be kept: what a token is drawn with depends on
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from lmrl.seeds import derive_seed
@@ -35,6 +38,15 @@ def _shifted(bits: Tensor, count: int) -> Tensor:
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
-def row_seeds(seed: int, count: int) -> list[int]:
-    """Return the seeds of ``count`` requests that are known by their places alone."""
-    return [derive_seed(seed, "row", row) for row in range(count)]
+def response_seeds(seed: int, groups: Iterable[int], first_group: int = 0) -> list[int]:
+    """Return the seeds of one-turn responses to prompts of these numbers, one number per response.
+
+    A seed derives from ``seed``, the prompt's number and the place of the response among those to its prompt.
+    ``first_group`` is added to the numbers: that of prompts on the ranks before this one.
+    """
+    counts: Counter[int] = Counter()
+    seeds = []
+    for group in groups:
+        seeds.append(derive_seed(seed, "response", first_group + group, counts[group], 0))  # turn 0
+        counts[group] += 1
+    return seeds

@@ -128,6 +128,7 @@ def test_both_samplers_draw_responses_of_the_same_lengths(stage):
 def test_the_padded_update_has_the_gradient_of_lmrl(stage, algorithm, group_size, rows):
     cell = Cell("update", "smoke", "varying", group_size, 8)
     learner = Learner(stage, cell, algorithm)
+    learner.number = 1  # a batch in which lengths differ
     _, rollout = learner.rollout()
     model = copy.deepcopy(learner.session.maker.policy.model)
     with torch.no_grad():  # away from the reference, so that the KL has a gradient

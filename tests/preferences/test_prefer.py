@@ -119,7 +119,13 @@ def test_a_chat_model_answers_messages_and_pairs_are_conversations(tmp_path):
         "{% for m in messages %}{{ 'the ' + m['content'] + ' ' }}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
     )
     rows = [{"prompt": "cat ran", "answer": 1}, {"prompt": "dog sat", "answer": 2}]
-    overrides = (f"model={model}", "chat=on", "annotators.a.reward=length", "annotators.a.settings.maximum=5")
+    overrides = (
+        f"model={model}",
+        "chat=on",
+        "annotators.a.reward=length",
+        "annotators.a.settings.maximum=5",
+        "run.seed=1",
+    )
     result = prefer(config_of(tmp_path / "run", *overrides, "samples.per_prompt=6"), prompts=rows, progress=False)
     ranked, pairs = lines(result.rankings), lines(result.pairs)
     assert ranked[0]["prompt"] == [{"role": "user", "content": "cat ran"}] and ranked[0]["answer"] == 1

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lmrl.engines import FinishReason, SamplingSpec, sample_batch
+from lmrl.engines.batch import requests_of
 from lmrl.engines.distribution import draw
 from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.engines.local.llama_decoder import supports
-from lmrl.engines.uniforms import row_seeds, token_uniforms
+from lmrl.engines.uniforms import token_uniforms
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
 from lmrl.models.scoring import score_logprobs
@@ -31,7 +32,7 @@ def spec_of(model, **kwargs):
 @torch.no_grad()
 def naive_samples(model, prompts, spec, seed):
     """Sample each row alone, running the whole prefix through the model for every token."""
-    seeds = torch.tensor(row_seeds(seed, len(prompts)))
+    seeds = torch.tensor([request.seed for request in requests_of(prompts, spec, seed)])
     uniforms = token_uniforms(seeds[:, None], torch.arange(spec.max_new_tokens))
     rows = []
     for row, prompt in enumerate(prompts):

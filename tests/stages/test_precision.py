@@ -215,7 +215,7 @@ class HalfEngine:
 
     def generate(self, requests):
         for response in self.engine.generate(requests):
-            yield dataclasses.replace(response, logprobs=torch.tensor(response.logprobs).bfloat16())
+            yield dataclasses.replace(response, logprobs=torch.tensor(response.logprobs).bfloat16().tolist())
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])

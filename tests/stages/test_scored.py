@@ -62,7 +62,7 @@ def sampled(toy, name, reward=odd_only, on_length="terminate"):
     here.needs = dataclasses.replace(Needs(), values=spec.needs.values, reference=True)
     here.maker.needs = here.needs
     prompts = here.prompts(24, group_size=6)
-    scored = here.maker.sample(prompts, 0, spec.needs.greedy_scores)
+    scored = here.maker.sample(prompts, 2, spec.needs.greedy_scores)
     rollout = here.maker.complete(scored, here.maker.reference_logprobs(scored.samples), 0.1)
     settings = dataclasses.replace(spec.settings(), epochs=1, minibatches=1)
     return here, rollout, spec.build(settings)

@@ -15,7 +15,7 @@ from lmrl.engines.distribution import draw
 from lmrl.engines.finish import FinishReason
 from lmrl.engines.local.plain_decoder import general_decoder
 from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.uniforms import row_seeds, token_uniforms
+from lmrl.engines.uniforms import response_seeds, token_uniforms
 from lmrl.errors import NonFiniteError
 from lmrl.models.loading import LanguageModel
 from lmrl.text.responses import certain_text, contains_stop, response_texts
@@ -62,7 +62,7 @@ class Stream:
     def _tokens(self) -> Iterator[int]:
         model, spec = self.model.model, self.spec
         context = spec.context_length or self.model.card.context_length
-        seeds = torch.tensor(row_seeds(self.seed, 1), device=model.device)
+        seeds = torch.tensor(response_seeds(self.seed, [0]), device=model.device)
         uniforms = token_uniforms(seeds[:, None], torch.arange(spec.max_new_tokens, device=model.device))
         decoder = general_decoder(model, [self.prompt], spec.max_new_tokens)
         place = torch.zeros(1, dtype=torch.long, device=model.device)

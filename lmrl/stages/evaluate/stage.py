@@ -137,7 +137,8 @@ def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[lis
                     return kept
                 ids = [one.ids for one in asked for _ in range(count)]
                 spec = answer_spec(config.sampling, plan.cards[place], in_chat(plan.cards[place], asked))
-                drawn = sample_texts(lazily.model, ids, spec, derive_seed(config.run.seed, purpose), engine)
+                groups = [number for number, _ in enumerate(asked) for _ in range(count)]
+                drawn = sample_texts(lazily.model, ids, spec, derive_seed(config.run.seed, purpose), engine, groups)
                 logprobs = own_logprobs(lazily.model, ids, drawn, config.sampling.temperature)
                 answers = new_answers(plan.columns[place].name, asked, count, drawn, logprobs)
                 store(folder, stem, answers, fingerprint)

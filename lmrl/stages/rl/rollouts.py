@@ -13,7 +13,7 @@ from torch import Tensor
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.engines.batch import generate_all, samples_of
+from lmrl.engines.batch import generate_all, requests_of, samples_of
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.masked import MaskPolicy
@@ -23,7 +23,6 @@ from lmrl.models.weights import PolicyWeights
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.offered import sampled_columns
-from lmrl.seeds import derive_seed
 from lmrl.stages.rl.early_scores import EarlyScores
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.text.vocabulary import require_sampled_ids
@@ -59,15 +58,9 @@ class PromptBatch:
         first = {group: row for row, group in reversed(list(enumerate(self.groups)))}
         return self.select([first[group] for group in sorted(first)])
 
-    def requests(self, spec: SamplingSpec, seed: int, first_id: int = 0) -> list[Request]:
+    def requests(self, spec: SamplingSpec, seed: int) -> list[Request]:
         """Return a request for every row; its seed derives from ``seed``, the group and the sample's place in it."""
-        counted: dict[int, int] = {}
-        found = []
-        for row, (ids, group) in enumerate(zip(self.ids, self.groups, strict=True)):
-            sample = counted[group] = counted.get(group, -1) + 1
-            own = derive_seed(seed, "response", self.first_group + group, sample, 0)  # turn 0
-            found.append(Request(ids, spec, own, group, first_id + row))
-        return found
+        return requests_of(self.ids, spec, seed, self.groups, self.first_group)
 
 
 @dataclass
@@ -110,7 +103,8 @@ class RolloutMaker:
         if greedy:
             once = prompts.one_of_each()
             asked = join_records([prompts, once])
-            requests += once.requests(replace(self.spec, temperature=0.0), seed, first_id=rows)
+            further = once.requests(replace(self.spec, temperature=0.0), seed)
+            requests += [replace(request, id=rows + request.id) for request in further]
         early = None
         if self.concurrent is not None:
             early = EarlyScores(self.concurrent, self.card.codec, asked.texts, asked.columns)
