@@ -45,27 +45,41 @@ def world(tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def rollout(world):
+def whole(world):
     return world.rollout(1)
 
 
-def test_the_case_is_one_of_several_sequences_turns_and_unscored_rows(world, rollout):
+@pytest.fixture(scope="module", params=["whole", "holes"])
+def rollout(request, whole):
+    """The batch, and the same with actions that count for nothing in the middle of rows, and a row without any."""
+    if request.param == "whole":
+        return whole
+    keep = torch.rand(whole.action_mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    keep[7] = False
+    mask = whole.action_mask & keep
+    assert (mask.int().diff(dim=1) > 0).any(), "there are holes"
+    columns = ("sampler_logprobs", "rewards", "policy_version", "turn")
+    changed = {name: getattr(whole, name).masked_fill(~mask, 0) for name in columns}
+    declared = {
+        name: column.masked_fill(~mask, 0) if column.ndim == 2 else column for name, column in whole.declared.items()
+    }
+    return dataclasses.replace(
+        whole, action_mask=mask, loss_mask=None, declared=declared, proximal_logprobs=None, **changed
+    )
+
+
+def test_the_case_is_one_of_several_sequences_turns_and_unscored_rows(whole):
+    rollout = whole
     assert rollout.inputs.sequence_counts.unique().tolist() == [1, 2]
     assert rollout.turn[rollout.action_mask].unique().tolist() == [0, 1]
     assert (rollout.turn.diff(dim=1)[rollout.action_mask[:, 1:]] >= 0).all(), "columns are in the order of sampling"
     assert (~rollout.scored).sum() == 2 and (rollout.policy_version[rollout.action_mask] == 1).all()
-    assert (
-        not rollout.inputs.sampled.logical_not()[:, 1:]
-        .logical_and(torch.arange(1, rollout.inputs.ids.shape[1]) < rollout.inputs.context_lengths[:, None])
-        .logical_and(rollout.inputs.sampled[:, 1:])
-        .any()
-    )
 
 
-def test_what_was_recorded_is_what_the_policy_scores(world, rollout):
+def test_what_was_recorded_is_what_the_policy_scores(world, whole):
     """Sampled with a cache, turn by turn; scored again in one pass over packed sequences."""
-    again = score_logprobs(world.policy, rollout.inputs, two_turns.SPEC, two_turns.BUDGET)
-    assert torch.allclose(again, rollout.sampler_logprobs, atol=1e-5)
+    again = score_logprobs(world.policy, whole.inputs, two_turns.SPEC, two_turns.BUDGET)
+    assert torch.allclose(again, whole.sampler_logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -123,8 +137,11 @@ def test_junk_outside_the_columns_and_behind_the_sequences_changes_nothing(world
         action_mask=mask,
         loss_mask=pad(rollout.loss_mask, (0, 2)),
         declared={key: junk(column) for key, column in rollout.declared.items()},
-        **{key: junk(getattr(rollout, key)) for key in ("sampler_logprobs", "proximal_logprobs", "rewards", "turn")},
-        policy_version=junk(rollout.policy_version),
+        rewards=pad(rollout.rewards, (0, 2)),  # 0 outside the mask by contract: methods add them up
+        **{
+            key: junk(getattr(rollout, key))
+            for key in ("sampler_logprobs", "proximal_logprobs", "turn", "policy_version")
+        },
     )
     found, _ = change_of(world, wide, name)
     assert torch.allclose(found, expected, atol=1e-6)
@@ -149,22 +166,22 @@ def test_unscored_rows_teach_nothing(world, rollout, name):
     [{"rows": 3, "compact_share": 0.0}, {"fast_path": False}, {"workers": 2, "rows": 4}],
     ids=str,
 )
-def test_episodes_do_not_depend_on_how_they_are_sampled(world, rollout, settings):
+def test_episodes_do_not_depend_on_how_they_are_sampled(world, whole, settings):
     engine = (ParallelEngine if "workers" in settings else TransformersEngine)(TransformersEngineSettings(**settings))
     other = two_turns.TwoTurns.__new__(two_turns.TwoTurns)
     other.__dict__ |= world.__dict__ | {"engine": engine}
     found = other.rollout(1)
     engine.close()
-    assert torch.equal(found.inputs.ids, rollout.inputs.ids) and torch.equal(found.turn, rollout.turn)
-    assert torch.allclose(found.sampler_logprobs, rollout.sampler_logprobs, atol=1e-5)
+    assert torch.equal(found.inputs.ids, whole.inputs.ids) and torch.equal(found.turn, whole.turn)
+    assert torch.allclose(found.sampler_logprobs, whole.sampler_logprobs, atol=1e-5)
 
 
-def test_the_episodes_of_two_ranks_are_those_of_one(world, rollout):
+def test_the_episodes_of_two_ranks_are_those_of_one(world, whole):
     """Seeds derive from the number of a group in the whole batch."""
     for rank in range(2):
         groups = tuple(group for group in range(2 * rank, 2 * rank + 2) for _ in range(3))
         mine = world.rollout(1, groups)
-        assert mine.inputs.action_rows() == rollout.inputs.action_rows()[6 * rank : 6 * rank + 6]
+        assert mine.inputs.action_rows() == whole.inputs.action_rows()[6 * rank : 6 * rank + 6]
 
 
 def train(folder, steps, state=None):
