@@ -44,7 +44,7 @@ class TransformersEngine:
     Responses of one model are sampled together, those of another model after them.
     """
 
-    capabilities = Capabilities(exact=True, adapters=True, logits_processors=True, streaming=True, several_models=True)
+    capabilities = Capabilities(exact=True, logits_processors=True, streaming=True, several_models=True)
 
     def __init__(self, settings: TransformersEngineSettings | None = None) -> None:
         self.settings = settings or TransformersEngineSettings()
