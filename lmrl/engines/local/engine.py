@@ -140,10 +140,11 @@ class TransformersEngine:
             codec, version = published.weights.codec, published.version
             for responses in self._decode(decoder, waiting, module.device, codec, version):
                 yield responses
-                new = self._checked(source.take())
-                here = [one for one in new if one.model == requests[0].model and waiting.fits(one)]
+                here: list[Request] = []
+                for request in self._checked(source.take()):
+                    fits = request.model == requests[0].model and waiting.fits(request)
+                    (here if fits else backlog).append(request)
                 waiting.add(here)
-                backlog += [one for one in new if one not in here]
 
     def _decoder(self, model: Any, waiting: Waiting, growing: bool) -> Decoder:
         """Return the fastest decoder that can drive the model."""
