@@ -357,15 +357,15 @@ def test_shaping_term_is_the_k1_reward_for_floats_too():
 
 def test_adaptive_controller_by_hand():
     controller = KLController(KLSettings(beta=0.1, controller="adaptive", target=5.0, horizon=1000))
-    controller.update(kl_per_sequence=10.0, episodes=100)  # error clipped to 0.2
+    controller.adapt(kl_per_sequence=10.0, episodes=100)  # error clipped to 0.2
     assert controller.beta == pytest.approx(0.1 * (1 + 0.2 * 100 / 1000))
-    controller.update(kl_per_sequence=4.5, episodes=100)  # error -0.1
+    controller.adapt(kl_per_sequence=4.5, episodes=100)  # error -0.1
     assert controller.beta == pytest.approx(0.102 * (1 - 0.1 * 0.1))
     small_horizon = KLController(KLSettings(beta=0.1, controller="adaptive", target=5.0, horizon=10))
-    small_horizon.update(kl_per_sequence=0.0, episodes=100)  # ten horizons in a batch: 20% all the same, never below 0
+    small_horizon.adapt(kl_per_sequence=0.0, episodes=100)  # ten horizons in a batch: 20% all the same, never below 0
     assert small_horizon.beta == pytest.approx(0.1 * 0.8)
     fixed = KLController(KLSettings(beta=0.1))
-    fixed.update(100.0, 100)
+    fixed.adapt(100.0, 100)
     assert fixed.beta == 0.1
     fixed.load_state_dict(controller.state_dict())
     assert fixed.beta == controller.beta

@@ -107,7 +107,7 @@ class KLController:
         self.settings = settings
         self.beta = settings.beta
 
-    def update(self, kl_per_sequence: float, episodes: int) -> None:
+    def adapt(self, kl_per_sequence: float, episodes: int) -> None:
         """Adapt beta to the KL per sequence, averaged over the global batch of ``episodes`` rows."""
         if self.settings.controller == "fixed":
             return

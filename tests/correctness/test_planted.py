@@ -118,7 +118,7 @@ def test_trap_18_planted_a_controller_without_bounds(caught):
     def unbounded(self, kl_per_sequence, episodes):
         self.beta *= 1 + (kl_per_sequence / self.settings.target - 1) * episodes / self.settings.horizon
 
-    caught(checks.check_18, KLController, "update", unbounded)
+    caught(checks.check_18, KLController, "adapt", unbounded)
 
 
 def test_trap_20_planted_truncation_as_an_end(caught):

@@ -128,9 +128,9 @@ def check_16():
 def check_18():
     """Proportional control by the KL of a sequence: error 0.2 at most, times episodes over horizon."""
     controller = KLController(KLSettings(beta=0.1, controller="adaptive", target=6.0, horizon=100))
-    controller.update(6.6, 50)
+    controller.adapt(6.6, 50)
     assert abs(controller.beta - 0.1 * (1 + 0.1 * 0.5)) < 1e-12
-    controller.update(600.0, 50)
+    controller.adapt(600.0, 50)
     assert abs(controller.beta - 0.105 * (1 + 0.2 * 0.5)) < 1e-12
 
 

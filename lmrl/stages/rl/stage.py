@@ -146,7 +146,7 @@ def _update(session: Session, update: int) -> dict[str, float]:
     means |= session.updater.update(rollout, beta, update, derive_seed(seed, "minibatches", update))
     session.refresh_mask(update)
     end = time.perf_counter()
-    session.controller.update(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
+    session.controller.adapt(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
     tokens = means["rollout/tokens"]
     if "rollout/reward" in means:
         means["rollout/objective"] = means["rollout/reward"] - beta * means["rollout/kl"]
