@@ -62,7 +62,11 @@ def run_ranks(count, script, arguments):
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
     outputs = [process.communicate(timeout=240) for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs[0][1][-3000:]
+    said = "\n".join(
+        f"rank {rank} ended with {process.returncode}: {error[-2000:]}"
+        for rank, (process, (_, error)) in enumerate(zip(processes, outputs, strict=True))
+    )
+    assert all(process.returncode == 0 for process in processes), said
     [line] = [line for line in outputs[0][0].splitlines() if line.startswith("RESULT")]
     return json.loads(line.removeprefix("RESULT"))
 
@@ -102,6 +106,7 @@ state = PartialState()
 if state.process_index == 0:
     print("RESULT" + json.dumps(state.num_processes))
 if state.num_processes > 1:
+    torch.distributed.barrier()  # no rank leaves while another one still talks to it
     torch.distributed.destroy_process_group()
 """
 
