@@ -1,5 +1,6 @@
 """Sequences of trajectories: by hand, and what selecting and joining may not change."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,13 @@ def test_by_hand():
     assert rows.ends_trajectory.tolist() == [True, False, True, True]
     assert rows.row_lengths.tolist() == [7, 7, 3] and rows.sequence_counts.tolist() == [1, 2, 1]
     assert rows.columns(torch.arange(1.0, 7), 4).tolist() == [[1, 2, 3, 0], [4, 5, 6, 0], [0, 0, 0, 0]]
+
+
+def test_what_has_no_state_before_it_is_refused():
+    with pytest.raises(ValueError, match="trajectory 1 has no sequence"):
+        Sequences.of([BY_HAND[0], []])
+    with pytest.raises(ValueError, match="first token of sequence 1 is sampled"):
+        Sequences.of([BY_HAND[2], [[([3], True)]]])
 
 
 part = st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.booleans())

@@ -7,6 +7,7 @@ fewer than that. Held-out prompts are not among them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from lmrl.errors import RewardError
@@ -70,14 +71,13 @@ def _judged(
     from lmrl.stages.rl.setup import configured_reward
 
     ids = encode_prompts(model, prompts)
-    engine_spec, engine_settings = config.engine.resolve(plugins)
-    engine = open_engine(engine_spec, engine_settings)
     spec = sampling_spec(config.sampling, model.card, in_turns(model, prompts))
     drawn: list[Completion] = []
-    for start in range(0, len(places), CHUNK):
-        asked_ids = [ids[place] for place in places[start : start + CHUNK]]
-        seed = derive_seed(config.run.seed, purpose, start)
-        drawn += sample_texts(model, asked_ids, spec, seed, engine)
+    with closing(open_engine(*config.engine.resolve(plugins))) as engine:
+        for start in range(0, len(places), CHUNK):
+            asked_ids = [ids[place] for place in places[start : start + CHUNK]]
+            seed = derive_seed(config.run.seed, purpose, start)
+            drawn += sample_texts(model, asked_ids, spec, seed, engine)
     texts = [completion.text for completion in drawn]
     reward = configured_reward(config, plugins)
     columns = {name: [column[place] for place in places] for name, column in prompts.columns.items()}

@@ -44,12 +44,15 @@ class Sequences:
     ) -> Sequences:
         """Return trajectories that are given as their sequences, each a list of parts (ids, whether sampled).
 
+        Raises ``ValueError`` for a trajectory without a sequence and for a sequence whose first token is sampled.
         >>> Sequences.of([[[([5, 6], False), ([7], True), ([8], False), ([9], True)]]]).sampled.tolist()
         [[False, False, True, False, True]]
         """
         rows: list[Sequence[Part]] = []
         trajectory: list[int] = []
         for number, sequences in enumerate(trajectories):
+            if not sequences:
+                raise ValueError(f"trajectory {number} has no sequence; expected at least its prompt")
             rows += sequences
             trajectory += [number] * len(sequences)
         lengths = [sum(len(part) for part, _ in row) for row in rows]
@@ -61,6 +64,9 @@ class Sequences:
                 start, end = end, end + len(part)
                 ids[place, start:end] = part
                 sampled[place, start:end] = is_sampled
+        if sampled[:, 0].any():
+            place = int(sampled[:, 0].argmax())
+            raise ValueError(f"the first token of sequence {place} is sampled; expected at least one token before it")
         arrays = (ids, np.array(lengths), sampled, np.array(trajectory))
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 

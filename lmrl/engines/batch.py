@@ -10,7 +10,7 @@ import torch
 
 from lmrl.algorithms.rollout import Samples
 from lmrl.algorithms.sequences import Sequences
-from lmrl.engines.finish import finish_flags
+from lmrl.engines.finish import FinishReason, finish_flags
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.requests import RequestQueue
 from lmrl.engines.spec import SamplingSpec
@@ -47,10 +47,12 @@ def generate_all(
 ) -> list[Response]:
     """Return the response to each request, in their order; ``on_response`` is called with each when it is complete.
 
-    The requests' ids are their places. Raises ``EngineError`` if a request has no response, or two.
+    The requests have different ids. Raises ``EngineError`` if a request has no response, two, or a malformed one.
     """
     found: dict[int, Response] = {}
+    asked = {request.id for request in requests}
     for response in engine.generate(RequestQueue(requests, closed=True)):
+        _check(engine, response, asked)
         if response.request.id in found:
             raise EngineError(f"{type(engine).__name__} yielded two responses to request {response.request.id}")
         found[response.request.id] = response
@@ -63,6 +65,23 @@ def generate_all(
             f"one is request {missing[0]}. Expected one response to each."
         )
     return [found[request.id] for request in requests]
+
+
+def _check(engine: Engine, response: Response, asked: set[int]) -> None:
+    """Raise ``EngineError`` for a response to no request, without an end, or with columns of different lengths."""
+    number, counts = response.request.id, [len(response.ids), len(response.logprobs), len(response.policy_version)]
+    problem = None
+    if number not in asked:
+        problem = "is not among the requests"
+    elif len(set(counts)) != 1:
+        problem = f"has {counts[0]} tokens, {counts[1]} log-probabilities and {counts[2]} versions"
+    elif response.finish == FinishReason.NONE:
+        problem = "has no finish reason"
+    if problem:
+        raise EngineError(
+            f"{type(engine).__name__}: the response to request {number} {problem}; expected one log-probability and "
+            "one version per token, and why the response ended"
+        )
 
 
 def samples_of(responses: Sequence[Response], device: torch.device | str = "cpu") -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmrl.engines.protocol import Engine
+from lmrl.engines.protocol import Capabilities, Engine
 from lmrl.errors import PluginError
 
 METHODS = ("publish", "generate", "close", "capabilities")
@@ -19,5 +19,9 @@ def open_engine(spec: Any, settings: Any) -> Engine:
             f"engine {spec.name!r}: {type(engine).__name__} has no {', '.join(missing)}; expected an "
             "lmrl.engines.Engine with publish(weights, version), generate(requests), close() and capabilities. Engines "
             "of version 0.1, whose generate takes a model and prompts, are changed as docs/migration.md says."
+        )
+    if not isinstance(engine.capabilities, Capabilities):
+        raise PluginError(
+            f"engine {spec.name!r}: capabilities is {engine.capabilities!r}; expected an lmrl.engines.Capabilities"
         )
     return engine

@@ -1,7 +1,7 @@
 """Protocol of inference engines: published weights and requests in, responses out. Open this to write an engine.
 
-``publish`` gives an engine weights, ``generate`` requests; it yields each response when that is complete. Requests may
-be added while the engine works. ``lmrl.engines.batch`` makes columns of responses.
+``publish`` gives an engine weights, ``generate`` requests; it yields responses in order of completion. Requests may be
+added while the engine works. ``lmrl.engines.batch`` makes columns of responses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Request:
 
     ``ids`` are the tokens to continue. ``seed`` determines the random numbers: that of token t is a function of
     (seed, t), so a response does not depend on other requests or on their order. ``id`` is unique among the requests of
-    a source; ``group`` is the number of the prompt. ``model`` is the name that weights were published under.
+    a source; ``group`` is the number of the prompt in it. ``model`` is the name that weights were published under.
     """
 
     ids: Sequence[int]
@@ -61,7 +61,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Optional features of an engine; a run that needs one that is missing is refused at its start."""
+    """Optional features of an engine; an optimizer that needs one that is missing is refused before sampling."""
 
     exact: bool = False
     """Its log-probabilities are those of the update's own forward pass up to rounding in float32. Otherwise, and in

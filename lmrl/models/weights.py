@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
+from lmrl.models.saving import save_model
 from lmrl.text.card import ModelCard
+from lmrl.text.folders import copy_tokenizer
 
 
 class PolicyWeights:
@@ -36,5 +38,7 @@ class PolicyWeights:
             yield from ((name, tensor.detach()) for name, tensor in model.named_buffers())
 
     def write(self, folder: Path) -> None:
-        """Write the policy and its tokenizer as a transformers folder."""
-        self.policy.save(folder, self.card.files or self.card.path)
+        """Write the language model as it is sampled and its tokenizer as a transformers folder."""
+        with self.policy.extracted() as model:
+            save_model(model, folder)
+        copy_tokenizer(self.card.files or self.card.path, folder)

@@ -88,7 +88,7 @@ class EngineSpec:
         for name in ("streams", "exact"):
             if name in options:
                 raise RenamedError(
-                    f"EngineSpec({name}=...) is capabilities of the engine now: Capabilities("
+                    f"EngineSpec({name}=...) is a capability of the engine now: capabilities = Capabilities("
                     f"{'streaming' if name == 'streams' else name}=True); docs/migration.md lists what changed in "
                     "version 0.2"
                 )

@@ -24,6 +24,7 @@ from lmrl.engines import (
     generate_all,
     open_engine,
 )
+from lmrl.errors import EngineError
 from lmrl.rewards import resolve, sampled_columns
 from lmrl.text import response_texts
 
@@ -80,6 +81,8 @@ class BestOfN:
             if not waiting:
                 requests.wait()
             for model in dict.fromkeys(request.model for request in waiting):
+                if model not in self.codecs:
+                    raise EngineError(f"best_of_n has no weights of the model {model!r}; call publish before generate")
                 yield from self._best([request for request in waiting if request.model == model], self.codecs[model])
 
     def close(self) -> None:

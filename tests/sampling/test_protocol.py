@@ -4,6 +4,7 @@ import gc
 import random
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrl.engines import (
+    FinishReason,
     LiveWeights,
     Request,
     RequestQueue,
@@ -20,6 +22,8 @@ from lmrl.engines import (
     open_engine,
 )
 from lmrl.engines.local.engine import TransformersEngine
+from lmrl.engines.local.llama_decoder import LlamaDecoder
+from lmrl.engines.local.places import Specs
 from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.uniforms import token_uniforms
@@ -177,6 +181,83 @@ def test_weights_that_may_change_are_copied_and_others_are_live(tmp_path, settin
     engine.close()
 
 
+class Counting(TransformersEngine):
+    """Counts decode steps by the rows decoded side by side."""
+
+    def __init__(self, settings=None):
+        super().__init__(settings)
+        self.rows = []
+
+    def _decoder(self, *arguments):
+        decoder = super()._decoder(*arguments)
+        step = decoder.step
+
+        def counted(ids, done):
+            self.rows.append(len(ids))
+            return step(ids, done)
+
+        decoder.step = counted
+        return decoder
+
+
+def test_many_requests_that_come_late_are_decoded_side_by_side(model):
+    """The places of a decoder never become more, so a batch with few of them makes way for one with many."""
+    engine = Counting()
+    engine.publish(LiveWeights(model.model), 0)
+    first = [Request([3, 5], SamplingSpec(max_new_tokens=2 + row), row, id=row) for row in range(32)]
+    queue, found = RequestQueue(first), []
+    for response in engine.generate(queue):
+        found.append(response)
+        if len(found) == 32:
+            queue.add([Request([4], SamplingSpec(max_new_tokens=20), row, id=32 + row) for row in range(32)])
+            queue.close()
+    assert len(found) == 64 and len(engine.rows) < 33 + 22, "one more batch of 32 rows, not 32 batches of one"
+
+
+def test_nothing_overtakes_a_request_that_waits_for_another_decoder(model):
+    engine = TransformersEngine(TransformersEngineSettings(rows=2, compact_share=0.0))
+    engine.publish(LiveWeights(model.model), 0)
+    engine.publish(LiveWeights(model.model), 0, "judge")
+    queue = RequestQueue([Request([3], PLAIN, row, id=row) for row in range(2)])
+    order = []
+    for response in engine.generate(queue):
+        order.append(response.request.id)
+        if len(order) == 1:
+            queue.add([Request([3], PLAIN, 9, id=99, model="judge")])
+        if len(order) < 12:
+            queue.add([Request([3], PLAIN, len(order), id=10 + len(order))])
+        elif len(order) == 12:
+            queue.close()
+    assert order.index(99) <= 3 and len(order) == 2 + 1 + 11
+
+
+def test_requests_without_ids_keep_their_own_prompts(model):
+    for settings in ({}, {"workers": 2}):
+        engine = (ParallelEngine if settings else TransformersEngine)(TransformersEngineSettings(**settings))
+        engine.publish(LiveWeights(model.model), 0)
+        requests = [Request(prompt, PLAIN, row) for row, prompt in enumerate(PROMPTS)]
+        found = list(engine.generate(RequestQueue(requests, closed=True)))
+        assert sorted(map(list, (one.request.ids for one in found))) == sorted(PROMPTS)
+        for response in found:
+            same(response, alone(model, [response.request])[0])
+        engine.close()
+
+
+def test_limits_of_their_own_make_no_distributions_of_their_own():
+    specs = Specs(10, torch.device("cpu"))
+    limits = [SamplingSpec(max_new_tokens=n, context_length=n + 9, eos_ids=(1,)) for n in (1, 2, 3)]
+    assert {specs.number(spec) for spec in limits} == {0}
+    assert [specs.number(spec) for spec in (SamplingSpec(eos_ids=(2,)), SamplingSpec(temperature=0.5))] == [1, 2]
+
+
+def test_prefilled_prompts_are_dropped_once_nothing_needs_them(model):
+    decoder = LlamaDecoder(model.model, [[3 + number % 9] for number in range(100)], 50, turnover=True)
+    decoder.admit(torch.arange(2), [0, 1])  # the first stays, the other turns over
+    for number in range(2, 100):
+        decoder.admit(torch.tensor([1]), [number])
+        assert len(decoder.ready) <= 2 + 8, "the active ones and those prefilled ahead"
+
+
 def test_a_model_that_its_owner_drops_is_not_kept(tmp_path):
     engine, folder = TransformersEngine(), write_tiny_model(tmp_path / "model")
     owned = load(folder)
@@ -240,6 +321,35 @@ def test_an_engine_that_leaves_out_or_repeats_is_found_out(model, times, message
     engine.publish(LiveWeights(model.model), 0)
     with pytest.raises(EngineError, match=message):
         generate_all(engine, mixed(4)[:1] + [Request([3], PLAIN, row, id=row) for row in (1, 2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logprobs": [-1.0] * 40}, "tokens, 40 log-probabilities"),
+        ({"policy_version": []}, "0 versions"),
+        ({"finish": FinishReason.NONE}, "has no finish reason"),
+        ({"request": Request([3], PLAIN, 0, id=77)}, "request 77 is not among the requests"),
+    ],
+    ids=str,
+)
+def test_malformed_responses_are_found_out(model, change, message):
+    class Malformed(TransformersEngine):
+        def generate(self, requests):
+            for response in super().generate(requests):
+                yield replace(response, **change)
+
+    engine = Malformed()
+    engine.publish(LiveWeights(model.model), 0)
+    with pytest.raises(EngineError, match=message):
+        generate_all(engine, [Request([3], PLAIN, 0)])
+
+
+def test_seeds_of_64_bits_are_seeds(model):
+    engine = TransformersEngine()
+    engine.publish(LiveWeights(model.model), 0)
+    found = generate_all(engine, [Request([3], PLAIN, seed, id=n) for n, seed in enumerate((2**64 - 1, -1, 2**63))])
+    assert found[0].ids == found[1].ids
 
 
 def test_engines_of_version_0_1_are_refused_with_what_changed():

@@ -89,7 +89,8 @@ class TransformersEngine:
             self._sampling = False
 
     def close(self) -> None:
-        """Nothing runs on."""
+        """Drop copies of weights; live modules stay published."""
+        self._published = {name: one for name, one in self._published.items() if one.copied is None}
 
     def forget(self) -> None:
         """Forget the published weights."""
@@ -142,7 +143,8 @@ class TransformersEngine:
                 yield responses
                 here: list[Request] = []
                 for request in self._checked(source.take()):
-                    fits = request.model == requests[0].model and waiting.fits(request)
+                    # First come, first served: nothing overtakes what cannot be decoded here.
+                    fits = not backlog and request.model == requests[0].model and waiting.fits(request)
                     (here if fits else backlog).append(request)
                 waiting.add(here)
 
@@ -176,7 +178,10 @@ class TransformersEngine:
                 logits = decoder.step(ids, batch.done)
                 continue
             yield batch.responses(specs, version)
-            requests, numbers = waiting.take(finished if decoder.refills else 0)
+            going = len(batch) - finished
+            # Places never become more: where more than twice as many could be used, this decoder only ends its rows.
+            enough = 2 * len(batch) >= min(self.settings.rows, going + len(waiting))
+            requests, numbers = waiting.take(finished if decoder.refills and enough else 0)
             ended = batch.done.nonzero().squeeze(1)
             keep = torch.cat([(~batch.done).nonzero().squeeze(1), ended[: len(requests)]]).sort().values
             if not len(keep):

@@ -113,8 +113,8 @@ class LlamaDecoder:
             self._prefill(missing + [number for number in following if number not in self.ready])
         self._arrange()
         logits = torch.stack([self.ready[number].logits for number in numbers])
-        oldest = min(self.numbers)
-        for number in [number for number in self.ready if number < oldest]:
+        needed, newest = set(self.numbers), max(numbers)  # prompts come in the order of their numbers
+        for number in [number for number in self.ready if number < newest and number not in needed]:
             del self.ready[number]
         return logits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -57,25 +57,24 @@ class Waiting:
 
 
 class Specs:
-    """The distinct sampling specifications of a decoder's requests, by number."""
+    """Distinct distributions and end tokens of a decoder's requests, by number; limits are columns of ``Places``."""
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
+        self.stop_strings = False
+        """Whether a request has stop strings."""
         self._specs: list[SamplingSpec] = []
         self._ends = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
 
     def number(self, spec: SamplingSpec) -> int:
         """Return the number of a specification."""
+        self.stop_strings = self.stop_strings or bool(spec.stop_strings)
+        spec = replace(spec, max_new_tokens=1, context_length=None, stop_strings=(), on_length="terminate")
         if spec not in self._specs:
             ends = self._ends.new_zeros(1, self._ends.shape[1])
             ends[0, [token for token in spec.eos_ids if token < self._ends.shape[1]]] = True
             self._specs.append(spec)
             self._ends = torch.cat([self._ends, ends])
         return self._specs.index(spec)
-
-    @property
-    def stop_strings(self) -> bool:
-        """Whether any of them has stop strings."""
-        return any(spec.stop_strings for spec in self._specs)
 
     def ends(self, numbers: Tensor, ids: Tensor) -> Tensor:
         """Return whether tokens (B,) end a response under the specifications of these numbers, (B,)."""
@@ -124,7 +123,7 @@ class Places:
         def column(numbers: list[int]) -> Tensor:
             return torch.tensor(numbers, device=device)
 
-        seeds = column([request.seed for request in requests])
+        seeds = column([(request.seed + 2**63) % 2**64 - 2**63 for request in requests])
         prompt_lengths = column([len(request.ids) for request in requests])
         most_tokens = column([request.spec.max_new_tokens for request in requests])
         contexts = column([request.spec.context_length or NO_LIMIT for request in requests])

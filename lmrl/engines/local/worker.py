@@ -40,7 +40,7 @@ class Work:
 
 
 Reply = tuple[int, list[int], list[float], int]
-"""A response on its way back: the id of its request, sampled tokens, log-probabilities, and the finish reason."""
+"""A response on its way back: the place of its request, sampled tokens, log-probabilities, and the finish reason."""
 
 
 def main(descriptor: int) -> None:

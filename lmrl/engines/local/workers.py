@@ -86,12 +86,11 @@ class ParallelEngine(TransformersEngine):
         busy: dict[Any, _Worker] = {}
         try:
             self._begin(module, published, requests, busy)
-            by_id = {request.id: request for request in requests}
             while busy:
                 for responses in self._received(busy):
                     yield [
-                        Response(by_id[number], ids, logprobs, FinishReason(finish), [published.version] * len(ids))
-                        for number, ids, logprobs, finish in responses
+                        Response(requests[place], ids, logprobs, FinishReason(finish), [published.version] * len(ids))
+                        for place, ids, logprobs, finish in responses
                     ]
                     backlog += self._checked(source.take())
         except BaseException:
@@ -100,7 +99,8 @@ class ParallelEngine(TransformersEngine):
             raise
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and drop copies of weights."""
+        super().close()
         _close(self._workers, os.getpid())
 
     def _begin(
@@ -113,7 +113,8 @@ class ParallelEngine(TransformersEngine):
             self._workers.append(_Worker(replace(self.settings, workers=1, rows=rows)))
         self._model.hold(module)
         stops = any(request.spec.stop_strings for request in requests)
-        for worker, share in zip(self._workers, share_requests(requests, count), strict=True):
+        placed = [replace(request, id=place) for place, request in enumerate(requests)]
+        for worker, share in zip(self._workers, share_requests(placed, count), strict=True):
             if share:
                 work = Work(
                     requests=share,

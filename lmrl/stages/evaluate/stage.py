@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from lmrl.config import resolved, to_toml
 from lmrl.engines.opening import open_engine
+from lmrl.engines.protocol import Engine
 from lmrl.engines.texts import sample_texts
 from lmrl.errors import SettingsError, unknown
 from lmrl.models.loading import LanguageModel, load
@@ -91,8 +93,9 @@ def evaluate(
     folder is made and before any weights are loaded.
     """
     plan = make_plan(config, plugins or plugins_of(config.run.folder, resume), prompts)
-    folder = _open_folder(plan, resume)
-    columns, texts = _answer(plan, folder, resume, progress)
+    with closing(open_engine(*plan.config.engine.resolve(plan.plugins))) as engine:
+        folder = _open_folder(plan, resume)
+        columns, texts = _answer(plan, folder, engine, resume, progress)
     result = _measure(plan, folder, columns, texts)
     if resume:  # what only measures the answers may be another now
         partial = folder / f"{CONFIG_FILE}.partial"
@@ -116,12 +119,12 @@ def _open_folder(plan: Plan, resume: bool) -> Path:
     return folder
 
 
-def _answer(plan: Plan, folder: Path, resume: bool, progress: bool) -> tuple[list[Answers], list[dict[str, Interval]]]:
+def _answer(
+    plan: Plan, folder: Path, engine: Engine, resume: bool, progress: bool
+) -> tuple[list[Answers], list[dict[str, Interval]]]:
     """Sample with every model, then measure the KL with the reference; return the columns and the texts' measures."""
     config, columns = plan.config, []
     texts: list[dict[str, Interval]] = []
-    engine_spec, engine_settings = config.engine.resolve(plan.plugins)
-    engine = open_engine(engine_spec, engine_settings)
     samples, fingerprint = config.held_out.samples_per_prompt, plan.questions.fingerprint
     extra: Answers | None = None
     bar = tqdm(total=len(plan.columns) + bool(plan.reference), desc="eval", unit="model", disable=not progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: A
         from lmrl.stages.prefer.drawing import draw_samples
 
         engine, prompts = source
-        with stop_requests("batch") as should_stop:
+        with closing(engine), stop_requests("batch") as should_stop:
             if not draw_samples(config, engine, prompts, folder, should_stop, progress, _rewards(annotators)):
                 empty = make_report([], {}, {}, {}, config.run.seed)
                 return PreferResult(folder, None, None, empty, {}, interrupted=True)

@@ -36,7 +36,7 @@ class EarlyScores:
         row, prompt, spec = request.id, list(request.ids), request.spec
         [text] = response_texts(self._codec, [prompt], [response.ids], spec.eos_ids, spec.stop_strings)
         self._responses[row] = text
-        if response.truncated:
+        if response.truncated or not response.ids:
             return
         columns = {name: [column[row]] for name, column in self._columns.items()}
         columns |= sampled_columns(self._reward, self._codec, [prompt], [response.ids], [response.finish])

@@ -53,7 +53,7 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     """Sample the held-out prompts (all rows of one prompt share its group number) and measure."""
     scored = maker.sample(prompts, seed)
     samples = scored.samples
-    log_ratio = samples.sampler_logprobs - maker.reference_logprobs(samples)
+    log_ratio = maker.proximal_logprobs(samples) - maker.reference_logprobs(samples)
     groups = np.asarray(prompts.groups)
     reasons = samples.finish_reasons.cpu()
     ended = (reasons == int(FinishReason.EOS)) | (reasons == int(FinishReason.STOP))

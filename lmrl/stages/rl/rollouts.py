@@ -84,6 +84,8 @@ class RolloutMaker:
     """Returns the policy's own log-probabilities of samples; None where those of the engine are always the same."""
     exact: bool = True
     """Whether those of the engine are the same for tokens that the current weights drew."""
+    on_any_rank: Callable[[bool], bool] = bool
+    """Returns whether a flag is true on any rank."""
     version: int = 0
     """The version of the weights that were published last."""
 
@@ -100,8 +102,8 @@ class RolloutMaker:
         """
         rows = len(prompts.ids)
         asked, requests = prompts, prompts.requests(self.spec, seed)
-        if greedy:
-            once = prompts.one_of_each()
+        once = prompts.one_of_each() if greedy else None
+        if once is not None:
             asked = join_records([prompts, once])
             further = once.requests(replace(self.spec, temperature=0.0), seed)
             requests += [replace(request, id=rows + request.id) for request in further]
@@ -111,12 +113,17 @@ class RolloutMaker:
         try:
             responses = generate_all(self.engine, requests, early.add if early is not None else None)
             require_sampled_ids([response.ids for response in responses], self.card)
-            scored = self._score(responses, asked, early)
+            scored = self._score(responses[:rows], prompts, early)
+            if once is None:
+                return scored
+            best = self._score(responses[rows:], once, early, rows)
         except BaseException:
             if early is not None:
                 early.cancel()
             raise
-        return scored if not greedy else _with_greedy_scores(scored, prompts.groups)
+        places = {group: place for place, group in enumerate(once.groups)}
+        scores = best.scores.masked_fill(~best.scored, torch.nan)
+        return replace(scored, greedy_scores=scores[[places[group] for group in prompts.groups]])
 
     def close(self) -> None:
         """End what engine and reward keep running; they start it anew when they are called again."""
@@ -124,14 +131,17 @@ class RolloutMaker:
             self.concurrent.close()
         self.engine.close()
 
-    def _score(self, responses: Sequence[Response], prompts: PromptBatch, early: EarlyScores | None) -> Scored:
-        """Return the responses with their texts and scores."""
+    def _score(
+        self, responses: Sequence[Response], prompts: PromptBatch, early: EarlyScores | None, first: int = 0
+    ) -> Scored:
+        """Return the responses with their texts and scores; they are the rows of ``early`` from ``first`` on."""
         rows, spec = [response.ids for response in responses], self.spec
         if early is None:
             texts = response_texts(self.card.codec, prompts.ids, rows, spec.eos_ids, spec.stop_strings)
         else:
-            texts = early.responses()
-        asked = [row for row, response in enumerate(responses) if not response.truncated]
+            texts = early.responses()[first : first + len(rows)]
+        # A response without an action is unscored, as a truncated one is.
+        asked = [row for row, response in enumerate(responses) if response.ids and not response.truncated]
         count, device = len(responses), self.policy.model.device
         scored, scores, parts = np.zeros(count, dtype=np.bool_), np.zeros(count), {}
         if asked:
@@ -142,7 +152,7 @@ class RolloutMaker:
                 columns |= sampled_columns(self.reward, self.card.codec, ids, sampled, reasons)
                 result = self.reward([prompts.texts[i] for i in asked], [texts[i] for i in asked], columns)
             else:
-                result = early.result(asked)
+                result = early.result([first + row for row in asked])
             scored[asked] = getattr(result, "scored", True)
             scores[asked] = result.scores
             for name, part in result.parts.items():
@@ -170,13 +180,17 @@ class RolloutMaker:
             return reference_logprobs
         return score_logprobs(self.reference, samples.inputs, self.spec, self.token_budget)
 
+    def proximal_logprobs(self, samples: Samples) -> Tensor:
+        """Return the policy's own log-probabilities of the sampled tokens, (B, T); the engine's if it is exact."""
+        lagged = bool((samples.policy_version != self.version)[samples.action_mask].any())
+        if self.proximal is None or (self.exact and not self.on_any_rank(lagged)):
+            return samples.sampler_logprobs
+        return self.proximal(samples)
+
     def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
         """Add values and per-token rewards; ``beta`` is the KL coefficient."""
         samples = scored.samples
-        current = bool((samples.policy_version == self.version)[samples.action_mask].all())
-        proximal = samples.sampler_logprobs
-        if self.proximal is not None and not (self.exact and current):
-            proximal = self.proximal(samples)
+        proximal = self.proximal_logprobs(samples)
         declared: dict[str, Tensor] = {}
         if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
             declared["reference_logprobs"] = reference_logprobs
@@ -200,12 +214,3 @@ class RolloutMaker:
             proximal_logprobs=proximal,
             policy_version=samples.policy_version,
         )
-
-
-def _with_greedy_scores(scored: Scored, groups: Sequence[int]) -> Scored:
-    """Return the rows of ``groups``, which stand before one greedy row per group, with the scores of these."""
-    rows = torch.arange(len(scored.scores), device=scored.scores.device)
-    sampled, greedy = scored.select(rows[: len(groups)]), scored.select(rows[len(groups) :])
-    places = {group: place for place, group in enumerate(sorted(set(groups)))}
-    scores = greedy.scores.masked_fill(~greedy.scored, torch.nan)
-    return replace(sampled, samples=sampled.samples.narrow(), greedy_scores=scores[[places[group] for group in groups]])

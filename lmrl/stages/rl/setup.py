@@ -51,7 +51,7 @@ from lmrl.text.turns import end_turns, record_ends
 from lmrl.text.vocabulary import require_same_vocabulary
 from lmrl.training.adamw import ParameterGroup, make_adamw
 from lmrl.training.checkpoint import list_checkpoints, load_state
-from lmrl.training.devices import free_folder, make_accelerator
+from lmrl.training.devices import any_rank, free_folder, make_accelerator
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.opening import open_run
 from lmrl.training.plugin_files import plugins_of
@@ -171,6 +171,7 @@ def open_session(
     support = mask.support if mask is not None else None
     own = TextPolicy(policy, spec, with_values=False, support=support)
     maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
+    maker.on_any_rank = lambda flag: any_rank(accelerator, flag)
     maker.exact = engine.capabilities.exact and accelerator.mixed_precision == "no"
     policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
     updater = Updater(
