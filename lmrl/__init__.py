@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lmrl.algorithms.optimizer import Evaluation, Loss, OptimizerSettings, Policy, PolicyOptimizer
     from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples
     from lmrl.engines import FinishReason, SamplingSpec
-    from lmrl.errors import LmrlError, ModelError, PluginError, SettingsError
+    from lmrl.errors import EngineError, LmrlError, ModelError, PluginError, SettingsError
     from lmrl.models import LanguageModel, load
     from lmrl.plugins import PLUGIN_API, PluginManager, hookimpl
     from lmrl.plugins.specs import (
@@ -42,7 +42,7 @@ VECTOR_ENVIRONMENT_POINT = "lmrl.envs.vector:TextGenVectorEnv"
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "lmrl.algorithms.ops": ("ops",),
-    "lmrl.errors": ("LmrlError", "ModelError", "PluginError", "SettingsError"),
+    "lmrl.errors": ("EngineError", "LmrlError", "ModelError", "PluginError", "SettingsError"),
     "lmrl.models": ("LanguageModel", "load"),
     "lmrl.algorithms.optimizer": ("Evaluation", "Loss", "OptimizerSettings", "Policy", "PolicyOptimizer"),
     "lmrl.plugins": ("PLUGIN_API", "PluginManager", "hookimpl"),
@@ -71,6 +71,7 @@ __all__ = [
     "BenchmarkSpec",
     "CommandSpec",
     "DatasetSpec",
+    "EngineError",
     "EngineSpec",
     "EnvironmentSpec",
     "Evaluation",

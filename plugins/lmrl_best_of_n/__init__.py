@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmrl import EngineSpec, PluginManager, SettingsError, hookimpl
+from lmrl import EngineError, EngineSpec, PluginManager, SettingsError, hookimpl
 from lmrl.engines import (
     Capabilities,
     Request,
@@ -24,7 +24,6 @@ from lmrl.engines import (
     generate_all,
     open_engine,
 )
-from lmrl.errors import EngineError
 from lmrl.rewards import resolve, sampled_columns
 from lmrl.text import response_texts
 
