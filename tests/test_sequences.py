@@ -43,7 +43,7 @@ trajectories = st.lists(st.lists(sequence, min_size=1, max_size=3), min_size=1, 
 
 
 def parts_of(rows):
-    """What each trajectory's sequences hold, as lists."""
+    """Return ids and flags of each trajectory's sequences, as lists."""
     found = [[] for _ in range(rows.count)]
     for ids, length, sampled, number in zip(
         rows.ids.tolist(), rows.lengths.tolist(), rows.sampled.tolist(), rows.trajectory.tolist(), strict=True

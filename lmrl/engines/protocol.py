@@ -55,7 +55,7 @@ class Response:
 
     @property
     def truncated(self) -> bool:
-        """Whether the response was cut off at a limit that withholds its score."""
+        """True if the response was cut off at a limit that withholds its score."""
         return bool(finish_flags(self.finish, self.request.spec.on_length)[1])
 
 
@@ -85,7 +85,7 @@ class WeightSource(Protocol):
 
     @property
     def synchronous(self) -> bool:
-        """Whether the weights stay as they are while responses are sampled."""
+        """True if the weights do not change while responses are sampled."""
         ...
 
     @property

@@ -49,12 +49,12 @@ class Packing:
     block_contexts: list[Tensor]
     context_tokens: int
     context_places: Tensor
-    """Where each token of a context stands in (U x longest context), padded."""
+    """Place of each token of a context in (U x longest context), padded."""
     context_shape: tuple[int, int]
 
     @property
     def shared(self) -> bool:
-        """Whether two rows share a context."""
+        """True if two rows share a context."""
         return sum(rows for rows, _ in self.blocks) > self.context_shape[0]
 
 

@@ -1,4 +1,4 @@
-"""What every engine promises: a response depends on its request alone, whatever else is asked, and when."""
+"""Engines: a response depends on its request alone, not on other requests or their order."""
 
 import gc
 import random

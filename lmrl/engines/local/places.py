@@ -1,4 +1,4 @@
-"""What the local engine keeps of the requests that wait, and of those that are decoded side by side."""
+"""State of the local engine: requests that wait, and requests that are decoded side by side."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Specs:
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
         self.stop_strings = False
-        """Whether a request has stop strings."""
+        """True if a request has stop strings."""
         self._specs: list[SamplingSpec] = []
         self._ends = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
 

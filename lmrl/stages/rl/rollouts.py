@@ -83,7 +83,7 @@ class RolloutMaker:
     proximal: Callable[[Samples], Tensor] | None = None
     """Returns the policy's own log-probabilities of samples; None where those of the engine are always the same."""
     exact: bool = True
-    """Whether those of the engine are the same for tokens that the current weights drew."""
+    """True if the engine's are the same, for tokens that the current weights sampled."""
     on_any_rank: Callable[[bool], bool] = bool
     """Returns whether a flag is true on any rank."""
     version: int = 0
