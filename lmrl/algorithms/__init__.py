@@ -1,4 +1,4 @@
-"""What the author of an algorithm imports: the optimizer's contract, what it learns from, and pure functions.
+"""Imports for authors of algorithms: the optimizer's contract, its data, and pure functions.
 
 ``PolicyOptimizer`` is the contract, ``Rollout`` and ``Batch`` are what it sees, ``ops`` has advantages, surrogates,
 baselines and aggregation, ``preference_losses`` the losses of pairs and labelled answers. Names are imported when they

@@ -1,4 +1,4 @@
-"""What optimizers with a learned value function share: generalized advantages, and the settings that they take."""
+"""Base of optimizers with a learned value function: generalized advantages and their settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an optimizer learns from besides rollouts: preference pairs, labelled answers and logged trajectories.
+"""Experience other than rollouts: preference pairs, labelled answers and logged trajectories.
 
 Like ``lmrl.algorithms.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that
 the trainer cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing.
@@ -19,7 +19,7 @@ from lmrl.algorithms.rows import select_record
 
 
 class Experience(Protocol):
-    """What the trainer needs to know of anything that an optimizer's ``loss`` is given."""
+    """Interface that the trainer requires of the batch that an optimizer's ``loss`` receives."""
 
     @property
     def action_mask(self) -> Tensor:
@@ -38,7 +38,7 @@ class Experience(Protocol):
 
     @property
     def means(self) -> Mapping[str, float]:
-        """What ``PolicyOptimizer.statistics`` came to over the whole minibatch."""
+        """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
         ...
 
     def select(self, rows: Tensor) -> Any:
@@ -89,7 +89,7 @@ class Responses:
 
 
 class _RowsAlone(ABC):
-    """What batches share whose rows belong to no group: every row stays on its own."""
+    """Base of batches without groups: every row is a group of its own."""
 
     @property
     @abstractmethod

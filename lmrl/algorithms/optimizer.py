@@ -1,4 +1,4 @@
-"""What a policy optimizer is: credit assignment and a loss, nothing else.
+"""Contract of policy optimizers: credit assignment and a loss, nothing else.
 
 The trainer samples, scores, shapes, cuts minibatches, aggregates losses with the *global* token or row count, and
 steps. An optimizer therefore never averages: it returns one loss per token or per row, and no accumulation, packing or
@@ -98,7 +98,7 @@ class Evaluation(Protocol):
 
 
 class Policy(Protocol):
-    """What ``loss`` receives to recompute the batch's actions under the current parameters."""
+    """Policy that ``loss`` receives to recompute the batch's actions under the current parameters."""
 
     def evaluate(self, batch: Any) -> Evaluation:
         """Return the current policy's log-probabilities, entropies and values of the batch's actions.
@@ -113,7 +113,7 @@ class Policy(Protocol):
 
 
 class Minibatch(Protocol):
-    """What ``step`` receives: the whole minibatch over all ranks, however it is cut for memory.
+    """Whole minibatch over all ranks that ``step`` receives, however it is cut for memory.
 
     Vectors (N,) are flat over the policy's trained parameters, without those of a value function.
     """
@@ -161,7 +161,7 @@ class Minibatch(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """What ``loss`` returns: one loss per token (B, T) or per row (B,), not averaged.
+    """Result of ``loss``: one loss per token (B, T) or per row (B,), not averaged.
 
     ``metrics`` are columns of the same two shapes; the trainer logs their means over all tokens or rows.
     """

@@ -1,4 +1,4 @@
-"""What flows from sampling to the loss: one frozen type per stage of a batch's life.
+"""Frozen dataclasses for rollout data, one per phase from sampling to the loss.
 
 ``Samples`` (sampled) -> ``Scored`` (text and scores) -> ``Rollout`` (reference, values, per-token rewards) -> ``Batch``
 (advantages, cut into minibatches). In every (B, T) field column t describes the same sampled token, and everything
@@ -23,7 +23,7 @@ from lmrl.errors import LmrlError, RenamedError
 
 
 class Inputs(Protocol):
-    """What a policy needs to recompute the log-probabilities of a batch's actions; opaque to optimizers."""
+    """Inputs from which a policy recomputes the log-probabilities of a batch's actions; opaque to optimizers."""
 
     @property
     def row_lengths(self) -> Tensor:
@@ -119,7 +119,7 @@ class UndeclaredNeed(LmrlError, AttributeError):
 
 @dataclass(frozen=True)
 class Rollout(_Renamed):
-    """What an optimizer's ``advantages`` receives: B episodes of at most T steps.
+    """Rollout batch that an optimizer's ``advantages`` receives: B episodes of at most T steps.
 
     Shapes: ``action_mask`` (B, T) bool, ``sampler_logprobs`` and ``proximal_logprobs`` (B, T), ``policy_version`` and
     ``turn`` (B, T) int64, ``rewards`` (B, T) with the KL shaping already in when it is placed in the reward, ``scores``
@@ -212,7 +212,7 @@ class Rollout(_Renamed):
 
 @dataclass(frozen=True)
 class Advantages:
-    """What an optimizer's ``advantages`` returns.
+    """Result of an optimizer's ``advantages``.
 
     ``advantages`` (B, T) weights each action; ``extra`` holds any further columns, (B, T) or (B,), that its ``loss``
     reads back as ``batch["name"]`` (value targets, say); ``metrics`` are columns to log, (B, T) or (B,).
@@ -243,7 +243,7 @@ class Batch(_Renamed):
 
     @property
     def inputs(self) -> Any:
-        """What the policy reads; opaque to optimizers."""
+        """Inputs of the policy; opaque to optimizers."""
         return self.rollout.inputs
 
     @property

@@ -1,4 +1,4 @@
-"""How a response ends, written once for the environment (numpy, token by token) and the decode engine (torch, batched).
+"""End of a response, written once for the environment (numpy, token by token) and the engine (torch, batched).
 
 ``finish_codes`` uses only ``|``, ``&``, ``~`` and comparisons, which numpy arrays and torch tensors share.
 """

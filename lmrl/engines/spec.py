@@ -1,4 +1,4 @@
-"""How tokens are drawn: one object that the sampler and the scorer both take.
+"""Sampling specification: one object that the sampler and the scorer both take.
 
 The log-probability that a sampler records is that of the distribution it drew from, so whoever rescores a token must
 apply the same temperature and the same restriction of the support. Both call ``SamplingSpec.log_distribution``.

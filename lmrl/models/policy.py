@@ -41,7 +41,7 @@ CRITIC_FILE = "critic.safetensors"
 
 @dataclass(frozen=True)
 class StateOutputs:
-    """What the model says of the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none.
+    """Outputs of the model in the chosen states, flat in row-major order: ``logits`` (N, V), ``values`` (N,) or none.
 
     Logits have the precision of the forward pass; values and log-probabilities are float32 whatever that is.
     ``action_values`` are those of the N actions taken, or none. ``logprobs`` (N,) are the log-probabilities of the

@@ -1,4 +1,4 @@
-"""What accelerate is asked for: devices, ranks, precision, and agreement between ranks."""
+"""Use of accelerate: devices, ranks, precision, and agreement between ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens fit into one forward and backward pass: measured on a few tokens, not set by hand.
+"""Number of tokens that fit into one forward and backward pass: measured on a few tokens, not set by hand.
 
 Leaves out what the optimizer keeps and what a kernel needs while it runs: the share of free memory allows for both.
 """

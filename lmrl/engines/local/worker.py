@@ -22,7 +22,7 @@ from lmrl.errors import LmrlError
 
 @dataclass(frozen=True)
 class Start:
-    """What a process must know before its first request; ``key`` lets it ask the parent for shared memory."""
+    """First message to a process; ``key`` lets it ask the parent for shared memory."""
 
     settings: TransformersEngineSettings
     key: bytes

@@ -1,4 +1,4 @@
-"""What an RL run is refused for before any sampling: settings that contradict each other, prompts without room."""
+"""Checks before sampling: conflicting settings and prompts that leave no room in the context."""
 
 from __future__ import annotations
 

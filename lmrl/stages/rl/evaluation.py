@@ -19,7 +19,7 @@ from lmrl.statistics.intervals import Interval, RewardScale, bootstrap_interval,
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found; intervals as in `lmrl eval`, over prompts, each prompt's samples averaged first.
+    """Result of one evaluation; intervals as in `lmrl eval`, over prompts, each prompt's samples averaged first.
 
     ``reward`` is over scored responses, ``scored`` of them; its mean is NaN without any. ``kl`` is log pi - log pi_ref
     summed over the response, in nats per sequence. ``texts`` are prompt and response of the first samples, always of

@@ -40,7 +40,7 @@ Scorer = Callable[[Sequences], Tensor]
 
 @dataclass(frozen=True)
 class Item:
-    """What one loss is about: the rows (chosen and rejected, or one answer), and what it got."""
+    """Unit of one loss: the rows (chosen and rejected, or one answer), and what it got."""
 
     rows: tuple[Row, ...]
     reward: float = 0.0
@@ -209,7 +209,7 @@ READERS: dict[str, Callable[[LearningData, Any], list[Record]]] = {
     "labelled": _labelled,
     "trajectories": _rewarded,
 }
-"""What reads the records of each kind of experience."""
+"""Readers of the records of each kind of experience."""
 
 
 def _row(card: ModelCard, prompt: Prompt, answer: Answer) -> Row:

@@ -77,7 +77,7 @@ class RolloutMaker:
     needs: Needs
     token_budget: int
     mask: MaskPolicy | None = None
-    """What restricts the tokens that the policy may draw."""
+    """Restricts the tokens that the policy may sample."""
     concurrent: ConcurrentReward | None = None
     """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
     proximal: Callable[[Samples], Tensor] | None = None

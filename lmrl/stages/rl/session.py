@@ -1,4 +1,4 @@
-"""What an RL run holds while it goes on: this rank's batches, the rollout's numbers, and its checkpoints."""
+"""State of an RL run: this rank's batches, the rollout's metrics, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Session:
     fingerprint: str
     start_update: int = 0
     offline: OfflineData | None = None
-    """What an optimizer that does not sample learns from."""
+    """Data of an offline method."""
     dtype: torch.dtype = torch.float32
     """Precision of the model in checkpoints."""
 

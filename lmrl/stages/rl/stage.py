@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RLResult:
-    """What a run came to: its folder, the evaluations before and after, and whether it was interrupted."""
+    """Result of a run: its folder, the evaluations before and after, and ``interrupted``."""
 
     folder: Path
     updates: int
