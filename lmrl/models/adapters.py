@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmrl.config.unread import all_but, only_if
-from lmrl.errors import ModelError, SettingsError
+from lmrl.errors import ModelError, SettingsError, nearest
+from lmrl.text.files import ADAPTER_CONFIG
 
 ADAPTER_FOLDER = "adapter"
 """Folder of a checkpoint that holds the adapter, in PEFT's layout."""
+ALL_LINEAR = "all-linear"
 
 
 @dataclass
 class AdapterSettings:
     """Whether all weights learn, or an adapter beside them."""
 
-    method: Literal["none", "lora"] = "none"
-    """none trains every weight; lora trains low-rank matrices beside the frozen ones and needs the extra `adapters`."""
+    method: Literal["none", "lora", "rslora", "dora"] = "none"
+    """none trains every weight; lora trains low-rank matrices beside the frozen ones, rslora scales them by
+    alpha / sqrt(rank), dora also trains the norm of each output's weights. They need the extra `adapters`."""
     rank: int = 16
     """Rank of the matrices."""
     alpha: float = 32.0
@@ -47,7 +50,7 @@ class AdapterSettings:
 
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
-        return only_if(self.method != "none", "method=lora", *all_but(self, "method"))
+        return only_if(self.method != "none", "method=lora, rslora or dora", *all_but(self, "method"))
 
 
 def add_adapter(model: Any, settings: AdapterSettings, new_ids: Sequence[int] = ()) -> Any:
@@ -58,32 +61,49 @@ def add_adapter(model: Any, settings: AdapterSettings, new_ids: Sequence[int] = 
     for a layer that the model does not have.
     """
     peft = import_peft()
-    targets: str | list[str] = list(settings.target_modules)
-    if targets == ["all-linear"]:
-        targets = "all-linear"
+    require_targets(model, settings)
     tokens: dict[str, list[int]] | None = None
     if new_ids:
         tokens = {_name_of(model, model.get_input_embeddings()): list(new_ids)}
         if not model.config.get_text_config().tie_word_embeddings:
             tokens[_name_of(model, model.get_output_embeddings())] = list(new_ids)
-    config = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets,
-        trainable_token_indices=tokens,
-        task_type="CAUSAL_LM",
-    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GPT-2 keeps its matrices transposed, which PEFT finds out and warns of
-            return peft.get_peft_model(model, config)
+            return peft.get_peft_model(model, adapter_config(settings, tokens))
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         raise ModelError(
-            f"no adapter could be put on {settings.target_modules} ({error}); the model's linear layers are "
-            f'{", ".join(names)}; set adapter.target_modules to some of them, or to ["all-linear"].'
+            f"no adapter could be put on {settings.target_modules} ({error}); {_choose_targets(model)}"
         ) from error
+
+
+def adapter_config(settings: AdapterSettings, tokens: dict[str, list[int]] | None = None) -> Any:
+    """Return PEFT's configuration of these settings; ``tokens`` are rows of embeddings that are trained, too."""
+    return import_peft().LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=ALL_LINEAR if settings.target_modules == [ALL_LINEAR] else list(settings.target_modules),
+        use_rslora=settings.method == "rslora",
+        use_dora=settings.method == "dora",
+        trainable_token_indices=tokens,
+        task_type="CAUSAL_LM",
+    )
+
+
+def require_targets(model: Any, settings: AdapterSettings) -> None:
+    """Raise ``ModelError`` for a target module that the model does not have, with the nearest name."""
+    if settings.target_modules == [ALL_LINEAR]:
+        return
+    paths = [name for name, _ in model.named_modules()]
+    for target in settings.target_modules:
+        if not any(path == target or path.endswith(f".{target}") for path in paths):
+            guess = nearest(target, _linear_names(model))
+            hint = f" Did you mean {guess!r}?" if guess else ""
+            raise ModelError(
+                f"adapter.target_modules names {target!r}, which is no module of the model.{hint} "
+                f"{_choose_targets(model)}"
+            )
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -96,14 +116,32 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 def load_adapter(model: Any, folder: Path) -> None:
     """Read back into a ``PeftModel`` what ``save_adapter`` wrote, bit for bit."""
+    read_adapter(model, folder / ADAPTER_FOLDER, "default")
+
+
+def read_adapter(model: Any, folder: Path, name: str) -> None:
+    """Read the weights of the adapter ``name`` of a ``PeftModel`` from ``folder``, bit for bit.
+
+    Raises ``ModelError`` for a folder without adapter and for one of another kind, shape or model.
+    """
     peft = import_peft()
     from peft.utils import load_peft_weights
 
-    if not (folder / ADAPTER_FOLDER / "adapter_config.json").exists():
-        raise ModelError(f"{folder} holds no {ADAPTER_FOLDER}/adapter_config.json; expected a checkpoint with adapter.")
-    result = peft.set_peft_model_state_dict(model, load_peft_weights(str(folder / ADAPTER_FOLDER), device="cpu"))
-    if result.unexpected_keys:
-        raise ModelError(f"the adapter of {folder} does not fit: unexpected {result.unexpected_keys[:3]}")
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(f"{folder} holds no {ADAPTER_CONFIG}; expected a checkpoint with adapter.")
+    state = load_peft_weights(str(folder), device="cpu")
+    own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    needed = {key: tuple(tensor.shape) for key, tensor in own.items()}
+    held = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    wrong = sorted(key for key in needed.keys() | held.keys() if needed.get(key) != held.get(key))
+    if wrong:
+        key = wrong[0]
+        raise ModelError(
+            f"the adapter of {folder} does not fit: {len(wrong)} tensors differ, such as {key} "
+            f"({held.get(key, 'missing')}; expected {needed.get(key, 'none')}). Use the adapter.* settings and the "
+            "base model that it was trained with."
+        )
+    peft.set_peft_model_state_dict(model, state, adapter_name=name)
 
 
 def merged_copy(model: Any) -> Any:
@@ -129,6 +167,15 @@ def _name_of(model: Any, module: Any) -> str:
     """Return a module's last name in its model: ``embed_tokens``, ``wte``, ``lm_head``."""
     path: str = next(name for name, found in model.named_modules() if found is module)
     return path.rsplit(".", 1)[-1]
+
+
+def _choose_targets(model: Any) -> str:
+    names = ", ".join(_linear_names(model))
+    return f'The model\'s linear layers are {names}; set adapter.target_modules to some of them, or to ["all-linear"].'
+
+
+def _linear_names(model: Any) -> list[str]:
+    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
 
 
 def _is_linear(module: Any) -> bool:

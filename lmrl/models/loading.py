@@ -74,6 +74,16 @@ def require_trainable(model: Any, name: str) -> None:
         )
 
 
+def require_trained_trunk(model: Any) -> None:
+    """Raise ``ModelError`` for a frozen model: a value function would share a trunk that no gradient reaches."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"every weight of {type(model).__name__} is frozen, and a critic cannot share a frozen trunk; expected a "
+            "model with an adapter or with weights that are trained. Set adapter.method=lora, or choose an optimizer "
+            "without a value function, such as rloo or reinforce"
+        )
+
+
 def freeze_copy(model: Any) -> Any:
     """Return a frozen copy of a model in evaluation mode: the reference that the policy starts from."""
     reference = copy.deepcopy(model).eval()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from lmrl.models.action_values import (
     require_linear_head,
     restore_head,
 )
+from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.head import head_logprobs
+from lmrl.models.loading import require_trained_trunk
 from lmrl.models.packable import is_packable, packed_states
 from lmrl.models.packing import pack, state_positions
 from lmrl.models.saving import save_model
@@ -93,13 +95,22 @@ class PolicyModel(nn.Module):
 
     ``with_action_values`` adds heads that value every action. The policy is then the language model with ``extraction``
     times their values added to its logits, which ``extracted()`` gives and ``save`` writes as a plain causal LM.
+
+    ``adapter`` is the adapter inside ``model``: it alone is trained, and a separate critic is a second adapter on the
+    same backbone.
     """
 
     def __init__(
-        self, model: Any, with_values: bool = False, separate_critic: bool = False, with_action_values: bool = False
+        self,
+        model: Any,
+        with_values: bool = False,
+        separate_critic: bool = False,
+        with_action_values: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.adapter = adapter
         self.value_head: nn.Linear | None = None
         self.critic: nn.Module | None = None
         if with_values:
@@ -109,6 +120,7 @@ class PolicyModel(nn.Module):
                     "what one would read; choose a model with an LM head, or an optimizer without a value function, "
                     "such as rloo or reinforce"
                 )
+            require_trained_trunk(model)
             # What the LM head reads, which is not hidden_size where a family projects its last hidden state (OPT-350m).
             width = model.get_output_embeddings().weight.shape[1]
             self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
@@ -121,7 +133,11 @@ class PolicyModel(nn.Module):
         if with_action_values:
             head = require_linear_head(model, self._head_is_linear)
             self.action_values = ActionValueHeads(head.in_features, head.out_features, model.device)
-        if with_values and separate_critic:
+        self.has_critic = with_values and separate_critic
+        """True if the value head reads a trunk, or an adapter, of its own."""
+        if self.has_critic and adapter is not None:
+            adapter.add_critic()
+        elif self.has_critic:
             self.critic = copy.deepcopy(model).requires_grad_(False)
             self.critic.base_model.requires_grad_(True)  # its LM head is never used
         self.eval()
@@ -155,7 +171,7 @@ class PolicyModel(nn.Module):
             raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
         states = self._packed(inputs, include_last) if self.packs else self._padded(inputs, include_last)
         head = self._plain_head() if need_logits and temperature and not include_last else None
-        shared = (need_values and self.critic is None) or need_action_values
+        shared = (need_values and not self.has_critic) or need_action_values
         outputs, hidden = StateOutputs(None, None), None
         if need_logits or shared:
             hidden, logits = states(self.model, need_logits and head is None, shared or head is not None)
@@ -169,8 +185,9 @@ class PolicyModel(nn.Module):
             with torch.autocast(hidden.device.type, enabled=False):  # values are compared and subtracted: see below
                 actions = self.action_values(hidden.float(), inputs.actions)
             outputs = replace(outputs, action_values=actions)
-        if need_values and self.critic is not None:
-            hidden, _ = states(self.critic, False, True)
+        if need_values and self.has_critic:
+            with self._critic_model() as critic:
+                hidden, _ = states(critic, False, True)
         if need_values:
             assert self.value_head is not None and hidden is not None
             # Half precision has three digits: too few for the differences of values that advantages are made of.
@@ -213,29 +230,51 @@ class PolicyModel(nn.Module):
         head = list(self.value_head.parameters()) if self.value_head is not None else []
         if self.action_values is not None:
             head += list(self.action_values.heads.parameters())
+        if self.adapter is not None:
+            return head, self.adapter.parameters(CRITIC_ADAPTER)
         trunk = list(self.critic.base_model.parameters()) if self.critic is not None else []  # type: ignore[union-attr]
         return head, trunk
 
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """Return the trained parameters of the language model: all of them, or those of its adapter."""
+        if self.adapter is not None:
+            return self.adapter.parameters()
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     @contextmanager
     def extracted(self) -> Iterator[Any]:
-        """Give the language model as it is sampled and saved: action values, if there are any, are in its logits."""
-        if self.action_values is None:
-            yield self.model
+        """Give the language model as it is sampled and saved: action values and an adapter are in its weights."""
+        with nullcontext(self.model) if self.adapter is None else self.adapter.plain() as model:
+            if self.action_values is None:
+                yield model
+                return
+            merged = self.action_values.merged(model.get_output_embeddings(), self.extraction)
+            with replaced_head(model, merged):
+                yield model
+
+    @contextmanager
+    def _critic_model(self) -> Iterator[Any]:
+        """Give the model whose hidden states a separate critic reads."""
+        if self.adapter is None:
+            yield self.critic
             return
-        merged = self.action_values.merged(self.model.get_output_embeddings(), self.extraction)
-        with replaced_head(self.model, merged) as model:
-            yield model
+        with self.adapter.critic():
+            yield self.model
 
     def save(self, folder: Path, tokenizer_from: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model, its tokenizer and the heads in the transformers layout (safetensors).
 
         ``dtype`` is the model's precision; see ``lmrl.models.saving``. With action values the model is written as
-        ``extracted()``; the head that is trained goes beside it.
+        ``extracted()``; the head that is trained goes beside it. With an adapter the folder is PEFT's, without the
+        backbone.
         """
         from safetensors.torch import save_file
 
-        with self.extracted() as model:
-            save_model(model, folder, dtype)
+        if self.adapter is not None:
+            self.adapter.save(folder)
+        else:
+            with self.extracted() as model:
+                save_model(model, folder, dtype)
         if self.action_values is not None:
             state = self.action_values.state_dict() | head_state(self.model)
             save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / ACTION_VALUES_FILE)
@@ -258,6 +297,8 @@ class PolicyModel(nn.Module):
             state = load_file(folder / ACTION_VALUES_FILE)
             restore_head(self.model, {key: value for key, value in state.items() if key.startswith(PREFIX)})
             self.action_values.load_state_dict({k: v for k, v in state.items() if not k.startswith(PREFIX)})
+        if self.has_critic and self.adapter is not None and not self.adapter.load_critic(folder):
+            return False
         trunk = self._critic_trunk()
         files = [folder / VALUE_HEAD_FILE] + [folder / CRITIC_FILE] * (trunk is not None)
         if self.value_head is None or not all(file.exists() for file in files):

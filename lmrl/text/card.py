@@ -39,6 +39,7 @@ PLAIN_TOKENIZER_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 CHANGING_SETTINGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "add_prefix_space")
 """Settings by which transformers changes what ``tokenizer.json`` says."""
 
+GENERATION_CONFIG = "generation_config.json"
 VOCABULARIES = ("*.model", "tokenizer.json", "vocab*", "*.tiktoken", "tekken.json")
 """Files that hold a tokenizer's vocabulary, as patterns."""
 
@@ -85,7 +86,9 @@ def read_card(
 ) -> ModelCard:
     """Return the card of a checkpoint of any kind; ``needs_end``: raise ``ModelError`` if it names no EOS id."""
     name = files.name
-    generation = read_json(files.folder / "generation_config.json", required=False)
+    generation = read_json(files.folder / GENERATION_CONFIG, required=False)
+    if files.adapter is not None:
+        generation |= read_json(files.adapter / GENERATION_CONFIG, required=False)
     codec = load_codec(files.tokenizer, trust_remote_code)
     text = text_settings(files, config, trust_remote_code)
     nested = config.get("text_config")

@@ -15,6 +15,7 @@ from lmrl.text.chat_setup import add_token_rows
 peft = pytest.importorskip("peft")
 IDS = torch.tensor([[3, 5, 7, 9, 4]])
 LORA = AdapterSettings(method="lora", rank=4)
+METHODS = [AdapterSettings(method=method, rank=4) for method in ("lora", "rslora", "dora")]
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -47,12 +48,13 @@ def test_only_the_adapter_learns_and_starts_without_effect(folder):
         torch.testing.assert_close(adapted(IDS).logits, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("settings", METHODS, ids=lambda settings: settings.method)
 @pytest.mark.parametrize("new_ids", [(), (15, 16)])
-def test_merged_weights_and_plain_peft_give_the_adapters_logits(folder, tmp_path, new_ids):
+def test_merged_weights_and_plain_peft_give_the_adapters_logits(folder, tmp_path, new_ids, settings):
     ids = torch.tensor([[3, *new_ids, 7, 4]])
     base = load(folder).model
     add_token_rows(base, new_ids)
-    adapted = add_adapter(base, LORA, new_ids).eval()
+    adapted = add_adapter(base, settings, new_ids).eval()
     disturb(adapted)
     expected = adapted(ids).logits
     before = {name: one.clone() for name, one in adapted.state_dict().items()}
@@ -73,7 +75,7 @@ def test_merged_weights_and_plain_peft_give_the_adapters_logits(folder, tmp_path
 
     again = load(folder).model
     add_token_rows(again, new_ids)
-    resumed = add_adapter(again, LORA, new_ids)
+    resumed = add_adapter(again, settings, new_ids)
     load_adapter(resumed, tmp_path)
     assert all(torch.equal(resumed.state_dict()[name], one) for name, one in before.items()), "bit for bit"
 
@@ -94,8 +96,11 @@ def test_new_tokens_start_as_the_mean_of_the_old_ones(folder):
 
 
 def test_what_does_not_fit(folder, tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match=r"linear layers are .*; set adapter.target_modules"):
+    with pytest.raises(ModelError, match=r"names 'nothing', .*linear layers are .*; set adapter.target_modules"):
         add_adapter(load(folder).model, AdapterSettings(method="lora", target_modules=["nothing"]))
+    name = "down_proj" if "llama" in type(load(folder).model).__name__.lower() else "c_proj"
+    with pytest.raises(ModelError, match=f"Did you mean '{name}'"):  # PEFT takes one name of several that is wrong
+        add_adapter(load(folder).model, AdapterSettings(method="lora", target_modules=[name, name.replace("_", "")]))
     with pytest.raises(ModelError, match=r"adapter_config\.json"):
         load_adapter(add_adapter(load(folder).model, LORA), tmp_path)
     usual = builtins.__import__

@@ -157,7 +157,7 @@ def prepare(
 
     torch.manual_seed(derive_seed(config.run.seed, "adapter"))
     adapted = None
-    if config.adapter.method == "lora":
+    if config.adapter.method != "none":
         adapted = add_adapter(model.model, config.adapter, setup.new_ids)
     packed, packing_note = _packing(config, model.model, accelerator)
     order = PromptOrder(len(encoded.rows), config.train.examples_per_step, derive_seed(config.run.seed, "examples"))

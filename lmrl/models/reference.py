@@ -1,0 +1,53 @@
+"""The reference model of the KL penalty: a frozen copy, or the policy's backbone with its adapter switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+from lmrl.models.loading import freeze_copy
+from lmrl.models.policy import PolicyModel
+
+
+class Reference(Protocol):
+    """Reference model, given for the time of a scoring pass."""
+
+    def module(self) -> Any:
+        """Return a context that gives a module to pass to ``lmrl.models.scoring.score_logprobs``."""
+        ...
+
+
+class FrozenReference:
+    """A frozen copy of ``model``."""
+
+    def __init__(self, model: Any) -> None:
+        self.policy = PolicyModel(freeze_copy(model))
+
+    @contextmanager
+    def module(self) -> Iterator[nn.Module]:
+        """Give the copy."""
+        yield self.policy
+
+
+class AdapterOff:
+    """The policy's own backbone: it needs no memory, and is the initial policy bit for bit."""
+
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy = policy
+
+    @contextmanager
+    def module(self) -> Iterator[nn.Module]:
+        """Give the policy with its adapter switched off."""
+        assert self.policy.adapter is not None
+        with self.policy.adapter.off():
+            yield self.policy
+
+
+def make_reference(policy: PolicyModel, other: Any = None) -> Reference:
+    """Return the reference of a policy that has not been trained yet, or a frozen copy of ``other``, a named model."""
+    if other is None and policy.adapter is not None:
+        return AdapterOff(policy)
+    return FrozenReference(policy.model if other is None else other)
