@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
+import importlib.machinery as machinery
+import os
 import sys
-from collections.abc import Sequence
 from types import ModuleType
 
 HOMES: dict[str, str] = {
@@ -88,19 +87,35 @@ def moved_hint(error: BaseException) -> str:
     return f"{error.name} is {MOVED[error.name]} now; {ADVICE}" if error.name in MOVED else ""
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder(machinery.FileFinder):
     """Raises for modules that have moved, also where a folder of compiled files is left of one."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> machinery.ModuleSpec | None:
         if fullname in MOVED:
             message = f"No module named {fullname!r}: {fullname} is {MOVED[fullname]} now; {ADVICE}"
             raise ModuleNotFoundError(message, name=fullname)
-        return None
+        return super().find_spec(fullname, target)
 
 
 def explain_moved_modules() -> None:
-    """Give every import of a moved module, in plugins and in programs, an error that names the new place."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Give every import of a moved module, in plugins and in programs, an error that names the new place.
+
+    A path hook for the folders of this package alone: no other import passes through it.
+    """
+    if not any(getattr(hook, "__name__", "") == _find_in_package.__name__ for hook in sys.path_hooks):
+        sys.path_hooks.insert(0, _find_in_package)
+        sys.path_importer_cache.pop(PACKAGE, None)
+
+
+PACKAGE = os.path.dirname(__file__)
+
+
+def _find_in_package(folder: str) -> _Finder:
+    if folder != PACKAGE and not folder.startswith(PACKAGE + os.sep):
+        raise ImportError(f"{folder} is not a folder of {PACKAGE}")
+    return _Finder(
+        folder,
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+    )

@@ -66,7 +66,7 @@ def _judged(
     """Sample an answer to the prompt of each place; return prompts, answers and what the reward says of them."""
     from lmrl.engines.opening import open_engine
     from lmrl.engines.texts import sample_texts, sampling_spec
-    from lmrl.rewards.offered import sampled_columns
+    from lmrl.rewards.binding import sampled_columns
     from lmrl.stages.rl.checks import encode_prompts, in_turns
     from lmrl.stages.rl.setup import configured_reward
 

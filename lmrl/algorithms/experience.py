@@ -48,12 +48,6 @@ class Experience(Protocol):
     def __len__(self) -> int: ...
 
 
-def loss_mask(experience: Any) -> Tensor:
-    """Return the mask of what enters the loss and its counts, (B, T): ``loss_mask``, or ``action_mask`` without one."""
-    mask: Tensor = experience.loss_mask if hasattr(experience, "loss_mask") else experience.action_mask
-    return mask
-
-
 @dataclass(frozen=True)
 class Responses:
     """Answers that a policy can be asked about: ``policy.evaluate(responses)``.

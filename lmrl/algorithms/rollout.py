@@ -288,3 +288,9 @@ class Batch(_Renamed):
     def select(self, rows: Tensor) -> Batch:
         """Return the rows with these indices."""
         return select_record(self, rows)
+
+
+def loss_mask(experience: Any) -> Tensor:
+    """Return the mask of what enters the loss and its counts, (B, T): ``loss_mask``, or ``action_mask`` without one."""
+    mask: Tensor = experience.loss_mask if hasattr(experience, "loss_mask") else experience.action_mask
+    return mask

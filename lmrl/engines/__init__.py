@@ -2,16 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from lmrl.engines.finish import FinishReason, finish_codes, finish_flags
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.spec import FinishReason, SamplingSpec, finish_codes, finish_flags
 from lmrl.lazy import lazy_names
 from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
     from lmrl.engines.batch import generate_all, sample_batch
     from lmrl.engines.opening import open_engine
-    from lmrl.engines.protocol import Capabilities, Engine, Request, RequestSource, Response, WeightSource
-    from lmrl.engines.requests import RequestQueue
+    from lmrl.engines.protocol import Capabilities, Engine, Request, RequestQueue, RequestSource, Response, WeightSource
     from lmrl.engines.weights import LiveWeights
 
 __all__ = [
@@ -39,8 +37,9 @@ __getattr__, __dir__ = lazy_names(
     {
         "lmrl.engines.batch": ("generate_all", "sample_batch"),
         "lmrl.engines.opening": ("open_engine",),
-        "lmrl.engines.protocol": ("Capabilities", "Engine", "Request", "RequestSource", "Response", "WeightSource"),
-        "lmrl.engines.requests": ("RequestQueue",),
+        "lmrl.engines.protocol": (
+            *("Capabilities", "Engine", "Request", "RequestQueue", "RequestSource", "Response", "WeightSource"),
+        ),
         "lmrl.engines.weights": ("LiveWeights",),
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,12 @@ import torch
 
 from lmrl.algorithms.rollout import Samples
 from lmrl.algorithms.sequences import Sequences
-from lmrl.engines.finish import FinishReason, finish_flags
-from lmrl.engines.protocol import Engine, Request, Response
-from lmrl.engines.requests import RequestQueue
-from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.uniforms import response_seeds
+from lmrl.engines.protocol import Engine, Request, RequestQueue, Response
+from lmrl.engines.spec import FinishReason, SamplingSpec, finish_flags
 from lmrl.engines.weights import LiveWeights
-from lmrl.errors import EngineError, PromptError
-from lmrl.text.card import TextCodec
+from lmrl.errors import EngineError, PromptError, VocabularyError
+from lmrl.seeds import response_seeds
+from lmrl.text.card import ModelCard, TextCodec
 
 
 def requests_of(
@@ -81,6 +79,16 @@ def _check(engine: Engine, response: Response, asked: set[int]) -> None:
         raise EngineError(
             f"{type(engine).__name__}: the response to request {number} {problem}; expected one log-probability and "
             "one version per token, and why the response ended"
+        )
+
+
+def require_sampled_ids(rows: Iterable[Sequence[int]], card: ModelCard) -> None:
+    """Raise ``VocabularyError`` if an inference engine returns a token id that the model does not have."""
+    highest = max((max(ids, default=0) for ids in rows), default=0)
+    if highest >= card.vocab_size:
+        raise VocabularyError(
+            f"the inference engine returned the token id {highest}, and {card.path} has {card.vocab_size} ids; the "
+            "engine serves a model with another vocabulary. Let it serve this model."
         )
 
 

@@ -1,14 +1,17 @@
-"""Sampling specification: one object that the sampler and the scorer both take.
+"""Sampling specification: the distribution that tokens are drawn from, and how a response ends.
 
 The log-probability that a sampler records is that of the distribution it drew from, so whoever rescores a token must
 apply the same temperature and the same restriction of the support. Both call ``SamplingSpec.log_distribution``.
+``finish_codes`` is written once for the environment (numpy, token by token) and the engine (torch, batched): it uses
+only ``|``, ``&``, ``~`` and comparisons, which numpy arrays and torch tensors share. Importing this needs no torch.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmrl.errors import SettingsError
 
@@ -16,6 +19,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnLength = Literal["terminate", "truncate"]
+
+
+class FinishReason(IntEnum):
+    """Why a response ended; ``NONE`` while it goes on."""
+
+    NONE = 0
+    EOS = 1
+    STOP = 2
+    LENGTH = 3
+    CONTEXT = 4
+
+    @property
+    def label(self) -> str:
+        """The lower-case name that ``info["finish_reason"]`` carries."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,72 @@ class SamplingSpec:
         Shapes: logits and result (..., V). The order is that of transformers: forbidden tokens, temperature, top-k,
         top-p, min-p, then renormalisation. Computed in float32. Temperature 0 puts all mass on the first maximum.
         """
-        from lmrl.engines.distribution import log_distribution
+        import torch
 
-        return log_distribution(self, logits)
+        logits = logits.float()
+        if self.forbidden_ids:
+            forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
+            logits = logits.index_fill(-1, forbidden, -math.inf)
+        if self.temperature == 0:
+            greedy = torch.full_like(logits, -math.inf)
+            return greedy.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k > 0:
+            kth = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < kth, -math.inf)
+        if self.top_p < 1:
+            logits = _keep_nucleus(logits, self.top_p)
+        if self.min_p > 0:
+            logprobs = logits.log_softmax(-1)
+            floor = logprobs.amax(-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill(logprobs < floor, -math.inf)
+        return logits.log_softmax(-1)
+
+
+def _keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020)."""
+    import torch
+
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, dims=-1)
+    before[..., 0] = 0  # the most likely token always stays
+    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return logits.masked_fill(dropped, -math.inf)
+
+
+def finish_codes(
+    is_eos: Any, hit_stop: Any, new_tokens: Any, prompt_lengths: Any, max_new_tokens: Any, context_length: Any | None
+) -> Any:
+    """Return the ``FinishReason`` code of every row after its newest token.
+
+    ``is_eos`` and ``hit_stop`` are bool (B,); ``new_tokens`` counts the sampled tokens including the newest,
+    ``prompt_lengths`` the prompt's. All are numpy arrays or all torch tensors of integers; the two limits may be
+    numbers. An EOS on the last allowed step is an EOS, a stop string comes next, then the token limit, then the full
+    context.
+    """
+    at_length = new_tokens >= max_new_tokens
+    at_context = (new_tokens + prompt_lengths) >= (context_length if context_length is not None else 2**62)
+    open_after_eos = ~is_eos
+    open_after_stop = open_after_eos & ~hit_stop
+    open_after_length = open_after_stop & ~at_length
+    return (
+        is_eos * int(FinishReason.EOS)
+        + (open_after_eos & hit_stop) * int(FinishReason.STOP)
+        + (open_after_stop & at_length) * int(FinishReason.LENGTH)
+        + (open_after_length & at_context) * int(FinishReason.CONTEXT)
+    )
+
+
+def finish_flags(codes: Any, on_length: Literal["terminate", "truncate"]) -> tuple[Any, Any]:
+    """Return ``(terminated, truncated)``, bool (B,), of finish codes.
+
+    EOS and stop strings terminate. The token limit and the full context terminate too by default, because value-based
+    learners bootstrap whenever ``truncated`` is set and would count the score twice; ``on_length="truncate"`` makes
+    them truncations, whose score is withheld.
+    """
+    ended_itself = (codes == int(FinishReason.EOS)) | (codes == int(FinishReason.STOP))
+    cut_off = (codes == int(FinishReason.LENGTH)) | (codes == int(FinishReason.CONTEXT))
+    if on_length == "terminate":
+        return ended_itself | cut_off, cut_off & ended_itself
+    return ended_itself, cut_off

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmrl.engines.batch import generate_all, requests_of
-from lmrl.engines.finish import FinishReason
+from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids
 from lmrl.engines.protocol import Engine
 from lmrl.engines.settings import SamplingSettings
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.spec import FinishReason, SamplingSpec
 from lmrl.engines.weights import LiveWeights
 from lmrl.errors import SettingsError
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.text.turns import with_turn_end
-from lmrl.text.vocabulary import require_sampled_ids
 
 if TYPE_CHECKING:
     from lmrl.models.loading import LanguageModel

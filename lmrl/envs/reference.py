@@ -1,7 +1,7 @@
 """The frozen reference of an environment: which model it is, and its log-probabilities of the chosen actions.
 
 torch is imported when the reference is first asked. Leaves out the trainer's teacher-forced scoring, which is
-``lmrl.models.scoring``.
+``lmrl.models.text_policy``.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.algorithms.kl import shaping_term
-from lmrl.engines.finish import FinishReason, finish_codes, finish_flags
+from lmrl.engines.spec import FinishReason, finish_codes, finish_flags
 from lmrl.envs.prompts import Prompt
 from lmrl.envs.reference import Reference
 from lmrl.envs.task import Task
 from lmrl.errors import ResetNeeded, RewardError
 from lmrl.rewards import RewardResult
-from lmrl.rewards.offered import sampled_columns
+from lmrl.rewards.binding import sampled_columns
 from lmrl.text.card import contains_stop, response_texts
 
 Ids = NDArray[np.int64]

@@ -200,7 +200,7 @@ def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[
     """Return log p(response | prompt) of each row of ids, in nats."""
     from lmrl.algorithms import Sequences
     from lmrl.engines.spec import SamplingSpec
-    from lmrl.models.scoring import score_logprobs
+    from lmrl.models.text_policy import score_logprobs
 
     inputs = Sequences.of_pairs(rows, policy.model.device)
     return [float(row) for row in score_logprobs(policy, inputs, SamplingSpec(), BUDGET).sum(1)]

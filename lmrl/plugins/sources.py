@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from lmrl.errors import PluginError, SettingsError
-from lmrl.plugins.files import import_file
 from lmrl.plugins.hookspecs import PROJECT
 
 DISABLE_VARIABLE = "LMRL_DISABLE_PLUGINS"
@@ -82,4 +81,6 @@ def load_file(file: str | Path) -> ModuleType:
         raise PluginError(f"the plugin file {file} {what}; expected a Python file with lmrl hooks")
     if path.suffix != ".py":
         raise PluginError(f"the plugin file {file} does not end in .py; expected a Python file with lmrl hooks")
+    from lmrl.plugins.files import import_file  # late: every import of a process that has it passes its finder
+
     return import_file(path)

@@ -3,9 +3,9 @@
 Importing this package needs neither torch nor transformers.
 """
 
+from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.builtin import builtin_specs
 from lmrl.rewards.function import RewardFunction, RewardResult
-from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.resolve import Reward, resolve
 from lmrl.rewards.rows import per_row
 

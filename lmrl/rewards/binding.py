@@ -13,16 +13,21 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lmrl.engines.spec import FinishReason
 from lmrl.errors import RewardError, SettingsError, nearest
 from lmrl.rewards.signatures import PLACES, signature_of
+from lmrl.text.responses import continuations
+
+if TYPE_CHECKING:
+    from lmrl.text.card import TextCodec
 
 PROMPTS = ("prompts", "prompt")
 RESPONSES = ("responses", "completions", "response", "completion")
 ROLES = {**dict.fromkeys(PROMPTS, "prompts"), **dict.fromkeys(RESPONSES, "responses")}
 OFFERED = ("response_ids", "completion_ids", "prompt_ids", "finish_reasons", "raw_responses")
-"""Columns about the sampling, computed where a reward names them; see ``lmrl.rewards.offered``."""
+"""Columns about the sampling, which ``sampled_columns`` computes where a reward names them."""
 TRL_OBJECTS = {
     "trainer_state": "no trainer state is passed to rewards",
     "log_extra": "return a mapping with the key 'score' to log further columns",
@@ -253,3 +258,30 @@ def _binding(
         tuple(rest) if passes_rest else (),
         tuple(one.name for one in by_position),
     )
+
+
+def sampled_columns(
+    reward: Any,
+    codec: TextCodec,
+    prompt_ids: Sequence[Sequence[int]],
+    response_ids: Sequence[Sequence[int]],
+    finish: Sequence[int],
+) -> dict[str, list[Any]]:
+    """Return the columns that ``reward`` names, one value per response.
+
+    ``response_ids`` and ``completion_ids`` are the sampled ids, the end token included; ``prompt_ids`` those of the
+    prompt. ``finish_reasons`` (given as ``FinishReason`` codes) are eos, stop, length or context. ``raw_responses`` are
+    the responses with special tokens and without a cut at a stop string.
+    """
+    asks: frozenset[str] = getattr(reward, "asks", frozenset())
+    found: dict[str, list[Any]] = {}
+    for name in ("response_ids", "completion_ids"):
+        if name in asks:
+            found[name] = [list(row) for row in response_ids]
+    if "prompt_ids" in asks:
+        found["prompt_ids"] = [list(row) for row in prompt_ids]
+    if "finish_reasons" in asks:
+        found["finish_reasons"] = [FinishReason(int(code)).label for code in finish]
+    if "raw_responses" in asks:
+        found["raw_responses"] = continuations(codec, prompt_ids, response_ids, special=True)
+    return found

@@ -1,45 +1,24 @@
-"""Running the calls of several rewards together, asynchronous ones at the same time."""
+"""Results of asynchronous rewards, which are awaited at the same time."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 _background_loops: dict[int, asyncio.AbstractEventLoop] = {}
 """One event loop per process (by process id, because a fork copies the table but not the thread that runs it)."""
 
 
-def run_together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Make all calls and return, in order, each one's result or the exception it raised.
+def awaited(awaitables: list[Awaitable[Any]]) -> list[Any]:
+    """Return, in order, each awaitable's result or the exception it raised; all are awaited at the same time.
 
-    A call that returns an awaitable is awaited together with the others, on an event loop of our own in a thread of
-    its own: this works in scripts and where a loop already runs (notebooks), and a client that an asynchronous reward
-    keeps open sees the same loop each time. Only ``Exception`` is caught.
+    They run on an event loop of our own in a thread of its own: this works in scripts and where a loop already runs
+    (notebooks), and a client that an asynchronous reward keeps open sees the same loop each time.
     """
-    results: list[Any] = []
-    waiting: dict[int, Awaitable[Any]] = {}
-    try:
-        for index, call in enumerate(calls):
-            try:
-                result = call()
-            except Exception as error:
-                result = error
-            if inspect.isawaitable(result):
-                waiting[index] = result
-            results.append(result)
-    except BaseException:  # Ctrl-C: leave no coroutine behind that was never awaited
-        for awaitable in waiting.values():
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-        raise
-    if waiting:
-        for index, result in zip(waiting, _wait(_gather(list(waiting.values()))), strict=True):
-            results[index] = result
-    return results
+    return _wait(_gather(awaitables))
 
 
 async def _gather(awaitables: list[Awaitable[Any]]) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from lmrl.errors import RewardError, nearest
 from lmrl.plugins.specs import Concurrency
 from lmrl.rewards.binding import Binding, bind
-from lmrl.rewards.calling import run_together
+from lmrl.rewards.calling import awaited
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -190,6 +191,33 @@ class RewardFunction:
 
     def __repr__(self) -> str:
         return f"RewardFunction({self.name!r})"
+
+
+def run_together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Make all calls and return, in order, each one's result or the exception it raised.
+
+    A call that returns an awaitable is awaited together with the others. Only ``Exception`` is caught.
+    """
+    results: list[Any] = []
+    waiting: dict[int, Awaitable[Any]] = {}
+    try:
+        for index, call in enumerate(calls):
+            try:
+                result = call()
+            except Exception as error:
+                result = error
+            if inspect.isawaitable(result):
+                waiting[index] = result
+            results.append(result)
+    except BaseException:  # Ctrl-C: leave no coroutine behind that was never awaited
+        for awaitable in waiting.values():
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+        raise
+    if waiting:
+        for index, result in zip(waiting, awaited(list(waiting.values())), strict=True):
+            results[index] = result
+    return results
 
 
 def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lmrl.errors import VocabularyError
@@ -71,16 +71,6 @@ def same_tokens(reference: ModelCard, card: ModelCard, ids: Iterable[int]) -> bo
     """Return True if these token ids mean the same to both models, and the reference has rows for all of them."""
     ours, theirs = ({i: token for token, i in one.codec.vocabulary().items()} for one in (card, reference))
     return all(i < reference.vocab_size and ours.get(i) == theirs.get(i) for i in ids)
-
-
-def require_sampled_ids(rows: Iterable[Sequence[int]], card: ModelCard) -> None:
-    """Raise ``VocabularyError`` if an inference engine returns a token id that the model does not have."""
-    highest = max((max(ids, default=0) for ids in rows), default=0)
-    if highest >= card.vocab_size:
-        raise VocabularyError(
-            f"the inference engine returned the token id {highest}, and {card.path} has {card.vocab_size} ids; the "
-            "engine serves a model with another vocabulary. Let it serve this model."
-        )
 
 
 def adapted_rows(files: CheckpointFiles, rows: int) -> int:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.errors import ModelError
-from lmrl.models.scoring import reference_spec
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, reference_spec
 
 INEXACT = 0.1
 TOLERANCE = {"no": 1e-3, "bf16": INEXACT, "fp16": INEXACT}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lmrl.algorithms.experience import loss_mask
 from lmrl.algorithms.ops import aggregate_losses
 from lmrl.algorithms.optimizer import Policy
+from lmrl.algorithms.rollout import loss_mask
 from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import graph_allowance, saved_bytes
 from lmrl.training.update_settings import TrainSettings

@@ -9,7 +9,6 @@ from typing import Any
 
 from lmrl.errors import ResumeError
 from lmrl.plugins import PluginManager
-from lmrl.plugins.files import digest_of, neighbours_of
 
 logger = logging.getLogger(__name__)
 KEY = "plugin_files"
@@ -19,6 +18,10 @@ KEY = "plugin_files"
 def described_files(plugins: PluginManager) -> list[dict[str, Any]]:
     """Return path and SHA-256 of each plugin file in use, with those of the neighbours that it imported."""
     files = [file for file in plugins.files if file.is_file()]
+    if not files:
+        return []
+    from lmrl.plugins.files import digest_of, neighbours_of  # late: see ``lmrl.plugins.sources.load_file``
+
     others = {str(file.resolve()) for file in files}
     return [
         {

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.experience import Experience, loss_mask
+from lmrl.algorithms.experience import Experience
 from lmrl.algorithms.kl import KLSettings, kl_losses
 from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, Batch, Rollout
+from lmrl.algorithms.rollout import Advantages, Batch, Rollout, loss_mask
 from lmrl.algorithms.rows import split_by_length
 from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import microbatch_budget

@@ -153,7 +153,7 @@ def _behaviour_of_now(learner, rollout):
     """The rollout as if the moved policy had sampled it: every ratio is 1, as the padded update takes it."""
     from dataclasses import replace
 
-    from lmrl.models.scoring import score_logprobs
+    from lmrl.models.text_policy import score_logprobs
 
     maker = learner.session.maker
     now = score_logprobs(maker.policy, rollout.inputs, maker.spec, 2048)

@@ -12,7 +12,7 @@ from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
-from lmrl.models.scoring import score_logprobs, score_values
+from lmrl.models.text_policy import score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl

@@ -11,7 +11,7 @@ from lmrl.algorithms.rollout import Advantages
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, scoring
-from lmrl.models.scoring import reference_spec
+from lmrl.models.text_policy import reference_spec
 from lmrl.training import update as updates
 
 

@@ -11,8 +11,7 @@ from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSett
 from lmrl.errors import ResumeError
 from lmrl.models import PolicyModel, load
 from lmrl.models.masked import MaskPolicy, RestrictedModel
-from lmrl.models.scoring import score_logprobs
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs
 from lmrl.testing import write_tiny_model
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [6, 6], [4]]

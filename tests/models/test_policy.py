@@ -14,8 +14,7 @@ from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.packing import state_positions
-from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
 
 

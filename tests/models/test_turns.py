@@ -7,8 +7,7 @@ from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, load
-from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
 
 TRAJECTORIES = [

@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from lmrl.config import build
+from lmrl.engines.batch import require_sampled_ids
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.settings import SamplingSettings
 from lmrl.engines.texts import sample_texts, sampling_spec
@@ -19,7 +20,7 @@ from lmrl.stages.rl import RLConfig, rl
 from lmrl.testing import write_tiny_model
 from lmrl.testing.toys import WORDS
 from lmrl.text.card import load_card
-from lmrl.text.vocabulary import require_same_vocabulary, require_sampled_ids
+from lmrl.text.vocabulary import require_same_vocabulary
 
 
 def other_ids(folder):

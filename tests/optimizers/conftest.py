@@ -12,8 +12,7 @@ from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, freeze_copy, load
-from lmrl.models.scoring import score_logprobs
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl

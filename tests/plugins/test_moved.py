@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import re
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -69,6 +70,11 @@ def test_a_program_gets_the_advice_without_the_plugin_manager():
     with pytest.raises(ModuleNotFoundError, match=r"lmrl\.stages\.rl_config is lmrl\.stages\.rl now; docs/migration"):
         importlib.import_module("lmrl.stages.rl_config")
     assert find_spec("lmrl.stages.no_such_stage") is None
+
+
+def test_imports_of_other_packages_do_not_pass_through_the_advice():
+    assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("lmrl.moved")]
+    assert [hook for hook in sys.path_hooks if getattr(hook, "__module__", "") == "lmrl.moved"]
 
 
 def test_an_installed_plugin_of_version_01_is_named_where_its_name_is_unknown(make_fake):

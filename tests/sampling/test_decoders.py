@@ -9,7 +9,7 @@ from lmrl.engines import SamplingSpec, sample_batch
 from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.engines.local.llama_decoder import supports
 from lmrl.models import PolicyModel
-from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import score_logprobs
 
 IDS = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
 SIZES = {"vocab_size": 131, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}

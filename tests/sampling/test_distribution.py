@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lmrl.engines import FinishReason, SamplingSpec, finish_codes, finish_flags
-from lmrl.engines.distribution import draw, draw_from_logits
+from lmrl.engines.local.places import draw, draw_from_logits
 from lmrl.errors import SettingsError
 
 

@@ -26,11 +26,11 @@ from lmrl.engines.local.llama_decoder import LlamaDecoder
 from lmrl.engines.local.places import Specs
 from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.uniforms import token_uniforms
 from lmrl.errors import EngineError, PluginError, RenamedError, SettingsError
 from lmrl.models import load
 from lmrl.models.masked import MaskPolicy
 from lmrl.plugins.specs import EngineSpec
+from lmrl.seeds import token_uniforms
 from lmrl.testing import write_tiny_model
 from lmrl_best_of_n import BestOfN, BestOfNSettings
 

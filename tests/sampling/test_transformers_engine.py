@@ -7,13 +7,13 @@ import torch
 
 from lmrl.engines import FinishReason, SamplingSpec, sample_batch
 from lmrl.engines.batch import requests_of
-from lmrl.engines.distribution import draw
 from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.engines.local.llama_decoder import supports
-from lmrl.engines.uniforms import token_uniforms
+from lmrl.engines.local.places import draw
 from lmrl.errors import NonFiniteError, PromptError, SettingsError
 from lmrl.models import PolicyModel, load
-from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import score_logprobs
+from lmrl.seeds import token_uniforms
 from lmrl.testing import write_tiny_model
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5]]

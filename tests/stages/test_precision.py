@@ -13,8 +13,7 @@ from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models import PolicyModel, load
-from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.models.text_policy import TextEvaluation, TextPolicy
+from lmrl.models.text_policy import TextEvaluation, TextPolicy, score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import score_logprobs
 from lmrl.plugins import PluginManager
 from lmrl.testing.thread_ranks import run_ranks
 

@@ -12,8 +12,7 @@ from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import LiveWeights, Request, RequestQueue, SamplingSpec, derive_seed
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, freeze_copy, load
-from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 

@@ -17,8 +17,7 @@ from lmrl.engines import sample_batch
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel
-from lmrl.models.scoring import score_logprobs, score_values
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.testing import (

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lmrl.algorithms.padding import pad_rows
-from lmrl.algorithms.rows import split_by_length
-from lmrl.engines.local.cache import WindowBuffer
-from lmrl.engines.local.prompt_groups import PrefilledPrompt, PromptGroups
+from lmrl.algorithms.rows import pad_rows, split_by_length
+from lmrl.engines.local.cache import PrefilledPrompt, PromptGroups, WindowBuffer
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROTATIONS = ("default", "linear", "llama3", "yarn")

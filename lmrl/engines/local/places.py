@@ -1,4 +1,4 @@
-"""State of the local engine: requests that wait, and requests that are decoded side by side."""
+"""State of the local engine: requests that wait, requests that are decoded side by side, and drawing their tokens."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.rows import lengths_to_mask, select_record
-from lmrl.engines.distribution import draw_from_logits
-from lmrl.engines.finish import FinishReason, finish_codes
 from lmrl.engines.protocol import Request, Response
-from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.uniforms import token_uniforms
+from lmrl.engines.spec import FinishReason, SamplingSpec, finish_codes
 from lmrl.errors import NonFiniteError
+from lmrl.seeds import token_uniforms
 from lmrl.text.card import TextCodec, contains_stop
 
 NO_LIMIT = 2**62
+BLOCK = 64
+"""Tokens whose probabilities are first summed when drawing: about the root of a vocabulary."""
 
 
 class Waiting:
@@ -209,3 +209,52 @@ class Places:
             for place, ids, length in zip(going, self.ids[places].tolist(), self.lengths[places].tolist(), strict=True)
         ]
         self.stopped[places] = torch.tensor(found, dtype=torch.bool, device=self.ids.device)
+
+
+def draw_from_logits(spec: SamplingSpec, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token per row under ``spec`` and return (ids, log-probabilities), (B,) each.
+
+    ``logits`` (B, V), ``uniforms`` (B,) float64 in [0, 1). The result is that of ``spec.log_distribution`` and
+    ``draw``. Where the spec leaves the support as it is, no normalised (B, V) distribution is made: one pass of
+    exponentials, whose sums over blocks of tokens say in which block the draw lies, and a cumulative sum over that
+    block alone.
+    """
+    if spec.filters_support or spec.forbidden_ids or spec.temperature == 0:
+        logprobs = spec.log_distribution(logits)
+        ids = draw(logprobs, uniforms)
+        return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
+    logits = logits.float()
+    if spec.temperature != 1:
+        logits = logits / spec.temperature
+    probabilities = logits.softmax(-1)
+    vocabulary = probabilities.shape[-1]
+    padded = torch.nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)) if vocabulary % BLOCK else probabilities
+    blocks = padded.view(len(padded), -1, BLOCK)
+    cumulative = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    targets = uniforms * cumulative[:, -1]
+    block = _search(cumulative, targets)
+    before = cumulative.gather(1, (block - 1).clamp_min(0)).masked_fill(block == 0, 0).squeeze(1)
+    within = blocks[torch.arange(len(blocks), device=blocks.device), block.squeeze(1)]
+    place = _search(within.cumsum(-1, dtype=torch.float64), targets - before)
+    ids = (block * BLOCK + place).clamp_max(vocabulary - 1)
+    return ids.squeeze(1), probabilities.gather(-1, ids).squeeze(1).log()
+
+
+def _search(cumulative: Tensor, targets: Tensor) -> Tensor:
+    """Return the first place where ``cumulative`` (B, N) exceeds ``targets`` (B,), or the last increase, (B, 1)."""
+    total = cumulative[:, -1]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    return torch.searchsorted(cumulative, torch.minimum(targets, below_total)[:, None], right=True).clamp_max_(
+        cumulative.shape[-1] - 1
+    )
+
+
+def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token per row by inverse CDF.
+
+    ``logprobs`` (B, V), ``uniforms`` (B,) in [0, 1). Returns (B,) int64. A token of probability 0 is never drawn: the
+    first index whose cumulative probability exceeds the uniform has a positive probability of its own.
+    """
+    # The sum needs double precision where vocabularies are large; its terms have no more than the log-probabilities do.
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    return _search(cumulative, uniforms.double() * cumulative[:, -1]).squeeze(1)

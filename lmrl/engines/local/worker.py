@@ -70,7 +70,7 @@ def _serve(connection: Any, settings: TransformersEngineSettings) -> None:
     import torch
 
     from lmrl.engines.local.engine import TransformersEngine
-    from lmrl.engines.requests import RequestQueue
+    from lmrl.engines.protocol import RequestQueue
     from lmrl.engines.weights import LiveWeights
 
     engine = TransformersEngine(settings)

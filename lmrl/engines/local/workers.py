@@ -26,11 +26,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from lmrl.engines.finish import FinishReason
 from lmrl.engines.local.engine import Published, TransformersEngine
 from lmrl.engines.local.worker import Reply, Start, Work
 from lmrl.engines.protocol import Request, RequestSource, Response
 from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.engines.spec import FinishReason
 from lmrl.errors import ModelError, SettingsError, WorkerError
 from lmrl.text.card import TextCodec
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lmrl.engines.distribution import draw
-from lmrl.engines.finish import FinishReason
+from lmrl.engines.local.places import draw
 from lmrl.engines.local.plain_decoder import general_decoder
-from lmrl.engines.spec import SamplingSpec
-from lmrl.engines.uniforms import response_seeds, token_uniforms
+from lmrl.engines.spec import FinishReason, SamplingSpec
 from lmrl.errors import NonFiniteError
 from lmrl.models.loading import LanguageModel
+from lmrl.seeds import response_seeds, token_uniforms
 from lmrl.text.responses import certain_text, contains_stop, response_texts
 
 CONTEXT_TOKENS = 16

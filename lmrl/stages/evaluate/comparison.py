@@ -26,7 +26,7 @@ from lmrl.engines.settings import SamplingSettings
 from lmrl.engines.texts import Completion, sample_texts
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models.loading import LanguageModel, load
-from lmrl.rewards.offered import sampled_columns
+from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.resolve import resolve as resolve_reward
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.seeds import derive_seed

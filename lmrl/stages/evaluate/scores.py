@@ -10,7 +10,7 @@ import torch
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.policy import PolicyModel
-from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import score_logprobs
 from lmrl.text.vocabulary import same_tokens
 
 if TYPE_CHECKING:

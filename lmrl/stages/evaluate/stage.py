@@ -24,7 +24,7 @@ from lmrl.engines.protocol import Engine
 from lmrl.engines.texts import sample_texts
 from lmrl.errors import SettingsError, unknown
 from lmrl.models.loading import LanguageModel, load
-from lmrl.rewards.offered import sampled_columns
+from lmrl.rewards.binding import sampled_columns
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import answer_spec, in_chat
 from lmrl.stages.evaluate.answers import Answers, new_answers, restore, store, weighted_means

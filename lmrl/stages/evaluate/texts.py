@@ -14,7 +14,7 @@ from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import DataError, LmrlError
 from lmrl.models.loading import LanguageModel
 from lmrl.models.policy import PolicyModel
-from lmrl.models.scoring import score_logprobs
+from lmrl.models.text_policy import score_logprobs
 from lmrl.stages.evaluate.config import TextSettings
 from lmrl.stages.evaluate.scores import token_budget
 from lmrl.statistics.intervals import Interval, bootstrap_interval

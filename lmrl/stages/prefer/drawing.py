@@ -23,8 +23,8 @@ from lmrl.engines.texts import sample_texts, sampling_spec
 from lmrl.errors import ResumeError
 from lmrl.models import LanguageModel, load
 from lmrl.plugins import PluginManager
+from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.function import RewardFunction
-from lmrl.rewards.offered import sampled_columns
 from lmrl.rewards.scorable import scorable_rows
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import model_path

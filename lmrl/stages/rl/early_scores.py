@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmrl.engines.protocol import Response
+from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardResult
-from lmrl.rewards.offered import sampled_columns
 from lmrl.text.card import TextCodec, response_texts
 
 

@@ -13,19 +13,18 @@ from torch import Tensor
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.engines.batch import generate_all, requests_of, samples_of
+from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
-from lmrl.models.scoring import reference_spec, score_logprobs, score_values
+from lmrl.models.text_policy import reference_spec, score_logprobs, score_values
 from lmrl.models.weights import PolicyWeights
 from lmrl.plugins.specs import Needs
+from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
-from lmrl.rewards.offered import sampled_columns
 from lmrl.stages.rl.early_scores import EarlyScores
 from lmrl.text.card import ModelCard, response_texts
-from lmrl.text.vocabulary import require_sampled_ids
 
 
 @dataclass(frozen=True)

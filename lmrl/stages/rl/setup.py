@@ -24,8 +24,7 @@ from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.loading import require_trainable
 from lmrl.models.masked import MaskPolicy
 from lmrl.models.saving import restore_training_weights, saved_dtype
-from lmrl.models.scoring import reference_spec, score_logprobs
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import TextPolicy, reference_spec, score_logprobs
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve as resolve_reward
