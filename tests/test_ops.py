@@ -381,18 +381,3 @@ def test_kl_divergence_by_hand():
     assert found.tolist() == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0])
     found.sum().backward()
     assert torch.allclose(q.grad, -p.exp()), "finite also where neither has any probability"
-
-
-def test_conjugate_gradient_solves():
-    generator = torch.Generator().manual_seed(0)
-    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    matrix, target = root @ root.T + torch.eye(6), torch.randn(6, generator=generator, dtype=torch.float64)
-    solution = ops.conjugate_gradient(lambda x: matrix @ x, target, 6)
-    assert torch.allclose(solution, torch.linalg.solve(matrix, target))
-    assert not torch.allclose(ops.conjugate_gradient(lambda x: matrix @ x, target, 2), solution)
-
-
-def test_conjugate_gradient_survives_what_is_not_positive():
-    target = torch.tensor([1.0, 2.0])
-    assert not ops.conjugate_gradient(lambda x: 0 * x, target, 5).any()
-    assert not ops.conjugate_gradient(lambda x: torch.eye(2) @ x, 0 * target, 5).any()

@@ -6,7 +6,6 @@ Leaves out: the KL coefficient and its placement (``lmrl.algorithms.kl``), model
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -318,23 +317,3 @@ def aggregate_losses(
     raise ValueError(
         f"unknown loss aggregation {aggregation!r}; expected 'token_mean', 'sequence_mean' or 'sequence_sum'"
     )
-
-
-def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
-    """Return x of A x = target, (N,), for a symmetric positive A that is known by its product (Hestenes, Stiefel 1952).
-
-    Ends before ``steps`` iterations where the residual is gone or a direction has no positive curvature.
-    """
-    x, residual = torch.zeros_like(target), target.clone()
-    direction, size = residual.clone(), residual @ residual
-    for _ in range(steps):
-        curved = product(direction)
-        curvature = direction @ curved
-        if not float(curvature) > 0:  # no further than the matrix is positive
-            break
-        x, residual = x + size / curvature * direction, residual - size / curvature * curved
-        size, old = residual @ residual, size
-        if float(size) < 1e-10 * float(target @ target):
-            break
-        direction = residual + size / old * direction
-    return x

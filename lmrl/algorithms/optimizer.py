@@ -7,13 +7,13 @@ number of ranks can change its gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmrl.algorithms.experience import PairBatch
 from lmrl.algorithms.rollout import Advantages, Rollout
@@ -107,55 +107,65 @@ class Policy(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Drop evaluations and their graphs, before the parameters change."""
+        ...
+
     def move_targets(self, rate: float) -> None:
         """Move the targets of the action values this share of the way to them (``Needs(action_values=True)``)."""
         ...
 
 
 class Minibatch(Protocol):
-    """Whole minibatch over all ranks that ``step`` receives, however it is cut for memory.
-
-    Vectors (N,) are flat over the policy's trained parameters, without those of a value function.
-    """
+    """Whole minibatch over all ranks that ``step`` receives, in the microbatches that fit into memory."""
 
     @property
     def epoch(self) -> int:
-        """Which pass over the rollout this is, from 0."""
+        """Number of the pass over the rollout, from 0."""
         ...
 
     @property
-    def gradient(self) -> Tensor:
-        """Gradient of the aggregated loss, (N,), clipped as the run's settings say."""
+    def policy(self) -> Policy:
+        """The policy, as ``loss`` receives it."""
         ...
 
-    def loss(self) -> float:
-        """Return the aggregated loss at the current parameters, with the KL where ``kl.placement`` puts it there.
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Trained parameters of the policy, without those of a value function.
 
-        What a value function adds to it does not change while the policy moves, if its trunk is its own.
+        Their ``grad`` is the gradient of the aggregated loss, clipped as the run's settings say.
         """
         ...
 
-    def mean(self, losses: Callable[[Policy, Any], Tensor]) -> float:
-        """Return the aggregate of ``losses(policy, batch)``, per token or row, at the current parameters."""
+    def __len__(self) -> int:
+        """Return the number of microbatches on this rank."""
         ...
 
-    def hessian(self, losses: Callable[[Policy, Any], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the Hessian of that aggregate as a function of a vector, (N,) to (N,): their product.
+    def parts(self, start: int = 0) -> Iterator[Any]:
+        """Yield each microbatch from number ``start`` on; the policy forgets its evaluation before the next."""
+        ...
 
-        It is the Hessian at the current parameters: take it anew once they have moved.
+    def aggregate(self, losses: Tensor, part: Any) -> Tensor:
+        """Return a microbatch's share of the aggregate of ``losses``, per token or row; ranks' shares add up to it."""
+        ...
+
+    def loss(self, part: Any) -> Tensor:
+        """Return a microbatch's share of the aggregated loss, with the KL where ``kl.placement`` puts it there."""
+        ...
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum over ranks."""
+        ...
+
+    def graph_bytes(self) -> float:
+        """Return the bytes of graphs that may be kept side by side: ``train.microbatch_memory`` or a share of memory.
+
+        ``count_bytes`` measures a graph.
         """
         ...
 
-    def parameters(self) -> Tensor:
-        """Return a copy of the policy's parameters, (N,)."""
-        ...
-
-    def assign(self, vector: Tensor) -> None:
-        """Set the policy's parameters to ``vector``; assigning what ``parameters`` gave restores them bit for bit."""
-        ...
-
-    def at(self, vector: Tensor) -> AbstractContextManager[None]:
-        """Let the policy be the one with these parameters within a ``with``, to evaluate it without gradients."""
+    def count_bytes(self) -> AbstractContextManager[Callable[[], int]]:
+        """Give a function that returns the bytes of the graphs made within the ``with``, parameters left out."""
         ...
 
 
@@ -220,7 +230,7 @@ class PolicyOptimizer:
         return {}
 
     def step(self, minibatch: Minibatch) -> Mapping[str, float]:
-        """Move the policy's parameters in a way of the optimizer's own, and return numbers to log.
+        """Move ``minibatch.parameters`` in a way of the optimizer's own, and return numbers to log.
 
         Called in place of AdamW's step, which still moves a value function.
         """

@@ -15,21 +15,25 @@ from lmrl.errors import RenamedError
 Concurrency = Literal["none", "thread", "process"]
 Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 
+MOVED_NEEDS = {
+    "separate_critic": 'declare Needs(values="separate")',
+}
+"""Fields of ``Needs`` in version 0.1, each with what to write in their place."""
+
 
 @dataclass(frozen=True)
 class Needs:
     """What an optimizer needs; the trainer supplies it, or refuses the run before any sampling."""
 
-    values: bool = False
-    """A value head, ``rollout.values``, ``rollout.bootstrap_values`` and ``evaluation.values``."""
+    values: bool | Literal["separate"] = False
+    """A value head, ``rollout.values``, ``rollout.bootstrap_values`` and ``evaluation.values``. "separate": the value
+    function has a trunk of its own, so that its loss does not reach the policy's parameters."""
     reference: bool = False
     """``rollout.reference_logprobs``, also when the KL coefficient is 0."""
     minimum_group_size: int = 1
     """Samples per prompt at the least: 2 for methods that compare the answers to one prompt."""
     experience: Experience = "rollouts"
     """What it learns from."""
-    separate_critic: bool = False
-    """The value function has a trunk of its own: its loss must not reach the policy's parameters."""
     action_values: bool = False
     """``evaluation.action_values``, their targets and log-probabilities: two heads that value every action. The policy
     that is sampled and saved adds ``PolicyOptimizer.extraction()`` times their mean to its logits."""
@@ -41,6 +45,14 @@ class Needs:
     importance: bool = True
     """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
     distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Give fields of version 0.1 an error that names their place in this version."""
+        for name in options.keys() & MOVED_NEEDS.keys():
+            raise RenamedError(
+                f"Needs({name}=...) is gone; {MOVED_NEEDS[name]}. docs/migration.md lists what changed in version 0.2"
+            )
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class EnumeratedPolicy(TextPolicy):
         self, problem: ExactProblem, module: nn.Module, needs: Needs, mask: EnumeratedMask | None = None
     ) -> None:
         super().__init__(
-            module, problem.spec, needs.values, needs.action_values, None if mask is None else mask.support
+            module, problem.spec, bool(needs.values), needs.action_values, None if mask is None else mask.support
         )
         self.problem = problem
 

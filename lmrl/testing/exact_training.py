@@ -78,9 +78,9 @@ class ExactTrainer:
             raise SettingsError(
                 f"train.group_size is {self.train.group_size}; {spec.name} needs at least {needs.minimum_group_size}"
             )
-        critic = self.train.separate_critic or needs.separate_critic
+        critic = self.train.separate_critic or needs.values == "separate"
         torch_seed = derive_seed(seed, "torch")
-        self.policy = problem.policy(needs.values, critic, needs.action_values, seed=torch_seed)
+        self.policy = problem.policy(bool(needs.values), critic, needs.action_values, seed=torch_seed)
         self.optimizer: PolicyOptimizer = spec.build(settings or spec.settings())
         self.policy.extraction = self.optimizer.extraction()
         top_p = self.optimizer.settings.mask_top_p if needs.mask_policy else 1.0

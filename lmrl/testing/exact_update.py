@@ -69,7 +69,7 @@ def expected_update(
             f"there are {draws} groups of {group_size}; expected at most {MOST_DRAWS}: take a smaller "
             "vocabulary, fewer tokens or smaller groups"
         )
-    policy = policy or problem.policy(needs.values, needs.separate_critic)
+    policy = policy or problem.policy(bool(needs.values), needs.values == "separate")
     with torch.enable_grad():
         table = problem.table(policy)
     face = _TablePolicy(table, problem.spec)

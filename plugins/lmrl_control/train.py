@@ -82,7 +82,7 @@ def train_control(
     history: list[dict[str, float]] = []
     bar = tqdm(range(1, train.updates + 1), desc=f"{spec.name} on {config.environment}", disable=not progress)
     for update in bar:
-        rollout = make_rollout(module, collector.collect(module, config.steps), spec.needs.values)
+        rollout = make_rollout(module, collector.collect(module, config.steps), bool(spec.needs.values))
         metrics = updater.update(rollout, 0.0, update, derive_seed(config.seed, "minibatches", update))
         recent = collector.returns[-100:]
         metrics["episodes/return"] = sum(recent) / max(len(recent), 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
 from lmrl.algorithms import ActorCritic, ActorCriticSettings, Batch, Loss, Minibatch, Policy, ops
+from lmrl_trpo.flat import FlatMinibatch, conjugate_gradient
 
 
 @dataclass
@@ -58,38 +59,39 @@ class TRPO(ActorCritic):
         """Move along the natural gradient as far as the trust region and the line search allow."""
         if minibatch.epoch > 0:
             return {}
-        settings, start = self.settings, minibatch.parameters()
+        settings, flat = self.settings, FlatMinibatch(minibatch)
+        start = flat.parameters()
 
         def kl_from_start(policy: Policy, batch: Batch) -> Tensor:
-            with minibatch.at(start):
+            with flat.at(start):
                 old = policy.evaluate(batch).log_distributions
             return ops.scatter_rows(ops.kl_divergence(old, policy.evaluate(batch).log_distributions), batch.action_mask)
 
-        natural, curvature = self._natural_gradient(minibatch)
+        natural, curvature = self._natural_gradient(flat)
         if curvature > 0:
             full = (2 * settings.maximum_kl / curvature) ** 0.5 * natural
-            before = minibatch.loss()
+            before = flat.loss()
             for halvings in range(settings.line_search_steps):
-                minibatch.assign(start - full / 2**halvings)
-                gain, kl = before - minibatch.loss(), minibatch.mean(kl_from_start)
+                flat.assign(start - full / 2**halvings)
+                gain, kl = before - flat.loss(), flat.mean(kl_from_start)
                 if gain > 0 and kl <= settings.maximum_kl:
                     return {"step_fraction": 0.5**halvings, "step_kl": kl, "surrogate_gain": gain, "step_failed": 0.0}
-            minibatch.assign(start)
+            flat.assign(start)
         return {"step_fraction": 0.0, "step_kl": 0.0, "surrogate_gain": 0.0, "step_failed": 1.0}
 
-    def _natural_gradient(self, minibatch: Minibatch) -> tuple[Tensor, float]:
+    def _natural_gradient(self, flat: FlatMinibatch) -> tuple[Tensor, float]:
         """Return x of F x = gradient, and x F x."""
 
         def kl_here(policy: Policy, batch: Batch) -> Tensor:  # 0, with the Fisher matrix as its Hessian
             logprobs = policy.evaluate(batch).log_distributions
             return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
 
-        hessian = minibatch.hessian(kl_here)
+        hessian = flat.hessian(kl_here)
 
         def fisher(vector: Tensor) -> Tensor:
             return hessian(vector) + self.settings.damping * vector
 
-        natural = ops.conjugate_gradient(fisher, minibatch.gradient, self.settings.conjugate_gradient_steps)
+        natural = conjugate_gradient(fisher, flat.gradient, self.settings.conjugate_gradient_steps)
         return natural, float(natural @ fisher(natural))
 
 
@@ -100,6 +102,6 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         name="trpo",
         build=TRPO,
         settings=TRPOSettings,
-        needs=Needs(values=True, separate_critic=True),
+        needs=Needs(values="separate"),
         summary="Trust region policy optimization: natural gradient, exact Fisher product, line search",
     )

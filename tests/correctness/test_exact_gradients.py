@@ -40,7 +40,7 @@ def problem():
 def update_of(problem, name, kl, size, table):
     spec = PluginManager().get("optimizer", name)
     settings = build(spec.settings, table)
-    starting = problem.policy(spec.needs.values, spec.needs.separate_critic, noise=0.3, seed=3)
+    starting = problem.policy(bool(spec.needs.values), spec.needs.values == "separate", noise=0.3, seed=3)
     found = expected_update(spec, problem, settings=settings, policy=starting, group_size=size, kl=kl)
     return found, starting
 

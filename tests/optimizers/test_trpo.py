@@ -77,7 +77,7 @@ def test_without_damping_and_whitening_a_small_step_is_the_natural_gradient(tiny
 
 def test_a_line_search_that_fails_leaves_the_parameters_bit_for_bit(tiny_folder, monkeypatch):
     world, updater = world_of(tiny_folder, TRPOSettings())
-    monkeypatch.setattr("lmrl.training.minibatch.WholeMinibatch.loss", lambda self: 1.0)  # nothing is ever gained
+    monkeypatch.setattr("lmrl_trpo.flat.FlatMinibatch.loss", lambda self: 1.0)  # nothing is ever gained
     before, critic = model_parameters(world), world.policy.value_head.bias.clone()
     metrics = updater.update(world.rollout(), 0.1, 1, seed=0)
     assert metrics["optimizer/step_failed"] == 1 and metrics["optimizer/step_fraction"] == 0

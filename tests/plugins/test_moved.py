@@ -8,10 +8,11 @@ from importlib.util import find_spec
 
 import pytest
 
-from lmrl import Batch, Rollout, Samples
-from lmrl.errors import LmrlError, PluginError, SettingsError
+from lmrl import Batch, Needs, Rollout, Samples
+from lmrl.errors import LmrlError, PluginError, RenamedError, SettingsError
 from lmrl.moved import MOVED, NAMES
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import MOVED_NEEDS
 
 IMPORTS = {
     "import lmrl.ops": "lmrl.algorithms",
@@ -83,3 +84,10 @@ def test_an_installed_plugin_of_version_01_is_named_where_its_name_is_unknown(ma
         manager.get("optimizer", "old")
     assert "unknown optimizer 'old'" in str(caught.value) and "old (fake-old 1.0): " in str(caught.value)
     assert "lmrl.optimizer is lmrl.algorithms now; docs/migration.md" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", MOVED_NEEDS)
+def test_needs_that_moved_name_their_place(name):
+    with pytest.raises(RenamedError, match=rf"Needs\({name}=.*docs/migration\.md") as caught:
+        Needs(values=True, **{name: True})
+    assert MOVED_NEEDS[name] in str(caught.value)

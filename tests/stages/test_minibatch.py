@@ -1,20 +1,15 @@
-"""What an optimizer with a step of its own is given: gradients, means and Hessians of the whole minibatch."""
+"""The minibatch of an optimizer with a step of its own: gradients, microbatches and the sums of their shares."""
 
 import itertools
-import weakref
-from dataclasses import replace
 
 import pytest
 import torch
 
-from lmrl.algorithms import ops
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.models import PolicyModel
-from lmrl.models.text_policy import TextPolicy
 from lmrl.stages.rl.setup import make_torch_optimizer
-from lmrl.training.memory import GIB, saved_bytes
 from lmrl.training.update_settings import TrainSettings
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
@@ -38,144 +33,50 @@ class Sees(PolicyOptimizer):
         return self.look(minibatch) or {}
 
 
-def updater_of(world, look, tokens=10_000, kl=None, **settings):
+def updater_of(world, look, tokens=10_000, **settings):
     """An updater with AdamW, whose groups say which parameters are the value function's."""
     world.policy = PolicyModel(world.language_model.model, with_values=True, separate_critic=True)
     world.maker.policy = world.policy
-    world.kl = kl or world.kl
     updater = world.updater(Sees(look, **settings), microbatch_tokens=tokens)
     updater.torch_optimizer = make_torch_optimizer(world.policy, TrainSettings(value_learning_rate=0.1))
     updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
     return updater
 
 
-def see(world, look, tokens=10_000, kl=None, **settings):
+def see(world, look, tokens=10_000, **settings):
     """Return what ``look`` returns of the one minibatch of an update."""
     found = []
-    updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens, kl, **settings)
+    updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens, **settings)
     updater.update(world.rollout(), 0.1, 1, seed=0)
     return found[0]
 
 
-def curved(policy, batch):
-    """Something with a Hessian everywhere, and 0 outside the mask."""
-    return policy.evaluate(batch).logprobs ** 2 * torch.arange(1, batch.action_mask.shape[1] + 1)
-
-
-def fixed_kl(policy, batch):
-    logprobs = policy.evaluate(batch).log_distributions
-    return ops.scatter_rows(ops.kl_divergence(logprobs.detach(), logprobs), batch.action_mask)
-
-
-def direction(minibatch, seed=0):
-    vector = minibatch.parameters()
-    return torch.randn(vector.shape, generator=torch.Generator().manual_seed(seed))
-
-
-def gradient_of_mean(minibatch, losses):
-    shares = sum(minibatch._shares(losses))
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(shares, minibatch.trained)])
-
-
-def test_hessian_products_equal_finite_differences(toy):
-    def look(minibatch):
-        vector, start, step = direction(minibatch), minibatch.parameters(), 3e-3
-        vector = vector * (minibatch.gradient != 0)  # an embedding's padding row is no parameter
-        vector = vector / vector.norm()
-        minibatch.assign(start + step * vector)
-        ahead = gradient_of_mean(minibatch, curved)
-        minibatch.assign(start - step * vector)
-        behind = gradient_of_mean(minibatch, curved)
-        minibatch.assign(start)
-        return minibatch.hessian(curved)(vector), (ahead - behind) / (2 * step)
-
-    product, difference = see(toy(), look, tokens=60)
-    assert (product - difference).norm() < 1e-3 * product.norm()
-
-
-def test_the_hessian_of_the_kl_is_the_fisher_matrix(toy):
-    """F = E over states of sum_a p_a grad log p_a grad log p_a^T, made entry by entry."""
-    world = toy()
-
-    def look(minibatch):
-        vector, states = direction(minibatch), minibatch.batch.action_mask.sum()
-        evaluation = world_policy.evaluate(minibatch.batch)
-        expected = torch.zeros_like(vector)
-        for row in evaluation.log_distributions:
-            for logprob in row:
-                grads = torch.autograd.grad(logprob, minibatch.trained, retain_graph=True)
-                score = torch.cat([g.reshape(-1) for g in grads])
-                expected += logprob.detach().exp() * score * (score @ vector) / states
-        world_policy.forget()
-        return minibatch.hessian(fixed_kl)(vector), expected, minibatch.mean(fixed_kl)
-
-    updater = updater_of(world, lambda minibatch: found.append(look(minibatch)))
-    world_policy, found = updater.policy, []
-    updater.update(world.rollout(rows=4), 0.1, 1, seed=0)
-    [(product, expected, mean)] = found
-    assert mean == pytest.approx(0, abs=1e-6)
-    assert torch.allclose(product, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+@torch.no_grad()
+def total_loss(minibatch):
+    return float(sum(minibatch.loss(part) for part in minibatch.parts()))
 
 
 @pytest.mark.parametrize(("aggregation", "placement"), list(itertools.product(AGGREGATIONS, ["reward", "loss"])))
-def test_microbatches_change_nothing_that_is_seen(toy, aggregation, placement):
+def test_microbatches_change_no_sum(toy, aggregation, placement):
+    @torch.no_grad()
     def look(minibatch):
-        vector = direction(minibatch)
-        numbers = minibatch.mean(curved), minibatch.loss()
-        product = minibatch.hessian(curved)
-        return minibatch.gradient, product(vector), product(direction(minibatch, 1)), torch.tensor(numbers)
+        gradient = torch.cat([parameter.grad.reshape(-1) for parameter in minibatch.parameters])
+        shares = [
+            minibatch.aggregate(minibatch.policy.evaluate(part).logprobs ** 2, part) for part in minibatch.parts()
+        ]
+        assert len(shares) == len(minibatch)
+        later = sum(1 for _ in minibatch.parts(start=1))
+        assert later == len(minibatch) - 1
+        return len(minibatch), gradient, sum(shares), total_loss(minibatch)
 
     kl = KLSettings(beta=0.1, placement=placement)
-    whole, *others = (see(toy(kl=kl), look, tokens, loss_aggregation=aggregation, kl=kl) for tokens in (10_000, 40, 1))
-    for other in others:
+    (one, *whole), *others = (see(toy(kl=kl), look, tokens, loss_aggregation=aggregation) for tokens in (10_000, 40, 1))
+    assert one == 1
+    for count, *other in others:
+        assert count > 1
         for mine, expected in zip(other, whole, strict=True):
-            assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-
-
-def test_graphs_that_fit_are_kept_and_change_no_product(toy, monkeypatch):
-    """A microbatch that is kept is evaluated once for all products, another one anew for each."""
-    evaluated, sizes = [], []
-    evaluate = TextPolicy.evaluate
-    monkeypatch.setattr(TextPolicy, "evaluate", lambda self, batch: evaluated.append(1) or evaluate(self, batch))
-
-    def look(minibatch):
-        with saved_bytes(minibatch.trained) as count:
-            first = next(minibatch._gradients(curved, minibatch.microbatches))
-        sizes.append(count())
-        del first
-        product = minibatch.hessian(curved)
-        evaluated.clear()
-        return [product(direction(minibatch, seed)) for seed in range(3)], len(evaluated), len(minibatch.microbatches)
-
-    def limited(bytes_of_graphs):
-        found, world = [], toy()
-        updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens=40)
-        updater.settings = replace(updater.settings, microbatch_memory=bytes_of_graphs / GIB)
-        updater.update(world.rollout(), 0.1, 1, seed=0)
-        return found[0]
-
-    expected, count, microbatches = limited(0)  # a share of all that is free
-    assert (count, microbatches) == (0, 3)
-    for graphs in (0, 1):
-        products, count, _ = limited((graphs + 0.5) * sizes[0])
-        assert count == 3 * (microbatches - graphs)
-        assert all(torch.equal(*pair) for pair in zip(products, expected, strict=True))
-
-
-def test_graphs_that_were_kept_are_let_go(toy):
-    """What counts their bytes must not hold them, nor close a circle of a node and what it saved."""
-    outputs = []
-
-    def exponential(policy, batch):
-        output = policy.evaluate(batch).logprobs.exp()  # a node that saves its own output
-        outputs.append(weakref.ref(output))
-        return output
-
-    def look(minibatch):
-        minibatch.hessian(exponential)(direction(minibatch))
-
-    see(toy(), look, tokens=40)
-    assert len(outputs) == 3 and all(output() is None for output in outputs)
+            expected = torch.as_tensor(expected)
+            assert torch.allclose(torch.as_tensor(mine), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
@@ -184,34 +85,30 @@ def test_the_gradient_is_that_of_the_loss(toy, placement):
     kl = KLSettings(beta=5.0, placement=placement, estimator="k3" if placement == "loss" else "k1")
 
     def look(minibatch):
-        start, step = minibatch.parameters(), 1e-3
-        unit = minibatch.gradient / minibatch.gradient.norm()
-        minibatch.assign(start + step * unit)
-        ahead = minibatch.loss()
-        minibatch.assign(start - step * unit)
-        behind = minibatch.loss()
-        minibatch.assign(start)
-        return (ahead - behind) / (2 * step), float(minibatch.gradient.norm())
+        gradients, step = [parameter.grad for parameter in minibatch.parameters], 1e-3
+        norm = float(torch.cat([gradient.reshape(-1) for gradient in gradients]).norm())
+        losses = []
+        for distance in (step, -2 * step):
+            torch._foreach_add_(
+                [parameter.data for parameter in minibatch.parameters], gradients, alpha=distance / norm
+            )
+            losses.append(total_loss(minibatch))
+        return (losses[0] - losses[1]) / (2 * step), norm
 
-    slope, norm = see(toy(kl=kl), look, kl=kl)
+    slope, norm = see(toy(kl=kl), look)
     assert slope == pytest.approx(norm, rel=1e-2)
 
 
-def test_parameters_come_back_bit_for_bit_and_the_value_function_is_not_among_them(toy):
-    world = toy()
-
+def test_parts_drop_their_evaluation_and_the_bytes_of_a_graph_are_counted(toy):
     def look(minibatch):
-        start = minibatch.parameters()
-        assert len(start) == sum(p.numel() for p in world.language_model.model.parameters())
-        minibatch.assign(start * 1.1)
-        with minibatch.at(start):
-            assert torch.equal(minibatch.parameters(), start)
-        assert torch.equal(minibatch.parameters(), start * 1.1)
-        minibatch.assign(start)
-        return start
+        for part in minibatch.parts():
+            with minibatch.count_bytes() as count:
+                minibatch.policy.evaluate(part).logprobs.sum()
+            assert 0 < count() < minibatch.graph_bytes()
+            break  # an abandoned loop too
+        return list(minibatch.policy._known)
 
-    start = see(world, look)
-    assert torch.equal(torch.cat([p.detach().reshape(-1) for p in world.language_model.model.parameters()]), start)
+    assert see(toy(), look) == []
 
 
 def test_adamw_moves_the_value_function_alone(toy):
@@ -230,13 +127,8 @@ def test_adamw_moves_the_value_function_alone(toy):
         assert any(not torch.equal(before, after) for before, after in zip(old, group["params"], strict=True))
 
 
-def test_a_step_knows_its_pass_and_constants_have_no_curvature(toy):
+def test_a_step_knows_its_pass(toy):
     passes = []
-
-    def look(minibatch):
-        passes.append(minibatch.epoch)
-        flat = minibatch.hessian(lambda policy, batch: 0 * policy.evaluate(batch).logprobs)(minibatch.gradient)
-        assert not flat.any()
-
-    updater_of(toy(), look, epochs=2, minibatches=2).update(toy().rollout(), 0.1, 1, seed=0)
+    updater = updater_of(toy(), lambda minibatch: passes.append(minibatch.epoch), epochs=2, minibatches=2)
+    updater.update(toy().rollout(), 0.1, 1, seed=0)
     assert passes == [0, 0, 1, 1]

@@ -140,8 +140,8 @@ def open_session(
     if turns:
         record_ends(base.model, start.card.eos_ids)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    critic = config.train.separate_critic or needs.separate_critic
-    policy = PolicyModel(base.model, needs.values, critic, needs.action_values)
+    critic = config.train.separate_critic or needs.values == "separate"
+    policy = PolicyModel(base.model, bool(needs.values), critic, needs.action_values)
     policy.load_value_head(Path(checkpoint or start.card.files or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
@@ -172,7 +172,7 @@ def open_session(
     maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
     maker.on_any_rank = lambda flag: any_rank(accelerator, flag)
     maker.exact = engine.capabilities.exact and accelerator.mixed_precision == "no"
-    policy_face = TextPolicy(module, spec, needs.values, needs.action_values, support)
+    policy_face = TextPolicy(module, spec, bool(needs.values), needs.action_values, support)
     updater = Updater(
         optimizer, policy_face, prepared, accelerator, config.train, config.kl, optimizer_spec.needs.importance
     )
