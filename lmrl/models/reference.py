@@ -16,7 +16,7 @@ class Reference(Protocol):
     """Reference model, given for the time of a scoring pass."""
 
     def module(self) -> Any:
-        """Return a context that gives a module to pass to ``lmrl.models.scoring.score_logprobs``."""
+        """Return a context that gives a module to pass to ``lmrl.models.text_policy.score_logprobs``."""
         ...
 
 

@@ -12,7 +12,7 @@ from lmrl.algorithms import kl, ops
 from lmrl.algorithms.kl import KLController
 from lmrl.engines import SamplingSpec
 from lmrl.models import policy as policies
-from lmrl.models import scoring
+from lmrl.models import text_policy
 from lmrl.stages.rl import rollouts
 from lmrl.training import update as updates
 
@@ -79,16 +79,16 @@ def test_trap_05_planted_packed_rows_whose_positions_run_on(toy, caught):
 @pytest.mark.parametrize("path", ["hidden states", "logits"])
 def test_trap_10_planted_a_scorer_at_temperature_one(path, toy, caught, monkeypatch):
     spec = SamplingSpec(temperature=0.7, max_new_tokens=8, eos_ids=(1,), context_length=48)
-    evaluation = scoring.TextEvaluation
+    evaluation = text_policy.TextEvaluation
 
     def at_one(outputs, ids, mask, spec):
         return evaluation(outputs, ids, mask, dataclasses.replace(spec, temperature=1.0))
 
     if path == "hidden states":
-        caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "plain_temperature", lambda spec: 1.0)
+        caught(lambda: checks.check_10(toy(spec=spec), 0.7), text_policy, "plain_temperature", lambda spec: 1.0)
     else:
-        monkeypatch.setattr(scoring, "plain_temperature", lambda spec: None)
-        caught(lambda: checks.check_10(toy(spec=spec), 0.7), scoring, "TextEvaluation", at_one)
+        monkeypatch.setattr(text_policy, "plain_temperature", lambda spec: None)
+        caught(lambda: checks.check_10(toy(spec=spec), 0.7), text_policy, "TextEvaluation", at_one)
 
 
 def test_trap_13_planted_the_other_sign(caught):

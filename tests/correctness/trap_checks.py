@@ -10,7 +10,7 @@ from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
-from lmrl.models import PolicyModel, scoring
+from lmrl.models import PolicyModel, text_policy
 from lmrl.models.text_policy import reference_spec
 from lmrl.training import update as updates
 
@@ -31,7 +31,7 @@ def check_03(world):
 def check_04(model):
     """Log-probabilities against the table they come from."""
     inputs = Sequences.of_pairs([([2, 3], [1, 5]), ([4], [0, 2, 3])])
-    found = scoring.score_logprobs(PolicyModel(model), inputs, SamplingSpec(), 100)
+    found = text_policy.score_logprobs(PolicyModel(model), inputs, SamplingSpec(), 100)
     table = model.table.detach().log_softmax(-1)
     expected = torch.tensor([[table[3, 1], table[1, 5], 0.0], [table[4, 0], table[0, 2], table[2, 3]]])
     assert torch.allclose(found, expected, atol=1e-6)
@@ -55,8 +55,8 @@ def check_05(world, extra):
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     width = inputs.action_ids.shape[1]
     for score in (
-        lambda i, budget: scoring.score_logprobs(world.policy, i, world.spec, budget),
-        lambda i, budget: scoring.score_values(world.policy, i, budget)[0],
+        lambda i, budget: text_policy.score_logprobs(world.policy, i, world.spec, budget),
+        lambda i, budget: text_policy.score_values(world.policy, i, budget)[0],
     ):
         alone = torch.cat([score(inputs.select(torch.tensor([row])), 100) for row in range(9)])
         assert torch.allclose(score(wide, 1000)[:, :width], alone, atol=1e-5)
@@ -67,9 +67,9 @@ def check_10(world, temperature):
     """What was recorded as it was drawn is what scoring says, for the policy and for its twin, the reference."""
     rollout = world.rollout(rows=24)
     assert world.spec.temperature == temperature
-    again = scoring.score_logprobs(world.policy, rollout.inputs, world.spec, 100)
+    again = text_policy.score_logprobs(world.policy, rollout.inputs, world.spec, 100)
     assert torch.allclose(again, rollout.sampler_logprobs, atol=1e-4)
-    reference = scoring.score_logprobs(world.reference, rollout.inputs, reference_spec(world.spec), 100)
+    reference = text_policy.score_logprobs(world.reference, rollout.inputs, reference_spec(world.spec), 100)
     assert torch.allclose(reference, rollout.sampler_logprobs, atol=1e-4)
 
 
