@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 MASK_FILE = "mask_policy.safetensors"
@@ -24,15 +25,18 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 """Files of a tokenizer, as patterns of a model's folder."""
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""Files of which a model's folder holds one: a whole model's, or an adapter's."""
 CHECKPOINT_LINK = "checkpoint"
 """Name of the link in a run folder that leads to its newest checkpoint."""
 
 
-def list_checkpoints(run_folder: Path, required: str = "config.json") -> list[Path]:
-    """Return a run folder's checkpoints that hold the file ``required``, oldest first."""
+def list_checkpoints(run_folder: Path, required: Sequence[str] = MODEL_FILES) -> list[Path]:
+    """Return a run folder's checkpoints that hold one of the files ``required``, oldest first."""
     found = (path for path in run_folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
     # By number: other trainers write checkpoint-500 and checkpoint-1000 without leading zeros.
-    return sorted((path for path in found if (path / required).exists()), key=lambda path: int(path.name[11:]))
+    complete = (path for path in found if any((path / name).exists() for name in required))
+    return sorted(complete, key=lambda path: int(path.name[11:]))
 
 
 def model_folder(name_or_path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Checkpoints in the transformers layout, beside what a resume needs.
 
-``checkpoint-<number>/`` loads with ``AutoModelForCausalLM.from_pretrained``. It is written under another name and
-moved into place, so a kill never leaves half of one under its final name.
+``checkpoint-<number>/`` loads with ``AutoModelForCausalLM.from_pretrained``, or with PEFT where it holds an adapter.
+It is written under another name and moved into place, so a kill never leaves half of one under its final name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def save_run(
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return the finished checkpoints, oldest first."""
-    return folders.list_checkpoints(run_folder, STATE_FILE)
+    return folders.list_checkpoints(run_folder, [STATE_FILE])
 
 
 def load_state(folder: Path) -> dict[str, Any]:
