@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmrl.cli.lists import names, numbers
 from lmrl.cli.recipes import OVERRIDES
+from lmrl.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +76,13 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a suite that options say."""
     changes: dict[str, Any] = {}
     if arguments.optimizers:
-        changes["optimizers"] = [] if arguments.optimizers == "all" else names(arguments.optimizers)
+        changes["optimizers"] = [] if arguments.optimizers == "all" else _names(arguments.optimizers)
     if arguments.seeds is not None:
         changes["seeds"] = arguments.seeds
     if arguments.beta:
-        changes["betas"] = numbers("--beta", arguments.beta)
+        changes["betas"] = _numbers("--beta", arguments.beta)
     if arguments.tasks:
-        changes["only"] = names(arguments.tasks)
+        changes["only"] = _names(arguments.tasks)
     return changes
 
 
@@ -178,3 +178,20 @@ def _print_records(records: Sequence[Any], output: Path) -> None:
         markup=False,
         highlight=False,
     )
+
+
+def _names(text: str) -> list[str]:
+    """Return names with commas between.
+
+    >>> _names("ppo, rloo,")
+    ['ppo', 'rloo']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """Return numbers with commas between; raises ``SettingsError``, which names the option, for anything else."""
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError as error:
+        raise SettingsError(f"{option} is {text!r}; expected numbers with commas between, such as 0.1,1") from error
