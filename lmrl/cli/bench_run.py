@@ -96,7 +96,7 @@ def _members(
     from lmrl.bench.kinds import kind_named
     from lmrl.bench.running import able_rows
     from lmrl.bench.suite import load_suite
-    from lmrl.errors import SettingsError, unknown
+    from lmrl.errors import unknown
 
     found: dict[str, Any] = {}
     known: set[str] = set()
@@ -147,7 +147,6 @@ def _last_part(path: re.Match[str]) -> str:
 
 
 def _output(given: Path | None, suite: str, smoke: bool, several: bool) -> Path:
-    from lmrl.errors import SettingsError
 
     if given is None:
         return Path("results", *(["smoke"] if smoke else []), f"{suite}.jsonl")

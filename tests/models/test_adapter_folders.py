@@ -212,7 +212,7 @@ def test_a_prompt_adapter_cannot_be_merged(checkpoint, tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "name", "what"),
-    [("adapter_config.json", "checkpoint-{}", "An adapter"), ("config.json", "epoch-{}", "A model")],
+    [("adapter_config.json", "step-{}", "An adapter"), ("config.json", "epoch-{}", "A model")],
 )
 def test_a_folder_of_checkpoints_names_the_newest(tmp_path, file, name, what):
     """A trainer's output folder holds its checkpoints, not a model."""
