@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lmrl.algorithms.rows import lengths_to_mask, split_by_length
 from lmrl.algorithms.sequences import Sequences
-from lmrl.models.pieces import split_packed
+from lmrl.models.layouts.packed import PackedLayout
 
 
 def test_split_by_length_by_hand():
@@ -26,7 +26,7 @@ def test_pieces_cover_every_row_once_within_the_budget(lengths, budget):
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=30), st.integers(1, 60))
 def test_pieces_by_prompt_count_a_prompt_once_and_keep_its_rows_together_where_they_fit(rows, budget):
     inputs = Sequences.of_pairs(([number] * number, [0] * length) for number, length in rows)
-    pieces = [piece.tolist() for piece in split_packed(inputs, budget)]
+    pieces = [piece.tolist() for piece in PackedLayout().split(inputs, budget)]
     assert sorted(row for piece in pieces for row in piece) == list(range(len(rows)))
     for piece in pieces:
         tokens = sum({rows[row][0] for row in piece}) + sum(rows[row][1] for row in piece)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.rows import join_records
 from lmrl.algorithms.sequences import Sequences
-from lmrl.models.pieces import split_packed, split_padded
+from lmrl.models.layouts import LAYOUTS
 
 BY_HAND = [
     [[([3, 4], False), ([5], True), ([6, 7], False), ([8, 9], True)]],  # a tool spoke between two turns
@@ -76,13 +76,15 @@ def test_joined_rows_are_those_of_both(one, other):
 @given(trajectories, st.integers(1, 40))
 def test_pieces_hold_every_trajectory_once_within_the_budget(given_rows, budget):
     rows = Sequences.of(given_rows)
-    for split in (split_padded, split_packed):
-        pieces = split(rows, budget)
+    for layout in LAYOUTS:
+        pieces = layout.split(rows, budget)
         assert sorted(torch.cat(pieces).tolist()) == list(range(rows.count))
         for piece in pieces:
             part = rows.select(piece)
             padded = len(part.lengths) * int(part.lengths.max())
-            assert len(piece) == 1 or (padded if split is split_padded else packed_tokens(part)) <= budget
+            tokens = packed_tokens(part) if layout.name == "packed" else padded
+            assert layout.cost(part) == tokens
+            assert len(piece) == 1 or tokens <= budget
 
 
 def packed_tokens(rows):

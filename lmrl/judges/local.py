@@ -183,13 +183,12 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
     import torch
 
     from lmrl.algorithms import Sequences
-    from lmrl.models.pieces import split_padded
 
     # The state before a sampled token, whichever it is.
     inputs = Sequences.of_pairs([(row, [0]) for row in rows], policy.model.device)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     with torch.no_grad():
-        for places in split_padded(inputs, BUDGET):
+        for places in policy.layout.split(inputs, BUDGET):
             logits = policy(inputs.select(places)).logits.float().cpu()
             for place, row in zip(places.tolist(), logits, strict=True):
                 found[place] = row

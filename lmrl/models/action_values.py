@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.ops import token_logprobs
 from lmrl.errors import ModelError
+from lmrl.models.head import head_is_linear
 
 ACTION_VALUES_FILE = "action_values.safetensors"
 PREFIX = "language_model_head."
@@ -105,10 +106,10 @@ def _each(heads: nn.ModuleList) -> list[ActionValueHead]:
     return [head for head in heads if isinstance(head, ActionValueHead)]
 
 
-def require_linear_head(model: Any, head_is_linear: bool) -> nn.Linear:
+def require_linear_head(model: Any) -> nn.Linear:
     """Return the LM head; raises ``ModelError`` where logits are more than a linear map of the last hidden state."""
     head = model.get_output_embeddings()
-    if not head_is_linear or not isinstance(head, nn.Linear):
+    if not head_is_linear(model) or not isinstance(head, nn.Linear):
         raise ModelError(
             f"the logits of {model.config.model_type} models are more than a linear head on the last hidden state, so "
             "action values cannot be merged into a checkpoint that transformers loads; choose a model with a plain "

@@ -105,3 +105,24 @@ def _differentiable(
     residual = residual - torch.nn.functional.one_hot(ids, len(weight))
     by_logits = (residual * (-grad / temperature)[:, None]).to(weight.dtype)
     return by_logits @ weight, by_logits.T @ hidden
+
+
+@torch.no_grad()
+def head_is_linear(model: Any) -> bool:
+    """Say whether the model's logits are just its output embedding applied to its last hidden state.
+
+    Some families scale or cap logits after the head. Rather than list them, two tokens are tried both ways.
+    """
+    head = model.get_output_embeddings()
+    if head is None or getattr(model, "base_model", model) is model:
+        return False
+    ids = torch.tensor([[1, 0]], device=model.device)
+    # Enlarged, because small logits would pass under a cap unnoticed.
+    hook = head.register_forward_pre_hook(lambda module, arguments: (100 * arguments[0],))
+    try:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return bool(torch.allclose(head(hidden), model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-5))
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    finally:
+        hook.remove()

@@ -5,7 +5,7 @@ A context is what stands before a sequence's first sampled token: its prompt.
 Every linear layer then computes real tokens alone. Attention stays within a row: the flat queries, keys and values are
 gathered into blocks of rows of like length, attended to causally, and gathered back. It is registered with
 transformers' ``AttentionInterface`` and used only inside ``packed_attention``, so decoding keeps the model's own.
-Leaves out: which models can be packed (``lmrl.models.packable``) and what is done with the states.
+Leaves out: which models can be packed (``lmrl.models.layouts.packed``) and what is done with the states.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
 
-Sequences are packed into one without padding where the model can (``lmrl.models.packable``). Elsewhere they are padded
-on the right, so a causal model needs no attention mask and no row sees its padding. The LM head runs only where a
-sampled token is predicted, and logits are kept only where somebody reads them.
+Sequences are packed or padded (``lmrl.models.layouts``). The LM head runs only where a sampled token is predicted, and
+logits are kept only where somebody reads them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ from lmrl.models.action_values import (
 )
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.head import head_logprobs
+from lmrl.models.layouts import Layout, choose_layout
 from lmrl.models.loading import require_trained_trunk
-from lmrl.models.packable import is_packable, packed_states
-from lmrl.models.packing import pack, state_positions
 from lmrl.models.saving import save_model
 from lmrl.text.folders import copy_tokenizer
 
@@ -82,10 +81,6 @@ class StateOutputs:
         return StateOutputs(logits, values, actions, logprobs, later)
 
 
-States = Callable[[Any, bool, bool], tuple[Tensor | None, Tensor | None]]
-"""(model, need logits, need hidden states) -> the chosen states' last hidden states (N, width) and logits (N, V)."""
-
-
 class PolicyModel(nn.Module):
     """A causal language model and, if ``with_values``, a linear value head on its last hidden state.
 
@@ -126,12 +121,10 @@ class PolicyModel(nn.Module):
             self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self._head_is_linear = _head_is_linear(model)
-        self._packs: bool | None = None
         self.action_values: ActionValueHeads | None = None
         self.extraction = 0.0
         if with_action_values:
-            head = require_linear_head(model, self._head_is_linear)
+            head = require_linear_head(model)
             self.action_values = ActionValueHeads(head.in_features, head.out_features, model.device)
         self.has_critic = with_values and separate_critic
         """True if the value head reads a trunk, or an adapter, of its own."""
@@ -146,12 +139,10 @@ class PolicyModel(nn.Module):
         """Keep evaluation mode whatever is asked: dropout is off in rollout and update alike."""
         return super().train(False)
 
-    @property
-    def packs(self) -> bool:
-        """Whether rows are packed; found out when it is first asked."""
-        if self._packs is None:
-            self._packs = self._head_is_linear and is_packable(self.model)
-        return self._packs
+    @cached_property
+    def layout(self) -> Layout:
+        """Layout of sequences in forward passes; chosen by trying when it is first asked for."""
+        return choose_layout(self.model)
 
     def forward(
         self,
@@ -169,7 +160,7 @@ class PolicyModel(nn.Module):
         """
         if need_values and self.value_head is None:
             raise ModelError("values were asked of a policy without a value head; make it with with_values=True")
-        states = self._packed(inputs, include_last) if self.packs else self._padded(inputs, include_last)
+        states = self.layout.states(inputs, include_last)
         head = self._plain_head() if need_logits and temperature and not include_last else None
         shared = (need_values and not self.has_critic) or need_action_values
         outputs, hidden = StateOutputs(None, None), None
@@ -195,35 +186,10 @@ class PolicyModel(nn.Module):
                 outputs = replace(outputs, values=self.value_head(hidden.float()).squeeze(-1))
         return outputs
 
-    def _packed(self, inputs: Sequences, include_last: bool) -> States:
-        """Return how to compute states of packed rows."""
-        packing = pack(inputs, include_last)
-
-        def states(model: Any, need_logits: bool, need_hidden: bool) -> tuple[Tensor | None, Tensor | None]:
-            hidden = packed_states(model, packing)
-            return hidden, model.get_output_embeddings()(hidden) if need_logits else None
-
-        return states
-
-    def _padded(self, inputs: Sequences, include_last: bool) -> States:
-        """Return how to compute states of padded rows: the general way, and the clear one."""
-        rows = inputs.ids[:, : int(inputs.lengths.max())]
-        chosen = state_positions(inputs, rows.shape[1], include_last)
-
-        def states(model: Any, need_logits: bool, need_hidden: bool) -> tuple[Tensor | None, Tensor | None]:
-            if self._head_is_linear:
-                hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state[chosen]
-                return hidden, model.get_output_embeddings()(hidden) if need_logits else None
-            output = model(input_ids=rows, use_cache=False, output_hidden_states=need_hidden)
-            hidden = output.hidden_states[-1][chosen] if need_hidden else None
-            return hidden, output.logits[chosen] if need_logits else None
-
-        return states
-
     def _plain_head(self) -> nn.Linear | None:
         """Return the LM head where it is a matrix and nothing else."""
         head = self.model.get_output_embeddings()
-        return head if self._head_is_linear and type(head) is nn.Linear and head.bias is None else None
+        return head if self.layout.linear_head and type(head) is nn.Linear and head.bias is None else None
 
     def value_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the trained parameters of the value and action-value heads, and those of a separate critic's trunk."""
@@ -323,24 +289,3 @@ def _later(head: nn.Linear, hidden: Tensor) -> Callable[[], Tensor]:
         return result
 
     return logits
-
-
-@torch.no_grad()
-def _head_is_linear(model: Any) -> bool:
-    """Say whether the model's logits are just its output embedding applied to its last hidden state.
-
-    Some families scale or cap logits after the head. Rather than list them, two tokens are tried both ways.
-    """
-    head = model.get_output_embeddings()
-    if head is None or getattr(model, "base_model", model) is model:
-        return False
-    ids = torch.tensor([[1, 0]], device=model.device)
-    # Enlarged, because small logits would pass under a cap unnoticed.
-    hook = head.register_forward_pre_hook(lambda module, arguments: (100 * arguments[0],))
-    try:
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return bool(torch.allclose(head(hidden), model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-5))
-    except (AttributeError, TypeError, RuntimeError):
-        return False
-    finally:
-        hook.remove()

@@ -24,8 +24,11 @@ from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models.action_values import ActionValues
-from lmrl.models.pieces import split_packed, split_padded
+from lmrl.models.layouts import Layout
+from lmrl.models.layouts.padded import PaddedLayout
 from lmrl.models.policy import StateOutputs
+
+PADDED = PaddedLayout()
 
 
 @dataclass
@@ -159,14 +162,11 @@ class TextPolicy:
         inputs = getattr(batch, "inputs", None)
         if not isinstance(inputs, Sequences):
             return split_by_length(batch.row_lengths, token_budget)
-        return (split_packed if getattr(self._model(), "packs", False) else split_padded)(inputs, token_budget)
-
-    def _model(self) -> Any:
-        return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+        return _layout(self.module).split(inputs, token_budget)
 
     def move_targets(self, rate: float) -> None:
         """Move the targets of the action values this share of the way to them."""
-        model = self._model()
+        model = _unwrapped(self.module)
         if model.action_values is None:
             raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
         model.action_values.move_targets(rate)
@@ -180,7 +180,7 @@ class TextPolicy:
 def score_logprobs(module: nn.Module, inputs: Sequences, spec: SamplingSpec, token_budget: int) -> Tensor:
     """Return a model's log-probabilities of the sampled tokens under ``spec``, (B, T)."""
     result = torch.zeros(inputs.count, inputs.width, device=inputs.ids.device)
-    for rows in _pieces(module, inputs, token_budget):
+    for rows in _layout(module).split(inputs, token_budget):
         part = inputs.select(rows)
         outputs: StateOutputs = module(part, temperature=plain_temperature(spec))
         result[rows] = TextEvaluation(outputs, part.actions, part.action_mask(inputs.width), spec).logprobs
@@ -192,7 +192,7 @@ def score_values(module: nn.Module, inputs: Sequences, token_budget: int) -> tup
     """Return value estimates before each sampled token, (B, T), and at the end of each trajectory, (B,)."""
     width = inputs.width
     states = torch.zeros(inputs.count, width + 1, device=inputs.ids.device)
-    for rows in _pieces(module, inputs, token_budget):
+    for rows in _layout(module).split(inputs, token_budget):
         part = inputs.select(rows)
         outputs: StateOutputs = module(part, need_logits=False, need_values=True, include_last=True)
         assert outputs.values is not None
@@ -202,9 +202,14 @@ def score_values(module: nn.Module, inputs: Sequences, token_budget: int) -> tup
     return before, at_end
 
 
-def _pieces(module: nn.Module, inputs: Sequences, token_budget: int) -> list[Tensor]:
-    """Return the trajectories of each forward pass."""
-    return (split_packed if getattr(module, "packs", False) else split_padded)(inputs, token_budget)
+def _layout(module: nn.Module) -> Layout:
+    """Return the layout of a policy, or of what accelerate wraps it in; any other module counts padded positions."""
+    layout: Layout = getattr(_unwrapped(module), "layout", PADDED)
+    return layout
+
+
+def _unwrapped(module: nn.Module) -> Any:
+    return getattr(module, "module", module)  # accelerate wraps it on several ranks
 
 
 def reference_spec(spec: SamplingSpec) -> SamplingSpec:

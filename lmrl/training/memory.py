@@ -54,8 +54,7 @@ def bytes_per_token(model: PolicyModel) -> float:
     inputs = Sequences.of_pairs([([0] * size, [0] * size)] * 4, device)
     with torch.enable_grad(), saved_bytes(model.parameters()) as count:
         model(inputs, temperature=1.0, need_values=model.value_head is not None)
-    tokens = size + 4 * size if model.packs else 8 * size
-    return count() / tokens
+    return count() / model.layout.cost(inputs)
 
 
 def graph_allowance(settings: TrainSettings, device: torch.device) -> float:

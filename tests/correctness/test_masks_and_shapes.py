@@ -128,6 +128,6 @@ def test_trap_08_a_template_that_writes_bos_gets_no_second_one(tmp_path):
 
 
 def test_a_policy_without_a_head_is_read_from_its_logits(table_model):
-    assert not PolicyModel(table_model)._head_is_linear
+    assert PolicyModel(table_model).layout.name == "general"
     with pytest.raises(ModelError, match="needs a value head, but TableModel has no output embedding"):
         PolicyModel(table_model, with_values=True)

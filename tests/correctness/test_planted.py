@@ -13,6 +13,7 @@ from lmrl.algorithms.kl import KLController
 from lmrl.engines import SamplingSpec
 from lmrl.models import policy as policies
 from lmrl.models import text_policy
+from lmrl.models.layouts import packed, padded
 from lmrl.stages.rl import rollouts
 from lmrl.training import update as updates
 
@@ -40,40 +41,42 @@ def test_trap_03_planted_the_score_on_every_action(toy, caught):
 
 
 def test_trap_04_planted_the_logits_of_the_token_itself(table_model, caught):
-    positions = policies.state_positions
+    positions = padded.state_positions
 
     def one_late(inputs, width, include_last):
         return positions(inputs, width, include_last).roll(1, 1)
 
-    caught(lambda: checks.check_04(table_model), policies, "state_positions", one_late)
-    assert not policies.PolicyModel(table_model).packs, "the padded layout was tried"
+    caught(lambda: checks.check_04(table_model), padded, "state_positions", one_late)
+    assert policies.PolicyModel(table_model).layout.name == "general", "a padded layout was tried"
+
+
+def laid_out(world, layout):
+    world.policy.layout = layout
+    return world
 
 
 def test_trap_05_planted_rows_that_see_their_padding(toy, caught):
-    states = policies.PolicyModel._padded
+    states = padded.PaddedLayout.states
 
-    def left_padded(policy, inputs, include_last):
+    def left_padded(layout, inputs, include_last):
         width = int(inputs.lengths.max())
         rolled = [row[:width].roll(int(width - n)) for row, n in zip(inputs.ids, inputs.lengths, strict=True)]
         changed = dataclasses.replace(inputs, ids=torch.stack(rolled), sampled=inputs.sampled[:, :width])
-        return states(policy, changed, include_last)
+        return states(layout, changed, include_last)
 
-    def padded():
-        world = toy()
-        world.policy._packs = False
-        return world
-
-    caught(lambda: checks.check_05(padded(), 5), policies.PolicyModel, "_padded", left_padded)
+    caught(
+        lambda: checks.check_05(laid_out(toy(), padded.PaddedLayout()), 5), padded.PaddedLayout, "states", left_padded
+    )
 
 
 def test_trap_05_planted_packed_rows_whose_positions_run_on(toy, caught):
-    pack = policies.pack
+    pack = packed.pack
 
     def run_on(inputs, include_last=False):
         packing = pack(inputs, include_last)
         return dataclasses.replace(packing, positions=torch.arange(len(packing.ids)))
 
-    caught(lambda: checks.check_05(toy(), 5), policies, "pack", run_on)
+    caught(lambda: checks.check_05(laid_out(toy(), packed.PackedLayout()), 5), packed, "pack", run_on)
 
 
 @pytest.mark.parametrize("path", ["hidden states", "logits"])

@@ -23,7 +23,8 @@ from transformers import (
 
 from lmrl.algorithms.sequences import Sequences
 from lmrl.models.head import head_logprobs
-from lmrl.models.packable import attends_to_everything, is_packable
+from lmrl.models.layouts import LAYOUTS
+from lmrl.models.layouts.packed import PackedLayout, attends_to_everything
 from lmrl.models.packing import ATTENTION_NAME, pack
 from lmrl.models.policy import PolicyModel
 
@@ -76,14 +77,14 @@ def inputs_of(prompts, responses, extra=0):
     return replace(inputs, ids=pad(inputs.ids, (0, extra)), sampled=pad(inputs.sampled, (0, extra)))
 
 
-def both(model, inputs, **wanted):
-    """Outputs and gradients of a random sum of them, packed and padded."""
+def in_each(model, inputs, **wanted):
+    """Outputs and gradients of a random sum of them, in every layout."""
     torch.manual_seed(1)
     results = []
-    for packs in (True, False):
+    for layout in LAYOUTS[:2] if "temperature" in wanted else LAYOUTS:  # the general one gives no log-probabilities
         policy = PolicyModel(copy.deepcopy(model), with_values=True)
         torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(2))
-        policy._packs = packs
+        policy.layout = layout
         outputs = policy(inputs, need_values=True, **wanted)
         columns = [c for c in (outputs.logits, outputs.logprobs, outputs.values) if c is not None]
         generator = torch.Generator().manual_seed(3)
@@ -93,22 +94,23 @@ def both(model, inputs, **wanted):
     return results
 
 
-def check_equal(packed, padded):
-    for one, other in zip(packed[0], padded[0], strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
-    assert (packed[1] - padded[1]).norm() <= 1e-5 * padded[1].norm()
+def check_equal(packed, *others):
+    for padded in others:
+        for one, other in zip(packed[0], padded[0], strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+        assert (packed[1] - padded[1]).norm() <= 1e-5 * padded[1].norm()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", ROWS)
 def test_packed_is_padded(family, rows):
     model = model_of(family)
-    assert PolicyModel(model).packs
+    assert PolicyModel(model).layout.name == "packed"
     inputs = inputs_of(*ROWS[rows])
     order = torch.randperm(len(ROWS[rows][0]), generator=torch.Generator().manual_seed(0))
     for batch in (inputs, inputs.select(order)):
         for wanted in ({"temperature": 0.7}, {}, {"include_last": True}):
-            check_equal(*both(model, batch, **wanted))
+            check_equal(*in_each(model, batch, **wanted))
     assert model.config._attn_implementation != ATTENTION_NAME
 
 
@@ -119,7 +121,7 @@ def test_packed_is_padded_over_turns(family, turns):
     order = torch.tensor([2, 0, 1, 0])
     for batch in (rows, rows.select(order)):
         for wanted in ({"temperature": 0.7}, {}, {"include_last": True}):
-            check_equal(*both(model, batch, **wanted))
+            check_equal(*in_each(model, batch, **wanted))
 
 
 def test_rows_of_very_different_lengths_make_blocks_and_change_nothing():
@@ -131,7 +133,7 @@ def test_rows_of_very_different_lengths_make_blocks_and_change_nothing():
     assert sum(rows for rows, _ in packing.blocks) == 12
     # What stands in the blocks beyond the tokens is little.
     assert len(packing.slots) <= 1.25 * sum(len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True))
-    check_equal(*both(model_of("qwen2"), inputs, temperature=1.3))
+    check_equal(*in_each(model_of("qwen2"), inputs, temperature=1.3))
 
 
 def test_a_shared_prompt_is_computed_once_and_the_last_token_not_at_all():
@@ -152,7 +154,7 @@ def test_a_window_shorter_than_the_context_stays_padded(window):
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**WIDE, num_key_value_heads=2, sliding_window=window)).eval()
     policy = PolicyModel(model)
-    assert policy.packs is (window > 32)
+    assert policy.layout.name == ("packed" if window > 32 else "padded")
     prompt, responses = [1, 2, 3], [list(range(20)), list(range(3, 15))]
     logits = policy(inputs_of([prompt] * 2, responses)).logits
     alone = [model(torch.tensor([prompt + response])).logits[0, 2:-1] for response in responses]
@@ -175,8 +177,8 @@ def test_windows_are_read_from_the_configuration(config):
 def test_attention_that_is_not_transformers_own_stays_padded():
     config = FalconConfig(vocab_size=23, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, alibi=True)
     torch.manual_seed(0)
-    assert not is_packable(FalconForCausalLM(config).eval())
-    assert not is_packable(torch.nn.Linear(2, 2))
+    assert PackedLayout().unsupported(FalconForCausalLM(config).eval())
+    assert "no transformers model" in PackedLayout().unsupported(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -236,8 +238,8 @@ def test_packed_rows_keep_less():
     model = model_of("llama")
     inputs = inputs_of([[1, 2, 3, 4, 5, 6]] * 6, [[1] * n for n in (1, 1, 2, 3, 5, 20)])
     kept = {}
-    for packs in (True, False):
+    for layout in LAYOUTS[:2]:
         policy = PolicyModel(model)
-        policy._packs = packs
-        kept[packs] = saved_bytes(lambda policy=policy: policy(inputs, temperature=1.0).logprobs)
-    assert kept[True] < 0.5 * kept[False]
+        policy.layout = layout
+        kept[layout.name] = saved_bytes(lambda policy=policy: policy(inputs, temperature=1.0).logprobs)
+    assert kept["packed"] < 0.5 * kept["padded"]

@@ -13,6 +13,8 @@ from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
+from lmrl.models.head import head_is_linear
+from lmrl.models.layouts.padded import GeneralLayout
 from lmrl.models.packing import state_positions
 from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
@@ -94,8 +96,7 @@ def test_a_new_value_head_says_zero(language_model):
 def test_families_whose_logits_are_more_than_the_head_take_the_general_path(language_model, policy):
     general = PolicyModel(language_model.model, with_values=True)
     general.value_head.load_state_dict(policy.value_head.state_dict())
-    assert general._head_is_linear
-    general._head_is_linear = False
+    general.layout = GeneralLayout()
     inputs = text_inputs(PROMPTS, RESPONSES)
     assert torch.allclose(
         score_logprobs(general, inputs, SamplingSpec(), 8), score_logprobs(policy, inputs, SamplingSpec(), 8), atol=1e-5
@@ -109,7 +110,7 @@ def test_capped_logits_are_noticed(language_model, monkeypatch):
         lambda module, args, output: setattr(output, "logits", 3 * torch.tanh(output.logits / 3)) or output
     )
     try:
-        assert head is not None and not PolicyModel(language_model.model)._head_is_linear
+        assert head is not None and not head_is_linear(language_model.model)
     finally:
         handle.remove()
 
@@ -197,5 +198,5 @@ def test_a_cap_is_noticed_where_logits_are_still_small():
     sizes = {"vocab_size": 15, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
     model = Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, final_logit_softcapping=30.0))
-    assert not PolicyModel(model)._head_is_linear
+    assert not head_is_linear(model)
     assert not model.lm_head._forward_pre_hooks

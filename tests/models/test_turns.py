@@ -7,6 +7,7 @@ from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, load
+from lmrl.models.layouts.padded import PaddedLayout
 from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
 
@@ -24,7 +25,9 @@ def policy(request, tmp_path_factory):
     model = load(write_tiny_model(tmp_path_factory.mktemp(request.param), architecture=architecture)).model
     policy = PolicyModel(model, with_values=True)
     torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
-    policy._packs = request.param != "padded"
+    assert policy.layout.name == "packed"
+    if request.param == "padded":
+        policy.layout = PaddedLayout()
     return policy
 
 

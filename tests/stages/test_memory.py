@@ -6,6 +6,7 @@ import torch
 from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel, load
+from lmrl.models.layouts import LAYOUTS
 from lmrl.training.memory import CPU_TOKENS, GIB, bytes_per_token, microbatch_budget
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
@@ -25,10 +26,10 @@ def test_the_budget_is_what_is_set_or_what_fits(tiny_folder):
         TrainSettings(microbatch_memory=-1.0)
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_what_is_measured_is_what_a_microbatch_keeps(tiny_folder, packs):
+@pytest.mark.parametrize("layout", LAYOUTS[:2], ids=lambda layout: layout.name)
+def test_what_is_measured_is_what_a_microbatch_keeps(tiny_folder, layout):
     policy = PolicyModel(load(tiny_folder).model)
-    policy._packs = packs
+    policy.layout = layout
     rows, size = 8, 12
     held = {}
 
@@ -40,7 +41,7 @@ def test_what_is_measured_is_what_a_microbatch_keeps(tiny_folder, packs):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy(Sequences.of_pairs([([1] * size, [1] * size)] * rows), temperature=1.0)
     kept = sum(count for place, (_, count) in held.items() if place not in own)
-    tokens = size + rows * size if packs else 2 * rows * size
+    tokens = size + rows * size if layout.name == "packed" else 2 * rows * size
     assert kept == pytest.approx(tokens * bytes_per_token(policy), rel=0.25)
 
 

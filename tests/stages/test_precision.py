@@ -13,6 +13,7 @@ from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
 from lmrl.engines.spec import SamplingSpec
 from lmrl.models import PolicyModel, load
+from lmrl.models.layouts import LAYOUTS
 from lmrl.models.text_policy import TextEvaluation, TextPolicy, score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
@@ -165,14 +166,12 @@ def test_every_part_of_an_update(tiny_folder, tmp_path, sections):
     records_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("plain", [True, False], ids=["matrix head", "other head"])
-def test_values_and_log_probabilities_are_float32(tiny_folder, packs, plain):
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_values_and_log_probabilities_are_float32(tiny_folder, layout):
     policy = PolicyModel(load(tiny_folder).model, with_values=True)
     torch.nn.init.normal_(policy.value_head.weight)
     exact, _ = score_values(policy, inputs_of(), 100)
-    policy._packs = packs
-    policy._head_is_linear = packs or plain
+    policy.layout = layout
     with torch.autocast("cpu", torch.bfloat16):
         values, after = score_values(policy, inputs_of(), 100)
         logprobs = score_logprobs(policy, inputs_of(), SamplingSpec(), 100)

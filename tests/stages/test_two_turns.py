@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
+from lmrl.models.layouts.padded import PaddedLayout
 from lmrl.models.text_policy import score_logprobs
 from lmrl.plugins import PluginManager
 from lmrl.testing.thread_ranks import run_ranks
@@ -99,7 +100,7 @@ def test_microbatches_and_order_change_no_step(world, rollout, name):
 def test_the_padded_layout_takes_the_same_step(world, rollout, name):
     expected, _ = change_of(world, rollout, name)
     padded = copy.deepcopy(world)
-    padded.policy._packs = False
+    padded.policy.layout = PaddedLayout()
     found, _ = change_of(padded, rollout, name)
     assert torch.allclose(found, expected, atol=1e-6)
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmrl.models.policy import _head_is_linear as head_is_linear
+from lmrl.models.head import head_is_linear
+from lmrl.models.layouts.padded import general_states, linear_states
 
 PROBE_LENGTHS = (5, 2, 7, 1)
 LEAST_SHARE = 0.75
@@ -142,18 +143,16 @@ class AnswerModel(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._head_is_linear = head_is_linear(model)
+        self._states = linear_states if head_is_linear(model) else general_states
 
     def forward(
         self, ids: Tensor, positions: Tensor | None, predicts: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return for each target its negative log-probability in nats and whether it was the likeliest, both (N,)."""
-        placed = {} if positions is None else {"position_ids": positions}
-        if self._head_is_linear:
-            hidden = self.model.base_model(input_ids=ids, use_cache=False, **placed).last_hidden_state[predicts]
-            logits = self.model.get_output_embeddings()(hidden).float()
-        else:
-            logits = self.model(input_ids=ids, use_cache=False, **placed).logits[predicts].float()
+        given = {"input_ids": ids} if positions is None else {"input_ids": ids, "position_ids": positions}
+        _, logits = self._states(predicts, given, self.model, True, False)
+        assert logits is not None
+        logits = logits.float()
         return functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
 
 
