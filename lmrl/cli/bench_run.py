@@ -147,7 +147,6 @@ def _last_part(path: re.Match[str]) -> str:
 
 
 def _output(given: Path | None, suite: str, smoke: bool, several: bool) -> Path:
-
     if given is None:
         return Path("results", *(["smoke"] if smoke else []), f"{suite}.jsonl")
     if several:

@@ -7,9 +7,11 @@ between a forward pass and its backward pass.
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.errors import ModelError
-from lmrl.models.adapters import AdapterSettings, adapter_config, add_adapter, import_peft, read_adapter
+from lmrl.models.adapters import (
+    BACKBONE_FILE,
+    AdapterSettings,
+    adapter_config,
+    add_adapter,
+    import_peft,
+    read_adapter,
+    require_backbone,
+)
+from lmrl.models.stored import weights_digest
 from lmrl.text.files import ADAPTER_CONFIG
 
 POLICY_ADAPTER = "default"
@@ -93,17 +104,25 @@ class Adapter:
             if ".lora_" not in name:
                 yield name.replace(".base_layer.", "."), tensor
 
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the backbone, which never changes."""
+        return weights_digest(self.backbone())
+
     def save(self, folder: Path) -> None:
         """Write the adapter into ``folder`` in PEFT's layout, the critic's into ``folder``/critic."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.adapted.save_pretrained(folder, save_embedding_layers=False)
         generation = getattr(self.model, "generation_config", None)
+        record = {"model": self.model.name_or_path, "digest": self.digest}
+        (folder / BACKBONE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if generation is not None:  # the ids that end a response, which the base model may not name
             generation.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """Read back what ``save`` wrote, bit for bit; raises ``ModelError`` for an adapter of another shape."""
+        """Read back what ``save`` wrote, bit for bit; raises ``ModelError`` for an adapter of another shape or base."""
+        require_backbone(folder, self.digest)
         read_adapter(self.adapted, folder, POLICY_ADAPTER)
 
     def load_critic(self, folder: Path) -> bool:

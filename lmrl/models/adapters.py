@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from lmrl.config.unread import all_but, only_if
 from lmrl.errors import ModelError, SettingsError, nearest
-from lmrl.text.files import ADAPTER_CONFIG
+from lmrl.text.files import ADAPTER_CONFIG, read_json
 
 ADAPTER_FOLDER = "adapter"
 """Folder of a checkpoint that holds the adapter, in PEFT's layout."""
+BACKBONE_FILE = "backbone.json"
+"""Name and digest of the model that an adapter was trained on."""
 ALL_LINEAR = "all-linear"
 
 
@@ -142,6 +144,19 @@ def read_adapter(model: Any, folder: Path, name: str) -> None:
             "base model that it was trained with."
         )
     peft.set_peft_model_state_dict(model, state, adapter_name=name)
+
+
+def require_backbone(folder: Path, digest: str) -> None:
+    """Raise ``ModelError`` if the adapter in ``folder`` was trained on a base model of another digest.
+
+    Adapters of other trainers record none, and are not checked.
+    """
+    record = read_json(folder / BACKBONE_FILE, required=False)
+    if record.get("digest", digest) != digest:
+        raise ModelError(
+            f"the adapter of {folder} belongs to another base model than the one that is loaded: it was trained on "
+            f"{record.get('model')}, whose weights were different. Use it with that model, or train a new adapter."
+        )
 
 
 def merged_copy(model: Any) -> Any:

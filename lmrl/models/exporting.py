@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from lmrl.errors import ModelError, SettingsError
+from lmrl.models.adapters import BACKBONE_FILE
 from lmrl.models.loading import load
 from lmrl.models.saving import save_model, saved_dtype
 from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, find_files
@@ -62,7 +63,7 @@ def _copy_adapter(files: CheckpointFiles, adapter: Path, target: Path, dtype: Ex
     if not (adapter / ADAPTER_WEIGHTS).exists():
         raise ModelError(f"{adapter} holds no {ADAPTER_WEIGHTS}; expected the folder of an adapter.")
     target.mkdir(parents=True, exist_ok=True)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "generation_config.json"):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BACKBONE_FILE, "generation_config.json"):
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, target / name)
     copy_tokenizer(files.tokenizer, target)

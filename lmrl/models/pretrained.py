@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from lmrl.errors import ModelError
-from lmrl.models.stored import drop_quantisation, require_numbers, untie, unused_tensors
+from lmrl.models.stored import drop_quantisation, require_numbers, untie, unused_tensors, weights_digest
 from lmrl.text.card import remote_code_message, short_text
 from lmrl.text.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointFiles, read_json
 from lmrl.text.kinds import media_of, text_model_type
 from lmrl.text.vocabulary import adapted_rows
-from lmrl.text.weight_files import listing, read_header, require_weights
+from lmrl.text.weight_files import listing, read_header, require_weights, stored_dtype
 
 logger = logging.getLogger(__name__)
 TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model.", r"^model\.lm_head": "lm_head"}
@@ -164,10 +166,12 @@ def _adapter_head(files: CheckpointFiles) -> set[str]:
 
 def _merged(model: Any, files: CheckpointFiles) -> Any:
     """Return the model with an adapter added to its weights; raises ``ModelError`` for one that does not fit."""
-    from lmrl.models.adapters import import_peft
+    from lmrl.models.adapters import import_peft, require_backbone
 
     folder = files.adapter
     assert folder is not None
+    if model.dtype == torch.float32 or str(model.dtype) == f"torch.{stored_dtype(files.folder)}":
+        require_backbone(folder, weights_digest(model.state_dict().items()))
     peft = import_peft(f"{files.name} is an adapter; loading it")
     table = model.get_input_embeddings().weight.shape[0]
     rows = adapted_rows(files, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ BUFFER = re.compile(
 MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.bias$")
 """Names of causal masks, (1, 1, N, N), that were stored as a buffer; a bias of this name has one dimension."""
 LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
+DIGEST_VALUES = 256
+"""Values of each tensor that a digest reads."""
 INTEGERS = ("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
@@ -79,6 +82,21 @@ def untie(model: Any, name: str) -> None:
         "are used, and saved checkpoints have tie_word_embeddings = false.",
         name,
     )
+
+
+def weights_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return a digest of named tensors: of their shapes and of values from all over each, in float32.
+
+    It is fast enough for large models, and the same on every device and for a model in bfloat16 that is loaded as
+    float32.
+    """
+    result = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        flat = tensor.detach().reshape(-1)
+        places = torch.linspace(0, max(len(flat) - 1, 0), min(len(flat), DIGEST_VALUES), dtype=torch.float64)
+        values = flat[places.long().to(flat.device)].float().cpu()
+        result.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
+    return result.hexdigest()
 
 
 def drop_quantisation(model: Any, name: str) -> None:

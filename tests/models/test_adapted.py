@@ -220,3 +220,28 @@ def test_a_tied_output_layer_gets_no_adapter(tmp_path):
     assert model.config.tie_word_embeddings
     with pytest.raises(ModelError, match="names lm_head, whose table is both the input and the output embedding"):
         Adapter(model, AdapterSettings(method="lora", target_modules=["c_attn", "lm_head"]))
+
+
+def test_an_adapter_for_another_base_of_the_same_shape_is_refused(folder, tmp_path):
+    policy = policy_of(folder)
+    policy.save(tmp_path / "saved", folder)
+    other = load(folder).model
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(1.1)
+    other.save_pretrained(folder)
+    with pytest.raises(ModelError, match="belongs to another base model than the one that is loaded"):
+        load(tmp_path / "saved")
+    with pytest.raises(ModelError, match="belongs to another base model than the one that is loaded"):
+        policy_of(folder).adapter.load(tmp_path / "saved")
+    (tmp_path / "saved" / "backbone.json").unlink()  # an adapter of another trainer
+    load(tmp_path / "saved")
+
+
+def test_the_digest_of_a_half_precision_base_is_that_of_its_float32_copy(tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    model = load(folder).model
+    model.to(torch.bfloat16).save_pretrained(folder)
+    policy = policy_of(folder)  # in float32, as training loads it
+    policy.save(tmp_path / "saved", folder)
+    assert load(tmp_path / "saved", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    assert load(tmp_path / "saved").model.dtype == torch.float32
