@@ -216,16 +216,8 @@ def make_task(
     frozen = reference_of(reference, source, card, trust_remote_code)
     if beta > 0 and frozen is None:
         raise SettingsError(f"beta is {beta}, but reference is False; KL shaping needs the frozen reference")
-    return Task(
-        card=card,
-        prompts=read,
-        reward=score,
-        spec=spec,
-        beta=float(beta),
-        observation_length=_length(observation_length, longest_episode(read, spec)),
-        observe_action_mask=bool(observe_action_mask),
-        reference=frozen,
-    )
+    length = _length(observation_length, longest_episode(read, spec))
+    return Task(card, read, score, spec, float(beta), length, bool(observe_action_mask), frozen)
 
 
 def _scorable(prompts: tuple[Prompt, ...], reward: RewardFunction, on_unreadable: OnUnreadable) -> tuple[Prompt, ...]:

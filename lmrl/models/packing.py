@@ -87,29 +87,23 @@ def pack(inputs: Sequences, include_last: bool = False) -> Packing:
     context_start = own_lengths.cumsum(0) - own_lengths
     behind_start = context_tokens + after.cumsum(0) - after
 
-    def place_of(rows: Tensor, places: Tensor) -> Tensor:
-        """Return where tokens of these rows, by their place in the row, stand among ``ids``."""
+    def place_of(rows: Tensor, places: Tensor) -> Tensor:  # where tokens of these rows stand among ``ids``
         of_context = context_start[number[rows]] + places
         return torch.where(places < context[rows], of_context, behind_start[rows] + places - context[rows])
 
     chosen = state_positions(inputs, longest, include_last).nonzero()
     states = place_of(chosen[:, 0], chosen[:, 1])
 
-    order = torch.argsort(lengths, stable=True)
-    blocks = _blocks(lengths[order].tolist())
-    slots, block_contexts, slot_start, start, row = [], [], torch.zeros_like(lengths), 0, 0
-    for count, width in blocks:
-        members = order[row : row + count]
-        token = place_of(members[:, None], columns[None, :width])
-        # What stands in padding is read by nobody: any token will do.
-        slots.append(token.where(columns[:width] < lengths[members, None], 0).flatten())
-        block_contexts.append(number[members])
-        slot_start[members] = start + width * torch.arange(count, device=device)
-        start, row = start + count * width, row + count
+    blocks, members, slot_start = _blocks(lengths)
+    # What stands in padding is read by nobody: any token will do.
+    slots = [
+        place_of(rows[:, None], columns[None, :width]).where(columns[:width] < lengths[rows, None], 0).flatten()
+        for rows, (_, width) in zip(members, blocks, strict=True)
+    ]
     of_contexts = (slot_start[first, None] + context_columns)[in_context]
     of_others = (slot_start[:, None] + columns)[behind]
     places = torch.cat([of_contexts, of_others])
-    owners = torch.full((start,), len(ids), device=device)
+    owners = torch.full((sum(rows * width for rows, width in blocks),), len(ids), device=device)
     owners[places] = torch.arange(len(ids), device=device)
     return Packing(
         ids,
@@ -119,7 +113,7 @@ def pack(inputs: Sequences, include_last: bool = False) -> Packing:
         places,
         owners,
         blocks,
-        block_contexts,
+        [number[rows] for rows in members],
         context_tokens,
         in_context.flatten().nonzero().squeeze(1),
         (contexts, longest_context),
@@ -148,15 +142,25 @@ def _distinct_contexts(inputs: Sequences, lengths: Tensor, width: int) -> tuple[
     return number, first.scatter_reduce(0, number, rows, "amin")
 
 
-def _blocks(lengths: list[int]) -> list[tuple[int, int]]:
-    """Cut rows sorted by length into blocks of like length; return (rows, longest) of each."""
-    blocks, start = [], 0
-    for place, length in enumerate(lengths):
-        if length > BUCKET_RATIO * lengths[start]:
-            blocks.append((place - start, lengths[place - 1]))
-            start = place
-    blocks.append((len(lengths) - start, lengths[-1]))
-    return blocks
+def _blocks(lengths: Tensor) -> tuple[list[tuple[int, int]], list[Tensor], Tensor]:
+    """Cut rows of these lengths (N,) into blocks of rows of like length, which stand in slots one after the other.
+
+    Return (rows, longest row) of each block, its rows' indices, and the first slot of each row, (N,).
+    """
+    order = torch.argsort(lengths, stable=True)
+    ordered = lengths[order].tolist()
+    cuts = [0]
+    for place, length in enumerate(ordered):
+        if length > BUCKET_RATIO * ordered[cuts[-1]]:
+            cuts.append(place)
+    ends = [*cuts[1:], len(ordered)]
+    blocks = [(end - start, ordered[end - 1]) for start, end in zip(cuts, ends, strict=True)]
+    members = [order[start:end] for start, end in zip(cuts, ends, strict=True)]
+    slot_start, filled = torch.zeros_like(lengths), 0
+    for rows, (count, width) in zip(members, blocks, strict=True):
+        slot_start[rows] = filled + width * torch.arange(count, device=lengths.device)
+        filled += count * width
+    return blocks, members, slot_start
 
 
 class _Spread(torch.autograd.Function):

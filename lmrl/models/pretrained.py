@@ -44,29 +44,11 @@ def load_weights(
     ``changes`` go to the configuration. Raises ``ModelError`` for weights that are missing, unexpected, of another
     shape, NaN or infinite, for damaged files, and for code that is not trusted.
     """
-    import transformers
-
     paths = require_weights(files)
     config = read_json(files.folder / "config.json")
-    folder, named = str(files.folder), dict(changes)
     inner = text_model_type(config)
     try:
-        with quiet_transformers():
-            if inner:
-                settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-                text = settings.get_text_config()
-                text.update(changes)
-                named = {"config": text, "key_mapping": TEXT_PART}
-            model, report = getattr(transformers, loader).from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **named,
-            )
+        model, report = _from_pretrained(str(files.folder), loader, dtype, trust_remote_code, bool(inner), changes)
     except Exception as error:  # transformers raises many kinds; all mean that this checkpoint cannot be used
         raise ModelError(
             remote_code_message(files.name, config, trust_remote_code)
@@ -100,6 +82,32 @@ def load_weights(
         name = str(files.adapter.resolve())  # a further adapter is one on the merged model, not on the base
     model.name_or_path = model.config._name_or_path = name
     return model, missing - trained
+
+
+def _from_pretrained(
+    folder: str, loader: str, dtype: Any, trust_remote_code: bool, text_part: bool, changes: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return what transformers loads, the language model alone if ``text_part``, and its report on the tensors."""
+    import transformers
+
+    named = dict(changes)
+    with quiet_transformers():
+        if text_part:
+            settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            text = settings.get_text_config()
+            text.update(changes)
+            named = {"config": text, "key_mapping": TEXT_PART}
+        loaded: tuple[Any, dict[str, Any]] = getattr(transformers, loader).from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **named,
+        )
+    return loaded
 
 
 @contextmanager

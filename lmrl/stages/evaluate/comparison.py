@@ -1,7 +1,7 @@
 """The same questions answered side by side by several models: the table with which people judge them.
 
 Models are loaded one after the other, and all of them draw with the same random numbers, so that two equal models give
-equal answers. Leaves out statistics (``lmrl.stages.evaluate.stage``) and how the table is shown (``compare_pages``, the
+equal answers. Leaves out statistics (``lmrl.stages.evaluate.stage``) and how the table is shown (``comparison_page``, the
 command).
 """
 
@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,78 +121,72 @@ def compare(
     ``models`` are folders (also of runs) or hub ids; ``trust_remote_code`` runs Python code that they come with. A
     prompt is a text, a conversation of messages, or a row of any shape that ``load_prompts`` reads, whose columns go to
     the reward; ``prompts`` may also be a path or a table of pandas or ``datasets``. ``prompt_settings`` map columns. A
-    model with a chat template is asked through it (unless
-    ``complete``), any other has the text completed. ``reward`` and ``reference`` add each answer's reward and its KL to
-    the reference.
+    model with a chat template is asked through it (unless ``complete``), any other has the text completed. ``reward``
+    and ``reference`` add each answer's reward and its KL to the reference.
 
     Raises ``SettingsError``, ``ModelError`` or ``PromptError`` before any weights are loaded.
     """
     sampling = sampling or SamplingSettings(max_new_tokens=128)
-    rows = _rows(prompts, prompt_settings or PromptSettings())
     judge = None if reward is None else resolve_reward(reward, reward_settings, plugins)
-    if judge is not None:
-        origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
-        rows = [rows[place] for place in scorable_rows([judge], _reward_columns(rows), origins)]
-    columns, cards = _columns(models, names, complete, trust_remote_code)
-    asked = [[ask(card, row["prompt"], system, complete) for row in rows] for card in cards]
-    reference_path = model_path(reference) if str(reference) else ""
-    reference_card = load_card(reference_path, trust_remote_code=trust_remote_code) if reference_path else None
-    require_all_weights(filter(None, [*(column.path for column in columns), reference_path]))
-    notes = _notes(columns, system, sampling, bool(reference_path), complete) + _asked_note(columns, rows)
-    completions: list[list[Completion]] = []
-    own: list[list[float]] = []
-    bar = tqdm(total=len(columns), desc="compare", unit="model", disable=not progress)
-    with bar:
-        for column, card, questions in zip(columns, cards, asked, strict=True):
-            bar.set_postfix_str(column.name)
-            model = load(column.path, device=torch_device(device), trust_remote_code=trust_remote_code)
-            spec = answer_spec(sampling, card, in_chat(card, questions))
-            ids = [question.ids for question in questions]
-            completions.append(sample_texts(model, ids, spec, derive_seed(seed, "compare")))
-            own.append(own_logprobs(model, ids, completions[-1], sampling.temperature) if reference_path else [])
-            del model
+    rows = _scorable(_rows(prompts, prompt_settings or PromptSettings()), judge)
+    sides = _sides(models, names, rows, system, complete, trust_remote_code)
+    columns = [side.column for side in sides]
+    path = model_path(reference) if str(reference) else ""
+    reference_card = load_card(path, trust_remote_code=trust_remote_code) if path else None
+    require_all_weights(filter(None, [*(column.path for column in columns), path]))
+    notes = _notes(columns, system, sampling, bool(path), complete) + _asked_note(columns, rows)
+    opened = partial(load, device=torch_device(device), trust_remote_code=trust_remote_code)
+    with tqdm(sides, desc="compare", unit="model", disable=not progress) as bar:
+        for side in bar:
+            bar.set_postfix_str(side.column.name)
+            side.answer(opened(side.column.path), sampling, seed, with_logprobs=bool(path))
             _free()
-            bar.update()
-    kl: list[list[float] | None] = [None] * len(columns)
     if reference_card is not None:
-        scorer = load(reference_path, device=torch_device(device), trust_remote_code=trust_remote_code)
-        for place, card in enumerate(cards):
-            sampled = [(q.ids, c.ids) for q, c in zip(asked[place], completions[place], strict=True)]
-            if reason := why_no_kl(card, reference_card, sampled):
-                notes.append(f"{columns[place].name} {reason}")
-                continue
-            others = sequence_logprobs(scorer, sampled, sampling.temperature)
-            kl[place] = [mine - other for mine, other in zip(own[place], others, strict=True)]
-    rewards = [
-        None
-        if judge is None
-        else _rewards(judge, card, rows, questions, answers, system, any(c.chatted for c in columns))
-        for card, questions, answers in zip(cards, asked, completions, strict=True)
-    ]
-    answers = [
-        [
-            Answer(
-                text=completions[j][i].text,
-                tokens=len(completions[j][i].ids),
-                ended=completions[j][i].ended,
-                reward=_at(rewards[j], i),
-                kl=_at(kl[j], i),
-            )
-            for j in range(len(columns))
+        notes += _measure_kl(opened(path), reference_card, sides, sampling.temperature)
+    for side in sides if judge is not None else ():
+        side.rewards = _rewards(judge, side, rows, system, any(column.chatted for column in columns))
+    answers = [list(row) for row in zip(*(side.answers() for side in sides), strict=True)]
+    texts, judged_by = [shown(row["prompt"]) for row in rows], "" if judge is None else judge.name
+    return SideBySide(texts, columns, answers, sampling, seed, system, judged_by, str(reference) if path else "", notes)
+
+
+@dataclass
+class _Side:
+    """One model, what it is asked, and its answers with their log-probabilities, rewards and KLs, None without any."""
+
+    column: Column
+    card: ModelCard
+    asked: list[Asked]
+    completions: list[Completion] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+    rewards: list[float | None] | None = None
+    kl: list[float] | None = None
+
+    def answer(self, model: LanguageModel, sampling: SamplingSettings, seed: int, with_logprobs: bool) -> None:
+        ids = [question.ids for question in self.asked]
+        spec = answer_spec(sampling, self.card, in_chat(self.card, self.asked))
+        self.completions = sample_texts(model, ids, spec, derive_seed(seed, "compare"))
+        if with_logprobs:
+            self.own = own_logprobs(model, ids, self.completions, sampling.temperature)
+
+    def answers(self) -> list[Answer]:
+        return [
+            Answer(made.text, len(made.ids), made.ended, _at(self.rewards, place), _at(self.kl, place))
+            for place, made in enumerate(self.completions)
         ]
-        for i in range(len(rows))
-    ]
-    return SideBySide(
-        prompts=[shown(row["prompt"]) for row in rows],
-        columns=columns,
-        answers=answers,
-        sampling=sampling,
-        seed=seed,
-        system=system,
-        reward="" if judge is None else judge.name,
-        reference=str(reference) if reference_path else "",
-        notes=notes,
-    )
+
+
+def _measure_kl(scorer: LanguageModel, reference: ModelCard, sides: Sequence[_Side], temperature: float) -> list[str]:
+    """Measure the answers' KL to the reference; return a note on each model for which there is none."""
+    notes = []
+    for side in sides:
+        sampled = [(asked.ids, made.ids) for asked, made in zip(side.asked, side.completions, strict=True)]
+        if reason := why_no_kl(side.card, reference, sampled):
+            notes.append(f"{side.column.name} {reason}")
+            continue
+        others = sequence_logprobs(scorer, sampled, temperature)
+        side.kl = [mine - other for mine, other in zip(side.own, others, strict=True)]
+    return notes
 
 
 def own_logprobs(
@@ -235,9 +230,22 @@ def _needs_reading(item: Any) -> bool:
     return isinstance(item, Mapping) and not isinstance(item, OriginRow)
 
 
-def _columns(
-    models: Sequence[str | Path], names: Sequence[str], complete: bool, trust_remote_code: bool
-) -> tuple[list[Column], list[ModelCard]]:
+def _scorable(rows: list[dict[str, Any]], judge: Any) -> list[dict[str, Any]]:
+    """Return the rows whose columns the reward can read."""
+    if judge is None:
+        return rows
+    origins = [f"prompt {number}" for number in range(1, len(rows) + 1)]
+    return [rows[place] for place in scorable_rows([judge], _reward_columns(rows), origins)]
+
+
+def _sides(
+    models: Sequence[str | Path],
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    system: str,
+    complete: bool,
+    trust_remote_code: bool,
+) -> list[_Side]:
     if not models:
         raise SettingsError("no model was named; expected at least one folder or hub id")
     if names and len(names) != len(models):
@@ -246,10 +254,14 @@ def _columns(
     require_different(names)
     found = list(names) or short_names([str(model) or "stories" for model in models])
     cards = [load_card(path, trust_remote_code=trust_remote_code) for path in paths]
-    columns = [
-        Column(name, path, chats(card) and not complete) for name, path, card in zip(found, paths, cards, strict=True)
+    return [
+        _Side(
+            Column(name, path, chats(card) and not complete),
+            card,
+            [ask(card, row["prompt"], system, complete) for row in rows],
+        )
+        for name, path, card in zip(found, paths, cards, strict=True)
     ]
-    return columns, cards
 
 
 def _notes(
@@ -279,20 +291,15 @@ def _asked_note(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _rewards(
-    judge: Any,
-    card: ModelCard,
-    rows: Sequence[Mapping[str, Any]],
-    questions: Sequence[Asked],
-    answers: Sequence[Completion],
-    system: str,
-    as_chat: bool,
+    judge: Any, side: _Side, rows: Sequence[Mapping[str, Any]], system: str, as_chat: bool
 ) -> list[float | None]:
     columns = _reward_columns(rows)
     if as_chat:  # the same for every model, whatever it was asked through: a learned reward has a template of its own
         columns["prompt_messages"] = [list(as_messages(row["prompt"], system)) for row in rows]
-    ids, sampled = [question.ids for question in questions], [answer.ids for answer in answers]
-    columns |= sampled_columns(judge, card.codec, ids, sampled, [answer.finish for answer in answers])
-    texts = [question.text for question in questions]
+    answers = side.completions
+    ids, sampled = [question.ids for question in side.asked], [answer.ids for answer in answers]
+    columns |= sampled_columns(judge, side.card.codec, ids, sampled, [answer.finish for answer in answers])
+    texts = [question.text for question in side.asked]
     scores: list[float | None] = judge(texts, [answer.text for answer in answers], columns).given()
     return scores
 

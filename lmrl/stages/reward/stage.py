@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,7 @@ def reward(
             f"train.rankings_per_step is {config.train.rankings_per_step}; expected at least one for each of the "
             f"{accelerator.num_processes} processes"
         )
-    if rankings is None and not config.data.path:
-        raise DataError("no rankings were named; set data.path: lmrl reward data.path=preferences.jsonl")
-    found = rankings if isinstance(rankings, RankingSet) else load_rankings(rankings, config.data)
-    _check_scores(found, config)
+    found = _read(rankings, config)
     model = _started(config, config.run.seed, accelerator.device)
     training, held_out = _split(found, config)
     limits = (config.data.too_long, config.data.max_tokens)
@@ -92,6 +90,8 @@ def reward(
     members = config.ensemble.members
     if members > 1:
         config = _open_ensemble(config, plugins, accelerator, resume)
+    fingerprint = digest_of([training.fingerprint(), held_out.fingerprint() if held_out else ""])
+    learn = partial(fit, stage=STAGE, accelerator=accelerator, plugins=plugins, fingerprint=fingerprint)
     fits: list[FitResult] = []
     scores: list[list[Any]] = []
     for number in range(1, members + 1):
@@ -99,21 +99,11 @@ def reward(
         if number > 1:
             model = _started(config, part.run.seed, accelerator.device)
         task = RewardTask(model, sides[0].items, sides[1].items, part)
-        fitted = fit(
-            task,
-            stage=STAGE,
-            config=part,
-            accelerator=accelerator,
-            plugins=plugins,
-            fingerprint=digest_of([training.fingerprint(), held_out.fingerprint() if held_out else ""]),
-            resume=again,
-            progress=progress,
-        )
-        fits.append(fitted)
-        if fitted.interrupted:
+        fits.append(learn(task, config=part, resume=again, progress=progress))
+        if fits[-1].interrupted:
             break
         if accelerator.is_main_process and references is not None:
-            write_normalisation(fitted.checkpoint, normalisation_of(model, references, task.token_budget))
+            write_normalisation(fits[-1].checkpoint, normalisation_of(model, references, task.token_budget))
         # The last step ends with an evaluation; a run that was complete already has none in this process.
         last = task.evaluated or task.score(sides[1].items)
         scores.append([row.double().numpy() for row in last])
@@ -152,13 +142,18 @@ def _split(found: RankingSet, config: RewardConfig) -> tuple[RankingSet, Ranking
         ) from error
 
 
-def _check_scores(found: RankingSet, config: RewardConfig) -> None:
+def _read(rankings: Any, config: RewardConfig) -> RankingSet:
+    """Return the rankings of the call, or those of ``data.path``."""
+    if rankings is None and not config.data.path:
+        raise DataError("no rankings were named; set data.path: lmrl reward data.path=preferences.jsonl")
+    found = rankings if isinstance(rankings, RankingSet) else load_rankings(rankings, config.data)
     bare = sum(1 for ranking in found.rankings if not ranking.scores)
     if config.objective.score_margin and bare:
         raise SettingsError(
             f"objective.score_margin is {config.objective.score_margin}, but {bare} of {len(found)} rankings come "
             "without scores; use objective.margin, or data with a column of scores"
         )
+    return found
 
 
 def _open_ensemble(config: RewardConfig, plugins: PluginManager, accelerator: Any, resume: bool) -> RewardConfig:
