@@ -1,8 +1,8 @@
 """The same questions answered side by side by several models: the table with which people judge them.
 
 Models are loaded one after the other, and all of them draw with the same random numbers, so that two equal models give
-equal answers. Leaves out statistics (``lmrl.stages.evaluate.stage``) and how the table is shown (``comparison_page``, the
-command).
+equal answers. Leaves out statistics (``lmrl.stages.evaluate.stage``) and how the table is shown
+(``comparison_page``, the command).
 """
 
 from __future__ import annotations
