@@ -29,8 +29,9 @@ def entropy(logprobs: Tensor) -> Tensor:
 
 
 def scatter_rows(flat: Tensor, mask: Tensor) -> Tensor:
-    """Put a flat (N,) tensor of masked entries, in row-major order, back into (B, T) with 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+    """Put a flat (..., N) tensor of masked entries, in row-major order, back into (..., B, T) with 0 elsewhere."""
+    result = torch.zeros(*flat.shape[:-1], *mask.shape, dtype=flat.dtype, device=flat.device)
+    return result.masked_scatter(mask, flat)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

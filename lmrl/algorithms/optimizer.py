@@ -57,8 +57,6 @@ class Evaluation(Protocol):
     ``logprobs`` (B, T) of the sampled actions, ``entropy`` (B, T) of the full distributions, ``values`` (B, T) if the
     optimizer declared ``Needs(values=True)``. All are 0 outside the action mask. ``entropy`` is computed when read.
     ``log_distributions`` (N, V) are the full distributions, a row for each true entry of the mask in row-major order.
-    With ``Needs(action_values=True)`` there are ``action_values`` (2, B, T), of two heads, of the actions taken,
-    ``action_value_logprobs`` (2, B, T), log softmax(Q) of them, and, without gradients, ``target_action_values``.
     """
 
     @property
@@ -81,19 +79,8 @@ class Evaluation(Protocol):
         """Log-probabilities of every action in each state, (N, V)."""
         ...
 
-    @property
-    def action_values(self) -> Tensor:
-        """Values of the actions taken by both heads, (2, B, T)."""
-        ...
-
-    @property
-    def target_action_values(self) -> Tensor:
-        """The same by the heads' targets, (2, B, T), without gradients."""
-        ...
-
-    @property
-    def action_value_logprobs(self) -> Tensor:
-        """Log softmax of both heads' values at the actions taken, (2, B, T)."""
+    def head(self, name: str) -> Tensor:
+        """Return the output of one of the optimizer's ``heads`` for each action taken, (..., B, T)."""
         ...
 
 
@@ -109,10 +96,6 @@ class Policy(Protocol):
 
     def forget(self) -> None:
         """Drop evaluations and their graphs, before the parameters change."""
-        ...
-
-    def move_targets(self, rate: float) -> None:
-        """Move the targets of the action values this share of the way to them (``Needs(action_values=True)``)."""
         ...
 
 
@@ -236,16 +219,23 @@ class PolicyOptimizer:
         """
         raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
 
-    def after_step(self, policy: Policy) -> None:
-        """Do what follows every gradient step, such as moving the targets: ``policy.move_targets(rate)``."""
-        return None
+    def heads(self, width: int, actions: int) -> Mapping[str, nn.Module]:
+        """Make modules that read the policy's hidden states; called once, when the policy is made.
 
-    def extraction(self) -> float:
-        """Return what action values are multiplied with where they are added to the logits of the policy.
-
-        That policy is sampled in evaluations and written into checkpoints. Read with ``Needs(action_values=True)``.
+        A module is called with the last hidden states (N, ``width``), in float32, and the ids of the actions taken
+        (N,), and returns (..., N); ``loss`` reads that as ``policy.evaluate(batch).head(name)``. Parameters that
+        require gradients are trained at ``train.value_learning_rate``. All are saved with each checkpoint, in
+        ``<name>.safetensors``, and restored.
         """
-        return 0.0
+        return {}
+
+    def sampled_head(self, lm_head: nn.Linear) -> nn.Linear:
+        """Return the LM head that is sampled and saved in place of the trained one; an optimizer with ``heads``."""
+        return lm_head
+
+    def after_step(self, policy: Policy) -> None:
+        """Do what follows every gradient step, such as moving target copies of ``heads``."""
+        return None
 
     def should_stop(self, metrics: Mapping[str, float]) -> bool:
         """Say whether to leave out this minibatch's step and the rest of this rollout's epochs (a target KL, say).

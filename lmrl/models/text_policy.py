@@ -22,8 +22,7 @@ from lmrl.algorithms.rollout import Batch
 from lmrl.algorithms.rows import lengths_to_mask, split_by_length
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines.spec import SamplingSpec
-from lmrl.errors import ModelError
-from lmrl.models.action_values import ActionValues
+from lmrl.errors import ModelError, unknown
 from lmrl.models.layouts import Layout
 from lmrl.models.layouts.padded import PaddedLayout
 from lmrl.models.policy import StateOutputs
@@ -80,31 +79,11 @@ class TextEvaluation:
             raise ModelError("evaluation.values was read, but the optimizer's spec does not declare Needs(values=True)")
         return scatter_rows(self.outputs.values, self.mask)
 
-    @cached_property
-    def action_values(self) -> Tensor:
-        """Both heads' values of the tokens, (2, B, T)."""
-        return self._of_both(self._action_values.taken)
-
-    @cached_property
-    def target_action_values(self) -> Tensor:
-        """Both targets' values of the tokens, without gradients, (2, B, T)."""
-        return self._of_both(self._action_values.targets)
-
-    @cached_property
-    def action_value_logprobs(self) -> Tensor:
-        """Log softmax of both heads' values at the tokens, (2, B, T)."""
-        return self._of_both(self._action_values.logprobs)
-
-    @property
-    def _action_values(self) -> ActionValues:
-        if self.outputs.action_values is None:
-            raise ModelError(
-                "evaluation.action_values was read, but the optimizer's spec does not declare Needs(action_values=True)"
-            )
-        return self.outputs.action_values
-
-    def _of_both(self, column: Tensor) -> Tensor:
-        return torch.stack([scatter_rows(head, self.mask) for head in column])
+    def head(self, name: str) -> Tensor:
+        """Return the output of one of the optimizer's heads at each token, (..., B, T)."""
+        if name not in self.outputs.heads:
+            raise ModelError(unknown("head", name, self.outputs.heads))
+        return scatter_rows(self.outputs.heads[name], self.mask)
 
 
 def plain_temperature(spec: SamplingSpec) -> float | None:
@@ -124,13 +103,13 @@ class TextPolicy:
         module: nn.Module,
         spec: SamplingSpec,
         with_values: bool,
-        with_action_values: bool = False,
+        with_heads: bool = False,
         support: Callable[[Sequences], Tensor] | None = None,
     ) -> None:
         self.module = module
         self.spec = spec
         self.with_values = with_values
-        self.with_action_values = with_action_values
+        self.with_heads = with_heads
         self.support = support
         self._known: list[tuple[Any, TextEvaluation]] = []
 
@@ -152,7 +131,7 @@ class TextPolicy:
 
     def states(self, inputs: Sequences) -> StateOutputs:
         """Return what the model says of the states before each sampled token."""
-        wanted = {"need_action_values": True} if self.with_action_values else {}
+        wanted = {"need_heads": True} if self.with_heads else {}
         temperature = plain_temperature(self.spec) if self.support is None else None
         outputs: StateOutputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
         return outputs
@@ -163,13 +142,6 @@ class TextPolicy:
         if not isinstance(inputs, Sequences):
             return split_by_length(batch.row_lengths, token_budget)
         return _layout(self.module).split(inputs, token_budget)
-
-    def move_targets(self, rate: float) -> None:
-        """Move the targets of the action values this share of the way to them."""
-        model = _unwrapped(self.module)
-        if model.action_values is None:
-            raise ModelError("there are no targets to move: the optimizer's spec does not declare action_values=True")
-        model.action_values.move_targets(rate)
 
     def forget(self) -> None:
         """Drop all evaluations and their graphs, before the parameters change."""

@@ -17,6 +17,7 @@ Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 
 MOVED_NEEDS = {
     "separate_critic": 'declare Needs(values="separate")',
+    "action_values": "let the optimizer write heads(width, actions), as plugins/lmrl_ilql does",
 }
 """Fields of ``Needs`` in version 0.1, each with what to write in their place."""
 
@@ -34,9 +35,6 @@ class Needs:
     """Samples per prompt at the least: 2 for methods that compare the answers to one prompt."""
     experience: Experience = "rollouts"
     """What it learns from."""
-    action_values: bool = False
-    """``evaluation.action_values``, their targets and log-probabilities: two heads that value every action. The policy
-    that is sampled and saved adds ``PolicyOptimizer.extraction()`` times their mean to its logits."""
     greedy_scores: bool = False
     """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
     mask_policy: bool = False

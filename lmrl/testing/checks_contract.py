@@ -26,7 +26,6 @@ NEEDS = {
     "values": "neither rollout.values, rollout.bootstrap_values nor the policy's values",
     "reference": "no reference_logprobs",
     "greedy_scores": "no rollout.greedy_scores",
-    "action_values": "none of the policy's action values",
 }
 PROPORTIONAL = 1e-4
 PENALTY = 10.0
@@ -51,7 +50,7 @@ def check_contract(trial: Trial) -> str:
         if wrong:
             return wrong
     batch = trial.batch(optimizer, data)
-    policy = ToyPolicy(trial.policy)
+    policy = trial.toy_policy(optimizer)
     wrong = wrong_columns("the columns of statistics()", optimizer.statistics(policy, batch), batch.action_mask)
     if wrong:
         return wrong
@@ -134,7 +133,7 @@ def check_mutation(trial: Trial) -> str:
         changed, method = first_change(before, data), "informative()"
     if not changed:
         before = clone(batch)
-        policy = ToyPolicy(trial.policy)
+        policy = trial.toy_policy(optimizer)
         optimizer.loss(policy, _with_means(optimizer, policy, batch))
         changed, method = first_change(before, batch), "loss() or statistics()"
     if not changed:
@@ -190,7 +189,7 @@ def check_importance(trial: Trial) -> str:
     data, optimizer = trial.experience(), trial.build()
     if not isinstance(data, Rollout) or optimizer.defines("pairs") or not trial.spec.needs.importance:
         return ""
-    batch, policy = trial.batch(optimizer, data), ToyPolicy(trial.policy)
+    batch, policy = trial.batch(optimizer, data), trial.toy_policy(optimizer)
     factors = 1 + torch.arange(len(batch)) % 3  # of rows: some losses are of whole rows
 
     def losses(factor: Tensor) -> Tensor:

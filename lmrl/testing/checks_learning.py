@@ -8,7 +8,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import NonFiniteError
 from lmrl.testing.thread_ranks import ThreadAccelerator
-from lmrl.testing.toy_policy import ToyModel, ToyPolicy, expected_score
+from lmrl.testing.toy_policy import ToyModel, expected_score
 from lmrl.testing.trial import Trial, learn, parameter_groups
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
@@ -38,11 +38,11 @@ def check_learning(trial: Trial) -> str:
     """With default epochs and minibatches, a toy policy comes to score clearly more."""
     model = trial.sampling_policy.moved(0.0, seed=0)
     start = expected_score(model)
-    stepper = torch.optim.Adam(parameter_groups(model, LEARNING_RATE))
     settings = TrainSettings(updates=UPDATES, max_gradient_norm=1.0, microbatch_tokens=1_000_000)
     optimizer = trial.build(full=True)
-    model.extraction = optimizer.extraction()
-    updater = Updater(optimizer, ToyPolicy(model), stepper, ThreadAccelerator(), settings, KLSettings(beta=0))
+    policy = trial.toy_policy(optimizer, model)
+    stepper = torch.optim.Adam(parameter_groups(model, LEARNING_RATE))
+    updater = Updater(optimizer, policy, stepper, ThreadAccelerator(), settings, KLSettings(beta=0))
     reached = start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

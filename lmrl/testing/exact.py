@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.algorithms.sequences import Sequences
 from lmrl.engines import SamplingSpec
@@ -146,19 +147,19 @@ class ExactProblem:
         self,
         with_values: bool = False,
         separate_critic: bool = False,
-        with_action_values: bool = False,
+        optimizer: PolicyOptimizer | None = None,
         *,
         noise: float = 0.0,
         seed: int = 0,
     ) -> PolicyModel:
         """Return a new policy at the starting point; ``noise`` is the scale of normal noise on all its parameters.
 
-        That and the heads of action values, which start as noise, derive from the seed.
+        That and the heads of ``optimizer`` derive from the seed.
         """
         model = copy.deepcopy(self.model).requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            policy = PolicyModel(model, with_values, separate_critic, with_action_values)
+            policy = PolicyModel(model, with_values, separate_critic, optimizer)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in policy_parameters(policy) if noise else ():

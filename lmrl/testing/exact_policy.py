@@ -48,11 +48,14 @@ class EnumeratedPolicy(TextPolicy):
     """Asks the model about each response of a batch once, however often it was drawn: batches may be large."""
 
     def __init__(
-        self, problem: ExactProblem, module: nn.Module, needs: Needs, mask: EnumeratedMask | None = None
+        self,
+        problem: ExactProblem,
+        module: nn.Module,
+        needs: Needs,
+        mask: EnumeratedMask | None = None,
+        with_heads: bool = False,
     ) -> None:
-        super().__init__(
-            module, problem.spec, bool(needs.values), needs.action_values, None if mask is None else mask.support
-        )
+        super().__init__(module, problem.spec, bool(needs.values), with_heads, None if mask is None else mask.support)
         self.problem = problem
 
     def states(self, inputs: Sequences) -> StateOutputs:

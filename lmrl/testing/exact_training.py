@@ -80,14 +80,13 @@ class ExactTrainer:
             )
         critic = self.train.separate_critic or needs.values == "separate"
         torch_seed = derive_seed(seed, "torch")
-        self.policy = problem.policy(bool(needs.values), critic, needs.action_values, seed=torch_seed)
         self.optimizer: PolicyOptimizer = spec.build(settings or spec.settings())
-        self.policy.extraction = self.optimizer.extraction()
+        self.policy = problem.policy(bool(needs.values), critic, self.optimizer, seed=torch_seed)
         top_p = self.optimizer.settings.mask_top_p if needs.mask_policy else 1.0
         self.mask = EnumeratedMask(problem, self.policy, top_p) if needs.mask_policy else None
         accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
         module, torch_optimizer = accelerator.prepare(self.policy, make_torch_optimizer(self.policy, self.train))
-        face = EnumeratedPolicy(problem, module, needs, self.mask)
+        face = EnumeratedPolicy(problem, module, needs, self.mask, self.optimizer.defines("heads"))
         self.updater = Updater(self.optimizer, face, torch_optimizer, accelerator, self.train, self.kl)
         self.updates = 0
         self._table: PolicyTable | None = None

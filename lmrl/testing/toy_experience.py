@@ -19,7 +19,7 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
-EVERYTHING = frozenset({"values", "reference", "greedy_scores", "action_values"})
+EVERYTHING = frozenset({"values", "reference", "greedy_scores"})
 """The needs that bring columns along, in a rollout or in what the policy evaluates to."""
 DRAWS = 4
 """Answers of which the best and the worst make a pair."""

@@ -5,7 +5,7 @@ The distribution of a token depends on the prompt and on the token before. Leave
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,12 +53,10 @@ class ToyModel(nn.Module):
             states = PROMPTS * VOCABULARY
             self.actor = nn.Sequential(nn.Embedding(states, WIDTH), nn.Tanh(), nn.Linear(WIDTH, VOCABULARY))
             self.critic = nn.Sequential(nn.Embedding(states, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
-            # Small noise and its opposite, so that their mean is 0.
-            noise = 0.1 * torch.randn(states, VOCABULARY)
-            self.action_values = nn.ModuleList(nn.Embedding(states, VOCABULARY, _weight=n) for n in (noise, -noise))
-            self.targets = copy.deepcopy(self.action_values).requires_grad_(False)
-        self.extraction = 0.0
-        """What the targets' mean is multiplied with where answers are drawn."""
+        self.heads = nn.ModuleDict()
+        """Heads of the optimizer under test; they read what the actor's last layer reads."""
+        self.sampled_head: Callable[[nn.Linear], nn.Linear] = lambda head: head
+        """Returns the layer that answers are drawn with in place of the actor's last one."""
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the log-probabilities of all actions in these states, (N, V)."""
@@ -66,11 +64,16 @@ class ToyModel(nn.Module):
         return logits.log_softmax(-1)
 
     def drawn(self, states: Tensor) -> Tensor:
-        """Return the log-probabilities that answers are drawn with, (N, V): action values are in them."""
-        logits: Tensor = self(states)
-        if self.extraction:
-            logits = logits + self.extraction * torch.stack([target(states) for target in self.targets]).mean(0)
+        """Return the log-probabilities that answers are drawn with, (N, V)."""
+        last = self.actor[-1]
+        assert isinstance(last, nn.Linear)
+        logits: Tensor = self.sampled_head(last)(self.hidden(states))
         return logits.log_softmax(-1)
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """Return what the actor's last layer and the heads read, (N, ``WIDTH``)."""
+        hidden: Tensor = self.actor[:-1](states)
+        return hidden
 
     def values(self, states: Tensor) -> Tensor:
         """Return the values of these states, of any shape."""
@@ -96,7 +99,6 @@ class ToyEvaluation:
     inputs: ToyInputs
     mask: Tensor
     with_values: bool
-    with_action_values: bool = False
 
     @cached_property
     def log_distributions(self) -> Tensor:
@@ -121,52 +123,25 @@ class ToyEvaluation:
             raise UndeclaredNeed("evaluation.values was read; register the optimizer with Needs(values=True)")
         return scatter_rows(self.model.values(self.inputs.states[self.mask]), self.mask)
 
-    @cached_property
-    def action_values(self) -> Tensor:
-        """Values of the actions by both heads, (2, B, T)."""
-        return self._of_actions(self._tables(self.model.action_values))
-
-    @cached_property
-    def target_action_values(self) -> Tensor:
-        """Values of the actions by both targets, (2, B, T)."""
-        return self._of_actions(self._tables(self.model.targets))
-
-    @cached_property
-    def action_value_logprobs(self) -> Tensor:
-        """Log softmax of both heads at the actions, (2, B, T)."""
-        return self._of_actions([table.log_softmax(-1) for table in self._tables(self.model.action_values)])
-
-    def _tables(self, heads: nn.ModuleList) -> list[Tensor]:
-        if not self.with_action_values:
-            raise UndeclaredNeed("evaluation.action_values was read; register it with Needs(action_values=True)")
-        return [head(self.inputs.states[self.mask]) for head in heads]
-
-    def _of_actions(self, tables: list[Tensor]) -> Tensor:
-        taken = self.inputs.actions[self.mask][:, None]
-        return torch.stack([scatter_rows(table.gather(1, taken).squeeze(1), self.mask) for table in tables])
+    def head(self, name: str) -> Tensor:
+        """Outputs of one of the optimizer's heads for the actions taken, (..., B, T)."""
+        states, actions = self.inputs.states[self.mask], self.inputs.actions[self.mask]
+        return scatter_rows(self.model.heads[name](self.model.hidden(states), actions), self.mask)
 
 
 class ToyPolicy:
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``ToyModel``."""
 
-    def __init__(self, model: ToyModel, with_values: bool = True, with_action_values: bool = True) -> None:
+    def __init__(self, model: ToyModel, with_values: bool = True) -> None:
         self.module = model
         self.with_values = with_values
-        self.with_action_values = with_action_values
         self.evaluations = 0
         """How often it was asked."""
 
     def evaluate(self, batch: Any) -> ToyEvaluation:
         """Return the current policy on ``batch``."""
         self.evaluations += 1
-        return ToyEvaluation(self.module, batch.inputs, batch.action_mask, self.with_values, self.with_action_values)
-
-    @torch.no_grad()
-    def move_targets(self, rate: float) -> None:
-        """Move the targets of the action values this share of the way to them."""
-        pairs = zip(self.module.targets.parameters(), self.module.action_values.parameters(), strict=True)
-        for target, parameter in pairs:
-            target.lerp_(parameter, rate)
+        return ToyEvaluation(self.module, batch.inputs, batch.action_mask, self.with_values)
 
     def forget(self) -> None:
         """Drop nothing: evaluations are not kept."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
@@ -19,7 +19,7 @@ from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
-from lmrl.testing.toy_policy import ToyModel, ToyPolicy
+from lmrl.testing.toy_policy import VOCABULARY, WIDTH, ToyModel, ToyPolicy
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -81,6 +81,23 @@ class Trial:
         optimizer: PolicyOptimizer = self.spec.build(self.full_settings if full else self.settings)
         return optimizer
 
+    def toy_policy(
+        self, optimizer: PolicyOptimizer, model: ToyModel | None = None, with_values: bool = True
+    ) -> ToyPolicy:
+        """Return the policy on ``model``, or on a copy of the current one, with heads of the optimizer's, new ones."""
+        model = model or self.policy.moved(0.0, seed=0)
+        model.heads.update(optimizer.heads(WIDTH, VOCABULARY))
+        model.heads.load_state_dict(self.head_state)
+        model.sampled_head = optimizer.sampled_head
+        return ToyPolicy(model, with_values)
+
+    @cached_property
+    def head_state(self) -> dict[str, Tensor]:
+        """The start of the optimizer's heads, the same in every update and on every rank."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.ModuleDict(self.build().heads(WIDTH, VOCABULARY)).state_dict()
+
     def experience(self, seed: int = 0, **changes: Any) -> Any:
         """Return what the updater is given; ``changes`` are fields of ``Request``."""
         model = changes.pop("model", self.sampling_policy)
@@ -111,8 +128,8 @@ class Trial:
         # A step that is left out would make any two gradients equal.
         optimizer.should_stop = lambda metrics: False  # type: ignore[method-assign]
         model = (model or self.policy).moved(0.0, seed=0)
+        policy = self.toy_policy(optimizer, model, "values" in supplied)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        policy = ToyPolicy(model, "values" in supplied, "action_values" in supplied)
         stepper = _Recorder(model)
         settings = TrainSettings(max_gradient_norm=0, microbatch_tokens=microbatch)
         updater = Updater(optimizer, policy, stepper, accelerator or ThreadAccelerator(), settings, KLSettings(beta=0))
@@ -132,6 +149,7 @@ class Trial:
         def work(accelerator: ThreadAccelerator, rank: int) -> TrialResult:
             return self.update(shares[rank], accelerator=accelerator)
 
+        _ = self.head_state  # made here: the ranks are threads with one random number generator
         return run_ranks(work, len(shares))[0]
 
     def difference(self, one: TrialResult, other: TrialResult) -> float:
@@ -161,7 +179,7 @@ def parameter_groups(model: ToyModel, learning_rate: float) -> list[dict[str, An
     return [
         {"params": list(model.actor.parameters()), "lr": learning_rate, "role": "policy"},
         {
-            "params": [*model.critic.parameters(), *model.action_values.parameters()],
+            "params": [*model.critic.parameters(), *(one for one in model.heads.parameters() if one.requires_grad)],
             "lr": learning_rate,
             "role": "value",
         },

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms import UndeclaredNeed
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rows import select_record
 
@@ -91,13 +90,6 @@ class ControlEvaluation:
         """Value estimates of the states before each action."""
         return scatter_rows(self.module.values(self._states), self.mask)
 
-    @property
-    def action_values(self) -> Tensor:
-        """Not there: what learns from rollouts has no use for them."""
-        raise UndeclaredNeed("there are no action values on plain tasks")
-
-    target_action_values = action_value_logprobs = action_values
-
 
 class ControlPolicy:
     """A ``lmrl.algorithms.optimizer.Policy`` over an ``ActorCritic``."""
@@ -111,10 +103,6 @@ class ControlPolicy:
         if self._last is None or self._last[0] is not batch:
             self._last = batch, ControlEvaluation(self.module, batch.inputs, batch.action_mask)
         return self._last[1]
-
-    def move_targets(self, rate: float) -> None:
-        """Not there either."""
-        raise UndeclaredNeed("there are no action values on plain tasks")
 
     def forget(self) -> None:
         """Drop the last evaluation and its graph, before the parameters change."""

@@ -6,13 +6,15 @@ targets, a value as an expectile of them, and a policy that adds their advantage
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
 from lmrl.algorithms import Loss, OptimizerSettings, Policy, PolicyOptimizer, TrajectoryBatch, ops
+from lmrl_ilql.action_values import ActionValueHeads
 
 LARGEST_WEIGHT = 100.0
 """Weights of cloning are cut off here, as IQL's code does."""
@@ -56,17 +58,28 @@ class ILQL(PolicyOptimizer):
 
     Settings = ILQLSettings
     settings: ILQLSettings
+    action_values: ActionValueHeads
+
+    def heads(self, width: int, actions: int) -> Mapping[str, nn.Module]:
+        """Make both action-value heads with their targets."""
+        self.action_values = ActionValueHeads(width, actions)
+        return {"action_values": self.action_values}
+
+    def sampled_head(self, lm_head: nn.Linear) -> nn.Linear:
+        """Return the head of pi(a|s) proportional to pi_beta(a|s) exp(beta (Q(s, a) - V(s)))."""
+        return self.action_values.merged(lm_head, self.settings.beta)
 
     def loss(self, policy: Policy, batch: TrajectoryBatch) -> Loss:
         """Return TD error of both heads + expectile loss + alpha conservative term + cloning of every token."""
         settings, now, mask = self.settings, policy.evaluate(batch.responses), batch.action_mask
+        action_values, target_values, value_logprobs = now.head("action_values")  # each (2, B, T)
         targets = ops.one_step_targets(batch.rewards, now.values.detach(), mask, settings.gamma)
         # The state after an answer that was cut off is not in the data.
         unknown = ops.last_actions(mask) & ~batch.terminated[:, None]
-        td_loss = ((now.action_values - targets) ** 2).sum(0).masked_fill(unknown, 0)
-        lower = now.target_action_values.amin(0)
+        td_loss = ((action_values - targets) ** 2).sum(0).masked_fill(unknown, 0)
+        lower = target_values.amin(0)
         value_loss = ops.expectile_loss(now.values, lower, settings.tau)
-        conservative_loss = -now.action_value_logprobs.sum(0)
+        conservative_loss = -value_logprobs.sum(0)
         advantages = lower - now.values.detach()
         weights = torch.exp(settings.cloning_beta * advantages).clamp_max(LARGEST_WEIGHT)
         cloning_loss = -weights * now.logprobs
@@ -77,7 +90,7 @@ class ILQL(PolicyOptimizer):
             "value_loss": value_loss,
             "conservative_loss": conservative_loss,
             "cloning_loss": cloning_loss,
-            "action_value": now.action_values.mean(0),
+            "action_value": action_values.mean(0),
             "value": now.values,
             "advantage": advantages,
         }
@@ -85,11 +98,7 @@ class ILQL(PolicyOptimizer):
 
     def after_step(self, policy: Policy) -> None:
         """Let the targets follow (Polyak averaging)."""
-        policy.move_targets(self.settings.target_rate)
-
-    def extraction(self) -> float:
-        """Return beta of pi(a|s) proportional to pi_beta(a|s) exp(beta (Q(s, a) - V(s)))."""
-        return self.settings.beta
+        self.action_values.move_targets(self.settings.target_rate)
 
 
 @hookimpl
@@ -99,6 +108,6 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         name="ilql",
         build=ILQL,
         settings=ILQLSettings,
-        needs=Needs(experience="trajectories", values=True, action_values=True),
+        needs=Needs(experience="trajectories", values=True),
         summary="Implicit language Q-learning from logged answers with their rewards",
     )

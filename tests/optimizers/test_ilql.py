@@ -45,9 +45,13 @@ def test_the_loss_by_hand():
     mask = torch.ones(1, 2, dtype=torch.bool)
     now = SimpleNamespace(
         values=torch.tensor([[0.2, 0.4]]),
-        action_values=torch.tensor([[[0.3, 0.5]], [[0.1, 2.0]]]),
-        target_action_values=torch.tensor([[[0.7, 0.3]], [[0.5, 0.9]]]),
-        action_value_logprobs=torch.tensor([[[-1.0, -2.0]], [[-3.0, -4.0]]]),
+        head=lambda name: torch.stack(
+            [
+                torch.tensor([[[0.3, 0.5]], [[0.1, 2.0]]]),  # of either head, its target, and log softmax(Q)
+                torch.tensor([[[0.7, 0.3]], [[0.5, 0.9]]]),
+                torch.tensor([[[-1.0, -2.0]], [[-3.0, -4.0]]]),
+            ]
+        ),
         logprobs=torch.tensor([[-0.5, -1.5]]),
     )
     policy = SimpleNamespace(evaluate=lambda responses: now)
@@ -109,17 +113,16 @@ def solve(rows, tau):
 
 def fitted(problem, batch, settings, steps=800):
     torch.manual_seed(0)
-    policy = problem.policy(with_values=True)
-    policy = PolicyModel(policy.model, with_values=True, with_action_values=True)
-    policy.extraction = settings.beta
+    optimizer = ILQL(settings)
+    policy = PolicyModel(problem.policy(with_values=True).model, with_values=True, optimizer=optimizer)
     train = TrainSettings(learning_rate=3e-3, value_learning_rate=1e-2, updates=steps, schedule="linear")
     face = TextPolicy(policy, problem.spec, True, True)
     torch_optimizer = make_torch_optimizer(policy, train)
-    updater = Updater(ILQL(settings), face, torch_optimizer, Accelerator(cpu=True), train, KLSettings())
+    updater = Updater(optimizer, face, torch_optimizer, Accelerator(cpu=True), train, KLSettings())
     for step in range(1, steps + 1):
         updater.learn(batch, 0.0, step, seed=0)
     with torch.no_grad():
-        found = face.evaluate(batch.responses).action_values
+        found = face.evaluate(batch.responses).head("action_values")[0]
     return policy, found
 
 
@@ -154,13 +157,16 @@ def inputs():
     return Sequences.of_pairs([([3, 4], [6, 7, 1]), ([5], [8, 1])])
 
 
+def policy_of(model, **settings):
+    return PolicyModel(model, with_values=True, optimizer=ILQL(ILQLSettings(**settings)))
+
+
 def moved(model, extraction=2.0):
     """Return a policy whose targets are far from 0."""
-    policy = PolicyModel(model, with_values=True, with_action_values=True)
-    policy.extraction = extraction
+    policy = policy_of(model, beta=extraction)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in policy.action_values.targets.parameters():
+        for parameter in policy.heads.action_values.targets.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return policy
 
@@ -197,7 +203,7 @@ def test_the_checkpoint_is_a_plain_model_of_cloned_logits_plus_beta_times_action
     tied = model.config.tie_word_embeddings
     ids = torch.tensor([[3, 4, 6, 7], [5, 8, 9, 10]])
     own, hidden = model(ids).logits, model.base_model(ids).last_hidden_state
-    first, second = policy.action_values.targets
+    first, second = policy.heads.action_values.targets
     q = [head.level(hidden) + head.actions(hidden) for head in (first, second)]
     value = policy.value_head(hidden)
     expected = (own.log_softmax(-1) + 2.0 * ((q[0] + q[1]) / 2 - value)).log_softmax(-1)
@@ -209,7 +215,7 @@ def test_the_checkpoint_is_a_plain_model_of_cloned_logits_plus_beta_times_action
     assert not torch.allclose(expected, own.log_softmax(-1), atol=0.1)
     assert torch.equal(model(ids).logits, own) and model.config.tie_word_embeddings == tied, "training goes on unmerged"
 
-    again = PolicyModel(load(tmp_path / "out").model, with_values=True, with_action_values=True)
+    again = policy_of(load(tmp_path / "out").model)
     assert again.load_value_head(tmp_path / "out")
     assert torch.equal(again.model(ids).logits, own) and again.model.config.tie_word_embeddings == tied
     assert (again.model.get_output_embeddings().weight is again.model.get_input_embeddings().weight) == tied
@@ -224,37 +230,38 @@ def test_evaluations_are_of_the_actions_taken(tiny_folder):
     rows = inputs()
     mask = torch.tensor([[True, True, True], [True, True, False]])
     now = TextPolicy(policy, SamplingSpec(), True, True).evaluate(Responses(rows, mask))
-    assert now.action_values.shape == now.target_action_values.shape == now.action_value_logprobs.shape == (2, 2, 3)
+    values, targets, logprobs = now.head("action_values")
+    assert now.head("action_values").shape == (3, 2, 2, 3)
     hidden = policy.model.base_model(torch.tensor([[3, 4, 6, 7]])).last_hidden_state[0]
     for number in range(2):
-        head, target = policy.action_values.heads[number], policy.action_values.targets[number]
+        head, target = policy.heads.action_values.heads[number], policy.heads.action_values.targets[number]
         for t, token in enumerate((6, 7, 1)):
             state = hidden[1 + t] if t < 3 else None
             table = head.level(state) + head.actions(state)
-            assert now.action_values[number, 0, t] == pytest.approx(float(table[token]), abs=1e-5)
+            assert values[number, 0, t] == pytest.approx(float(table[token]), abs=1e-5)
             logprob = float(table.log_softmax(-1)[token])
-            assert now.action_value_logprobs[number, 0, t] == pytest.approx(logprob, abs=1e-5)
+            assert logprobs[number, 0, t] == pytest.approx(logprob, abs=1e-5)
             wanted = float(target.level(state) + target.actions(state)[token])
-            assert now.target_action_values[number, 0, t] == pytest.approx(wanted, abs=1e-4)
-    assert not now.action_values[:, 1, 2].any()
-    with pytest.raises(ModelError, match=r"Needs\(action_values=True\)"):
-        _ = TextPolicy(policy, SamplingSpec(), True).evaluate(Responses(rows, mask)).action_values
+            assert targets[number, 0, t] == pytest.approx(wanted, abs=1e-4)
+    assert not values[:, 1, 2].any()
+    with pytest.raises(ModelError, match="unknown head 'action_value'; did you mean 'action_values'"):
+        now.head("action_value")
 
 
 def test_targets_move_a_share_of_the_way_and_heads_start_apart(tiny_folder):
-    policy = PolicyModel(load(tiny_folder).model, with_values=True, with_action_values=True)
-    heads, targets = policy.action_values.heads, policy.action_values.targets
+    optimizer = ILQL(ILQLSettings(target_rate=0.25))
+    policy = PolicyModel(load(tiny_folder).model, with_values=True, optimizer=optimizer)
+    heads, targets = policy.heads.action_values.heads, policy.heads.action_values.targets
     first, second = (head.actions.weight for head in heads)
     assert torch.equal(first, -second) and first.abs().max() > 0, "apart, with a mean of 0"
     assert torch.equal(targets[0].actions.weight, first)
     with torch.no_grad():
         first.add_(1.0)
     before = targets[0].actions.weight.clone()
-    TextPolicy(policy, SamplingSpec(), True, True).move_targets(0.25)
+    optimizer.after_step(TextPolicy(policy, SamplingSpec(), True, True))
     assert torch.allclose(targets[0].actions.weight, before + 0.25, atol=1e-6)
     assert not any(p.requires_grad for p in targets.parameters())
-    with pytest.raises(ModelError, match="no targets"):
-        TextPolicy(PolicyModel(policy.model), SamplingSpec(), True).move_targets(0.25)
+    assert all(p.requires_grad for p in heads.parameters())
 
 
 def test_a_family_without_a_linear_head_is_refused(tmp_path):
@@ -297,7 +304,7 @@ def run(config, data=ROWS, **kwargs):
 
 
 def offline(folder, data):
-    needs = Needs(experience="trajectories", values=True, action_values=True)
+    needs = Needs(experience="trajectories", values=True)
     return load_offline(LearningData(), data, load(folder).card, needs, None, torch.device("cpu"))
 
 
@@ -320,12 +327,13 @@ def test_scored_rankings_are_rewarded_answers(tiny_folder):
 def test_microbatches_change_no_gradient(tiny_folder):
     def update(tokens):
         torch.manual_seed(0)
-        policy = PolicyModel(load(tiny_folder).model, with_values=True, with_action_values=True)
+        optimizer = ILQL(ILQLSettings(minibatches=1))
+        policy = PolicyModel(load(tiny_folder).model, with_values=True, optimizer=optimizer)
         trained = [p for p in policy.parameters() if p.requires_grad]
         before = torch.nn.utils.parameters_to_vector(trained).detach().clone()
         train = TrainSettings(max_gradient_norm=0.0, microbatch_tokens=tokens)
         updater = Updater(
-            ILQL(ILQLSettings(minibatches=1)),
+            optimizer,
             TextPolicy(policy, SamplingSpec(), True, True),
             torch.optim.SGD(trained, lr=1.0),
             Accelerator(cpu=True),

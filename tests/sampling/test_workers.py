@@ -19,7 +19,7 @@ from lmrl.engines.local.workers import ParallelEngine, share_requests
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import NonFiniteError, PromptError, SettingsError, WorkerError
 from lmrl.models import load
-from lmrl.models.action_values import replaced_head
+from lmrl.models.lm_head import replaced_head
 from lmrl.models.masked import MaskPolicy
 from lmrl.plugins import PluginManager
 from lmrl.testing import write_tiny_model

@@ -25,6 +25,7 @@ from lmrl.stages.reward import RewardConfig, reward
 from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.setup import open_session
 from lmrl.stages.sft import SFTConfig, sft
+from lmrl_ilql import ILQL, ILQLSettings
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 PAIRS = [{"prompt": prompt, "chosen": " happy home .", "rejected": " sad far ."} for prompt in PROMPTS]
@@ -89,9 +90,8 @@ def reads_of(name, evaluation):
     """Return what an optimizer can read of the policy."""
     needs = PluginManager().get("optimizer", name).needs
     columns = ["logprobs", "entropy", "log_distributions"]
-    columns += ["values"] * needs.values
-    columns += ["action_values", "target_action_values", "action_value_logprobs"] * needs.action_values
-    return {column: getattr(evaluation, column) for column in columns}
+    columns += ["values"] * bool(needs.values)
+    return {column: getattr(evaluation, column) for column in columns} | dict(evaluation.outputs.heads)
 
 
 def evaluated(batch):
@@ -189,7 +189,8 @@ def inputs_of():
 
 
 def test_a_model_whose_weights_are_bf16(tiny_folder):
-    policy = PolicyModel(load(tiny_folder, dtype=torch.bfloat16).model, with_values=True, with_action_values=True)
+    optimizer = ILQL(ILQLSettings())
+    policy = PolicyModel(load(tiny_folder, dtype=torch.bfloat16).model, with_values=True, optimizer=optimizer)
     values, after = score_values(policy, inputs_of(), 100)
     logprobs = score_logprobs(policy, inputs_of(), SamplingSpec(), 100)
     assert values.dtype == after.dtype == logprobs.dtype == torch.float32
@@ -200,7 +201,7 @@ def test_a_model_whose_weights_are_bf16(tiny_folder):
         {},
     )
     now = TextPolicy(policy, SamplingSpec(), True, True).evaluate(batch)
-    columns = (now.logprobs, now.entropy, now.values, now.action_values, now.action_value_logprobs)
+    columns = (now.logprobs, now.entropy, now.values, now.head("action_values"))
     assert all(column.dtype == torch.float32 for column in columns)
     assert (now.logprobs - logprobs).abs().max() < 1e-5
 

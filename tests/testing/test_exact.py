@@ -37,6 +37,7 @@ from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
+from lmrl_ilql import ILQL
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 
@@ -440,8 +441,9 @@ def test_what_cannot_be_served_is_refused(small):
         ExactTrainer(small, strange).update()
     with pytest.raises(SettingsError, match="learns from trajectories"):
         expected_update(replace(strange, needs=Needs(experience="trajectories")), small)
-    for need in ("mask_policy", "action_values"):
-        unserved = OptimizerSpec("nlpo", Reinforce, ReinforceSettings, Needs(**{need: True}))
+    masked = OptimizerSpec("nlpo", Reinforce, ReinforceSettings, Needs(mask_policy=True))
+    headed = OptimizerSpec("headed", type("Headed", (Reinforce,), {"heads": ILQL.heads}), ReinforceSettings)
+    for unserved in (masked, headed):
         with pytest.raises(SettingsError, match="draws from the policy itself"):
             expected_update(unserved, small)
     grouped = OptimizerSpec("rloo", GroupMean, OptimizerSettings, Needs(minimum_group_size=2))

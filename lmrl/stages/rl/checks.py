@@ -53,10 +53,10 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
             f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
             f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"
         )
-    if needs.action_values and (config.train.separate_critic or needs.values == "separate"):
+    if config.train.separate_critic and optimizer.build(settings).defines("sampled_head"):
         raise SettingsError(
-            f"train.separate_critic is true, but optimizer {optimizer.name!r} reads its policy from action values and "
-            "the language model's head, which must share one trunk; set train.separate_critic=false"
+            f"train.separate_critic is true, but optimizer {optimizer.name!r} makes its policy of heads and the "
+            "language model's head, which must share one trunk; set train.separate_critic=false"
         )
     if needs.mask_policy and not isinstance(settings, MaskSettings):
         raise SettingsError(

@@ -117,7 +117,7 @@ class RLConfig:
             penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
             found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)
         values = "the optimizer.name of one with a value function"
-        found |= only_if(needs.values or needs.action_values, values, "train.value_learning_rate")
+        found |= only_if(bool(needs.values) or built.defines("heads"), values, "train.value_learning_rate")
         found |= only_if(needs.values, values, "train.separate_critic")
         used = ("reward", "reward_weights", "engine", "scoring")
         found |= only_if(samples or evaluates, "evaluation.prompts above 0", *used)

@@ -141,12 +141,11 @@ def open_session(
         record_ends(base.model, start.card.eos_ids)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
     critic = config.train.separate_critic or needs.values == "separate"
-    policy = PolicyModel(base.model, bool(needs.values), critic, needs.action_values)
+    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
+    policy = PolicyModel(base.model, bool(needs.values), critic, optimizer)
     policy.load_value_head(Path(checkpoint or start.card.files or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
-    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
-    policy.extraction = optimizer.extraction()
     controller = KLController(config.kl)
     mask = None
     if needs.mask_policy:
@@ -172,7 +171,7 @@ def open_session(
     maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
     maker.on_any_rank = lambda flag: any_rank(accelerator, flag)
     maker.exact = engine.capabilities.exact and accelerator.mixed_precision == "no"
-    policy_face = TextPolicy(module, spec, bool(needs.values), needs.action_values, support)
+    policy_face = TextPolicy(module, spec, bool(needs.values), optimizer.defines("heads"), support)
     updater = Updater(
         optimizer, policy_face, prepared, accelerator, config.train, config.kl, optimizer_spec.needs.importance
     )
