@@ -17,7 +17,7 @@ Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 
 MOVED_NEEDS = {
     "separate_critic": 'declare Needs(values="separate")',
-    "action_values": "let the optimizer write heads(width, actions), as plugins/lmrl_ilql does",
+    "action_values": "let the optimizer write heads(width, actions) and read evaluation.head(name)",
 }
 """Fields of ``Needs`` in version 0.1, each with what to write in their place."""
 
