@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from lmrl.algorithms.kl import KLSettings
     from lmrl.algorithms.optimizer import (
         Evaluation,
+        LogitsProcessor,
         Loss,
         LossAggregation,
-        MaskSettings,
         Minibatch,
         OptimizerSettings,
         Policy,
@@ -37,9 +37,9 @@ __all__ = [
     "Experience",
     "KLSettings",
     "LabelledBatch",
+    "LogitsProcessor",
     "Loss",
     "LossAggregation",
-    "MaskSettings",
     "Minibatch",
     "OptimizerSettings",
     "PairBatch",
@@ -66,8 +66,8 @@ __getattr__, __dir__ = lazy_names(
         "lmrl.algorithms.optimizer": (
             "Evaluation",
             "Loss",
+            "LogitsProcessor",
             "LossAggregation",
-            "MaskSettings",
             "Minibatch",
             "OptimizerSettings",
             "Policy",

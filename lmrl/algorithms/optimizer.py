@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.experience import PairBatch
 from lmrl.algorithms.rollout import Advantages, Rollout
-from lmrl.errors import SettingsError
+from lmrl.algorithms.sequences import Sequences
+
+if TYPE_CHECKING:
+    from lmrl.engines.spec import SamplingSpec
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
@@ -33,22 +36,6 @@ class OptimizerSettings:
     loss_aggregation: LossAggregation = "token_mean"
     """token_mean: mean over all response tokens; sequence_mean: mean over rows of each row's token mean;
     sequence_sum: mean over rows of each row's token sum, the gradient of the expected return itself."""
-
-
-@dataclass
-class MaskSettings(OptimizerSettings):
-    """What the settings of an optimizer with ``Needs(mask_policy=True)`` inherit: the trainer reads it."""
-
-    mask_top_p: float = 0.9
-    """In each state only the likeliest tokens that make up this much of the mask policy's probability are drawn."""
-    mask_update_every: int = 10
-    """Updates after which the mask policy becomes a copy of the policy again."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_top_p <= 1:
-            raise SettingsError(f"mask_top_p is {self.mask_top_p}; expected a number above 0 and up to 1")
-        if self.mask_update_every < 1:
-            raise SettingsError(f"mask_update_every is {self.mask_update_every}; expected an integer >= 1")
 
 
 class Evaluation(Protocol):
@@ -152,6 +139,37 @@ class Minibatch(Protocol):
         ...
 
 
+class LogitsProcessor(Protocol):
+    """The tokens that a policy may draw in each state, fixed between updates: one form for a step, one for whole rows.
+
+    Rows are sampled and evaluated within the same support, renormalized.
+    """
+
+    def restrict(self, model: Any) -> Any:
+        """Return ``model`` as an engine drives it, with or without a cache: logits are -inf outside the support.
+
+        Models that run beside it are its ``parts``; each then has its own of the cache's ``caches``
+        (``lmrl.engines.JointCache``).
+        """
+        ...
+
+    def support(self, inputs: Sequences) -> Tensor:
+        """Return the tokens that may be drawn before each sampled token, (N, V) bool, teacher-forced."""
+        ...
+
+    def after_update(self, update: int, model: Any) -> None:
+        """Follow the policy's language model, if at all, after update 1, 2, ..."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the tensors that a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` returned."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     """Result of ``loss``: one loss per token (B, T) or per row (B,), not averaged.
@@ -232,6 +250,16 @@ class PolicyOptimizer:
     def sampled_head(self, lm_head: nn.Linear) -> nn.Linear:
         """Return the LM head that is sampled and saved in place of the trained one; an optimizer with ``heads``."""
         return lm_head
+
+    def processor(
+        self, model: Any, spec: SamplingSpec, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> LogitsProcessor | None:
+        """Return what restricts the tokens that are drawn and evaluated, if anything.
+
+        ``model`` is the policy's language model at the start, ``spec`` says how it is sampled, ``autocast`` makes the
+        context that it is trained in. Engines without ``Capabilities(logits_processors=True)`` are refused.
+        """
+        return None
 
     def after_step(self, policy: Policy) -> None:
         """Do what follows every gradient step, such as moving target copies of ``heads``."""

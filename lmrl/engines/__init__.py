@@ -8,6 +8,7 @@ from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
     from lmrl.engines.batch import generate_all, sample_batch
+    from lmrl.engines.local.cache import JointCache
     from lmrl.engines.opening import open_engine
     from lmrl.engines.protocol import Capabilities, Engine, Request, RequestQueue, RequestSource, Response, WeightSource
     from lmrl.engines.weights import LiveWeights
@@ -16,6 +17,7 @@ __all__ = [
     "Capabilities",
     "Engine",
     "FinishReason",
+    "JointCache",
     "LiveWeights",
     "Request",
     "RequestQueue",
@@ -36,6 +38,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "lmrl.engines.batch": ("generate_all", "sample_batch"),
+        "lmrl.engines.local.cache": ("JointCache",),
         "lmrl.engines.opening": ("open_engine",),
         "lmrl.engines.protocol": (
             *("Capabilities", "Engine", "Request", "RequestQueue", "RequestSource", "Response", "WeightSource"),

@@ -122,7 +122,8 @@ class TextPolicy:
         mask = batch.action_mask
         outputs = self.states(inputs)
         if self.support is not None:
-            outputs = outputs.restricted(self.support(inputs))
+            # Sampled tokens lie in their support also where rounding differs from that of the decode step.
+            outputs = outputs.restricted(self.support(inputs).scatter(1, inputs.actions[:, None], True))
         # The model scores every sampled token; some may not count (the rows of a tie, masks with holes).
         counted = mask[inputs.action_mask(mask.shape[1])]
         evaluation = TextEvaluation(outputs.select(counted), inputs.actions[counted], mask, self.spec)

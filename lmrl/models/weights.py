@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmrl.models.masked import MaskPolicy
+from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.models.policy import PolicyModel
 from lmrl.models.saving import save_model
 from lmrl.text.card import ModelCard
@@ -17,19 +17,19 @@ from lmrl.text.folders import copy_tokenizer
 
 
 class PolicyWeights:
-    """A ``WeightSource`` of a policy that learns only between batches; ``mask`` restricts what it may draw."""
+    """A ``WeightSource`` of a policy that learns only between batches; ``processor`` restricts what it may draw."""
 
     synchronous = True
 
-    def __init__(self, policy: PolicyModel, card: ModelCard, mask: MaskPolicy | None = None) -> None:
-        self.policy, self.card, self.mask = policy, card, mask
+    def __init__(self, policy: PolicyModel, card: ModelCard, processor: LogitsProcessor | None = None) -> None:
+        self.policy, self.card, self.processor = policy, card, processor
         self.codec = card.codec
 
     @contextmanager
     def module(self) -> Iterator[Any]:
-        """Give the language model as it is sampled: with action values, and with -inf outside the mask's sets."""
+        """Give the language model as it is sampled: with the optimizer's head, and within its processor's support."""
         with self.policy.extracted() as model:
-            yield model if self.mask is None else self.mask.restrict(model)
+            yield model if self.processor is None else self.processor.restrict(model)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the language model's parameters and buffers by name."""

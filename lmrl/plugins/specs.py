@@ -18,6 +18,7 @@ Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 MOVED_NEEDS = {
     "separate_critic": 'declare Needs(values="separate")',
     "action_values": "let the optimizer write heads(width, actions) and read evaluation.head(name)",
+    "mask_policy": "let the optimizer write processor(model, spec, autocast)",
 }
 """Fields of ``Needs`` in version 0.1, each with what to write in their place."""
 
@@ -37,9 +38,6 @@ class Needs:
     """What it learns from."""
     greedy_scores: bool = False
     """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
-    mask_policy: bool = False
-    """Tokens are drawn, and evaluated, within the sets that an older copy of the policy finds likely. The optimizer's
-    settings are ``lmrl.algorithms.optimizer.MaskSettings``."""
     importance: bool = True
     """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
     distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""

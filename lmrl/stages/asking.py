@@ -15,7 +15,7 @@ from lmrl.engines.texts import sampling_spec
 from lmrl.errors import PromptError, SettingsError
 from lmrl.text.chat_template import prompt_ids
 from lmrl.text.conversation import is_prefilled, variables_of, with_variables
-from lmrl.text.folders import MASK_FILE, model_folder
+from lmrl.text.folders import PROCESSOR_FILE, model_folder
 from lmrl.text.turns import holds_turns
 
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ def model_path(name: str | Path) -> str:
 
     if not str(name) or (str(name) == EMBEDDED and not Path(EMBEDDED).is_dir()):
         return str(MODEL_PATH)
-    _note_mask(str(name))
+    _note_processor(str(name))
     return str(name)
 
 
 @cache
-def _note_mask(name: str) -> None:
-    if (model_folder(name) / MASK_FILE).exists():
+def _note_processor(name: str) -> None:
+    if (model_folder(name) / PROCESSOR_FILE).exists():
         logger.warning(
-            "%s was trained to draw within the sets of a mask policy (NLPO); here it draws from all of its vocabulary, "
-            "so its answers may be worse than those of its run's evaluation",
+            "%s was trained with a logits processor that restricts what it draws, such as NLPO's mask policy; here it "
+            "draws from all of its vocabulary, so its answers may be worse than those of its run's evaluation",
             name,
         )
 

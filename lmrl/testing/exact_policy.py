@@ -5,43 +5,42 @@ Leaves out: the enumeration and its measures (``exact``), training (``exact_trai
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.algorithms.sequences import Sequences
-from lmrl.models import PolicyModel
-from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import EnumeratedInputs, ExactProblem
 
 
-class EnumeratedMask:
-    """A mask policy (``Needs.mask_policy``) whose top-p sets are known before every token of every response.
+class EnumeratedSupport:
+    """A logits processor whose support is known before every token of every response: ``sets``, (N, T, V) bool."""
 
-    ``sets`` is (N, T, V) bool.
-    """
-
-    def __init__(self, problem: ExactProblem, policy: PolicyModel, top_p: float) -> None:
-        self.problem = problem
-        self.mask = MaskPolicy(policy.model, problem.spec, top_p)
+    def __init__(self, problem: ExactProblem, processor: LogitsProcessor) -> None:
+        self.problem, self.processor = problem, processor
         self.sets = self._enumerate()
 
-    def refresh(self, policy: PolicyModel) -> None:
-        """Become a copy of ``policy`` as it is now."""
-        self.mask.refresh(policy.model)
+    def after_update(self, update: int, model: Any) -> None:
+        """Let the processor follow the policy's language model."""
+        self.processor.after_update(update, model)
         self.sets = self._enumerate()
 
     def support(self, inputs: Sequences) -> Tensor:
-        """Return the sets before each token of these responses, (N, V) bool."""
+        """Return the tokens that may be drawn before each token of these responses, (N, V) bool."""
         assert isinstance(inputs, EnumeratedInputs)
         return self.sets[inputs.rows][self.problem.action_mask[inputs.rows]]
 
-    @torch.no_grad()
     def _enumerate(self) -> Tensor:
-        return self.mask.sets(self.problem.table(self.mask.policy).logits)
+        mask = self.problem.action_mask
+        flat = self.processor.support(self.problem.inputs)
+        sets = torch.ones(*mask.shape, flat.shape[-1], dtype=torch.bool, device=flat.device)
+        return sets.index_put(mask.nonzero(as_tuple=True), flat)
 
 
 class EnumeratedPolicy(TextPolicy):
@@ -52,10 +51,12 @@ class EnumeratedPolicy(TextPolicy):
         problem: ExactProblem,
         module: nn.Module,
         needs: Needs,
-        mask: EnumeratedMask | None = None,
+        support: EnumeratedSupport | None = None,
         with_heads: bool = False,
     ) -> None:
-        super().__init__(module, problem.spec, bool(needs.values), with_heads, None if mask is None else mask.support)
+        super().__init__(
+            module, problem.spec, bool(needs.values), with_heads, None if support is None else support.support
+        )
         self.problem = problem
 
     def states(self, inputs: Sequences) -> StateOutputs:

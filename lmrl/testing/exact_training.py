@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
-from lmrl.testing.exact_policy import EnumeratedMask, EnumeratedPolicy
+from lmrl.testing.exact_policy import EnumeratedPolicy, EnumeratedSupport
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
 from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
@@ -82,21 +83,21 @@ class ExactTrainer:
         torch_seed = derive_seed(seed, "torch")
         self.optimizer: PolicyOptimizer = spec.build(settings or spec.settings())
         self.policy = problem.policy(bool(needs.values), critic, self.optimizer, seed=torch_seed)
-        top_p = self.optimizer.settings.mask_top_p if needs.mask_policy else 1.0
-        self.mask = EnumeratedMask(problem, self.policy, top_p) if needs.mask_policy else None
+        processor = self.optimizer.processor(self.policy.model, problem.spec, nullcontext)
+        self.support = None if processor is None else EnumeratedSupport(problem, processor)
         accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
         module, torch_optimizer = accelerator.prepare(self.policy, make_torch_optimizer(self.policy, self.train))
-        face = EnumeratedPolicy(problem, module, needs, self.mask, self.optimizer.defines("heads"))
+        face = EnumeratedPolicy(problem, module, needs, self.support, self.optimizer.defines("heads"))
         self.updater = Updater(self.optimizer, face, torch_optimizer, accelerator, self.train, self.kl)
         self.updates = 0
         self._table: PolicyTable | None = None
 
     @property
     def table(self) -> PolicyTable:
-        """What is sampled, as it stands, on all responses: within the mask's sets, with action values in the logits."""
+        """The policy that is sampled, on all responses: within the processor's support, with the optimizer's head."""
         if self._table is None:
             with torch.no_grad(), self.policy.extracted():
-                self._table = self.problem.table(self.policy, None if self.mask is None else self.mask.sets)
+                self._table = self.problem.table(self.policy, None if self.support is None else self.support.sets)
         return self._table
 
     def measure(self) -> ExactMeasures:
@@ -114,8 +115,8 @@ class ExactTrainer:
             metrics = self.updater.update(data, self.kl.beta, self.updates, shuffle)
         else:
             metrics = self.updater.learn(data, 0.0, self.updates, shuffle)
-        if self.mask is not None and self.updates % self.optimizer.settings.mask_update_every == 0:
-            self.mask.refresh(self.policy)
+        if self.support is not None:
+            self.support.after_update(self.updates, self.policy.model)
         return metrics
 
     def experience(self, generator: torch.Generator) -> Rollout | Experience:

@@ -58,10 +58,10 @@ def expected_update(
     build, needs = _builder(optimizer, settings, policy)
     if needs.experience != "rollouts":
         raise SettingsError(f"the optimizer learns from {needs.experience}; expected one that learns from rollouts")
-    if needs.mask_policy or build().defines("heads"):
+    if any(build().defines(method) for method in ("processor", "heads")):
         raise SettingsError(
-            "the optimizer needs a mask policy or heads, which one table of logits and values does not have; expected "
-            "one that draws from the policy itself"
+            "the optimizer has a logits processor or heads, which one table of logits and values does not have; "
+            "expected one that draws from the policy itself"
         )
     draws = len(problem.prompts) * problem.responses_per_prompt**group_size
     if draws > MOST_DRAWS:

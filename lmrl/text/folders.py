@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-MASK_FILE = "mask_policy.safetensors"
-"""A checkpoint's mask policy, within whose sets the policy was trained (NLPO)."""
+PROCESSOR_FILE = "mask_policy.safetensors"
+"""Tensors of the logits processor that a checkpoint's policy was trained with, NLPO's mask policy for instance."""
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",

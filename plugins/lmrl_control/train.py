@@ -61,7 +61,7 @@ def train_control(
 
     plugins = plugins or PluginManager()
     spec, settings = config.optimizer.resolve(plugins)
-    _check_needs(spec)
+    _check_needs(spec, settings)
     environments = [gymnasium.make(config.environment) for _ in range(config.copies)]
     observations, actions = _sizes(environments[0])
     accelerator = Accelerator(cpu=True)
@@ -112,14 +112,15 @@ def evaluate_control(module: ActorCritic, environment: str, episodes: int, seed:
     return returns
 
 
-def _check_needs(spec: OptimizerSpec) -> None:
-    needs = spec.needs
+def _check_needs(spec: OptimizerSpec, settings: Any) -> None:
+    needs, optimizer = spec.needs, spec.build(settings)
     lacking = {
         f"learns from {needs.experience}": needs.experience != "rollouts",
         "needs a reference policy": needs.reference,
         f"compares at least {needs.minimum_group_size} answers to one prompt": needs.minimum_group_size > 1,
         "needs the score of a greedy answer": needs.greedy_scores,
-        "draws within the sets of a mask policy": needs.mask_policy,
+        "restricts the tokens that are drawn": optimizer.defines("processor"),
+        "adds heads to a language model": optimizer.defines("heads"),
     }
     for what, is_so in lacking.items():
         if is_so:

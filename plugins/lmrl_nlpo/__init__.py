@@ -1,24 +1,32 @@
 """Natural language policy optimization (Ramamurthy et al. 2023), as a plugin of lmrl: PPO over a restricted vocabulary.
 
-In every state the policy draws from the top-p set of a mask policy, an older copy of itself. The core makes the sets
-and keeps to them in sampling and evaluation; what stands here is PPO and how large the sets are.
+In every state the policy draws from the top-p set of a mask policy, an older copy of itself (``lmrl_nlpo.mask``). The
+core keeps to these sets in sampling and evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
-from lmrl.algorithms import ActorCritic, ActorCriticSettings, Batch, Loss, MaskSettings, Policy, ops
+from lmrl.algorithms import ActorCritic, ActorCriticSettings, Batch, Loss, Policy, ops
+from lmrl.engines import SamplingSpec
+from lmrl_nlpo.mask import MaskPolicy
 
 
 @dataclass
-class NLPOSettings(MaskSettings, ActorCriticSettings):
+class NLPOSettings(ActorCriticSettings):
     """Settings of NLPO."""
 
+    mask_top_p: float = 0.9
+    """In each state only the likeliest tokens that make up this much of the mask policy's probability are drawn."""
+    mask_update_every: int = 10
+    """Updates after which the mask policy becomes a copy of the policy again."""
     epochs: int = 4
     """Passes over each rollout."""
     minibatches: int = 4
@@ -32,6 +40,10 @@ class NLPOSettings(MaskSettings, ActorCriticSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.mask_top_p <= 1:
+            raise SettingsError(f"mask_top_p is {self.mask_top_p}; expected a number above 0 and up to 1")
+        if self.mask_update_every < 1:
+            raise SettingsError(f"mask_update_every is {self.mask_update_every}; expected an integer >= 1")
         if not self.clip_range > 0:
             raise SettingsError(f"clip_range is {self.clip_range}; expected a number above 0")
 
@@ -41,6 +53,12 @@ class NLPO(ActorCritic):
 
     Settings = NLPOSettings
     settings: NLPOSettings
+
+    def processor(
+        self, model: Any, spec: SamplingSpec, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> MaskPolicy:
+        """Return the mask policy, a copy of ``model`` at first."""
+        return MaskPolicy(model, spec, self.settings.mask_top_p, self.settings.mask_update_every, autocast)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return clipped surrogate + value loss - entropy bonus of every token."""
@@ -73,6 +91,6 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         name="nlpo",
         build=NLPO,
         settings=NLPOSettings,
-        needs=Needs(values=True, mask_policy=True),
+        needs=Needs(values=True),
         summary="PPO restricted to what an older copy of the policy finds likely",
     )

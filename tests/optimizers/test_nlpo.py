@@ -2,25 +2,21 @@
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from lmrl.algorithms.optimizer import MaskSettings, OptimizerSettings
 from lmrl.config import build
 from lmrl.errors import ResumeError, SettingsError
-from lmrl.models.masked import MaskPolicy
-from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.asking import model_path
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl.checks import check_settings
-from lmrl.text.folders import MASK_FILE
+from lmrl.text.folders import PROCESSOR_FILE
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl_control import ControlConfig, train_control
 from lmrl_nlpo import NLPO, NLPOSettings
+from lmrl_nlpo.mask import MaskPolicy
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a"]
 
@@ -58,7 +54,7 @@ def metrics_of(folder):
 def masks(folder):
     from safetensors.torch import load_file
 
-    return [load_file(checkpoint / MASK_FILE) for checkpoint in list_checkpoints(folder)]
+    return [load_file(checkpoint / PROCESSOR_FILE) for checkpoint in list_checkpoints(folder)]
 
 
 def same(one, other):
@@ -108,8 +104,8 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tiny_folder, tmp_path, kept):
 def test_a_checkpoint_without_its_mask_is_not_continued(tiny_folder, tmp_path):
     config = config_of(tiny_folder, tmp_path / "run", updates=2)
     run(config)
-    (list_checkpoints(tmp_path / "run")[-1] / MASK_FILE).unlink()
-    with pytest.raises(ResumeError, match=MASK_FILE):
+    (list_checkpoints(tmp_path / "run")[-1] / PROCESSOR_FILE).unlink()
+    with pytest.raises(ResumeError, match=PROCESSOR_FILE):
         run(config, resume=True)
 
 
@@ -161,10 +157,10 @@ def fixtures_of(name):
 
 def world_of(folder):
     world = fixtures_of("conftest").Toy(folder)
-    world.maker.mask = MaskPolicy(world.language_model.model, world.spec, 0.8)
+    world.maker.processor = MaskPolicy(world.language_model.model, world.spec, 0.8)
     world.maker.publish(0)
     updater = world.updater(NLPO(NLPOSettings(epochs=1, minibatches=1)), microbatch_tokens=40)
-    updater.policy.support = world.maker.mask.support
+    updater.policy.support = world.maker.processor.support
     return world, updater
 
 
@@ -181,22 +177,13 @@ def test_two_ranks_take_the_step_of_one(tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("settings", [{"mask_top_p": 0.0}, {"mask_top_p": 1.1}, {"mask_update_every": 0}])
 def test_settings_that_mean_nothing_are_refused(settings):
-    for kind in (MaskSettings, NLPOSettings):
-        with pytest.raises(SettingsError, match=next(iter(settings))):
-            kind(**settings)
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        NLPOSettings(**settings)
 
 
-@dataclass
-class Unmasked(OptimizerSettings):
-    """Settings that do not say which mask."""
-
-
-def test_what_has_no_mask_is_refused():
-    spec = OptimizerSpec("forgot", NLPO, Unmasked, Needs(values=True, mask_policy=True))
-    with pytest.raises(SettingsError, match=r"'forgot' needs a mask policy.*MaskSettings"):
-        check_settings(RLConfig(), spec, Unmasked())
+def test_what_draws_no_text_is_refused():
     config = build(ControlConfig, {"optimizer": {"name": "nlpo"}})
-    with pytest.raises(SettingsError, match="mask policy"):
+    with pytest.raises(SettingsError, match="restricts the tokens that are drawn"):
         train_control(config, progress=False)
 
 
@@ -206,7 +193,7 @@ def test_who_samples_a_checkpoint_without_its_mask_is_told_once(tmp_path, caplog
     assert model_path(tmp_path) == str(tmp_path) and not caplog.records
     other = tmp_path / "checkpoint-000002"
     other.mkdir()
-    for name in ("config.json", MASK_FILE):
+    for name in ("config.json", PROCESSOR_FILE):
         (other / name).write_text("{}")
     assert model_path(other) == model_path(other) == str(other)
-    assert caplog.text.count("draw within the sets of a mask policy") == 1
+    assert caplog.text.count("logits processor that restricts what it draws") == 1

@@ -13,7 +13,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
-PUBLIC = ("lmrl", "lmrl.algorithms", "lmrl.engines", "lmrl.envs", "lmrl.rewards", "lmrl.testing", "lmrl.text")
+PUBLIC = (
+    "lmrl",
+    "lmrl.algorithms",
+    "lmrl.engines",
+    "lmrl.envs",
+    "lmrl.models",
+    "lmrl.rewards",
+    "lmrl.testing",
+    "lmrl.text",
+)
 """What plugins may import, the modules of lmrl.algorithms too. `make lint` holds the order of the core's packages."""
 TRAINER = ("lmrl.config", "lmrl.seeds", "lmrl.training.update", "lmrl.training.update_settings")
 """What lmrl_control trains with besides: the update has no public name yet."""

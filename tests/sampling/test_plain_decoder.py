@@ -7,8 +7,8 @@ from lmrl.engines import SamplingSpec, sample_batch
 from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.engines.local.plain_decoder import PlainDecoder, decodes_in_steps
 from lmrl.models import PolicyModel
-from lmrl.models.masked import MaskPolicy
 from lmrl.models.text_policy import score_logprobs
+from lmrl_nlpo.mask import MaskPolicy
 
 IDS = {"vocab_size": 131, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}

@@ -28,11 +28,11 @@ from lmrl.engines.local.workers import ParallelEngine
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import EngineError, PluginError, RenamedError, SettingsError
 from lmrl.models import load
-from lmrl.models.masked import MaskPolicy
 from lmrl.plugins.specs import EngineSpec
 from lmrl.seeds import token_uniforms
 from lmrl.testing import write_tiny_model
 from lmrl_best_of_n import BestOfN, BestOfNSettings
+from lmrl_nlpo.mask import MaskPolicy
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [8, 8, 4], [3]]
 PLAIN = SamplingSpec(max_new_tokens=12, eos_ids=(1,))

@@ -20,9 +20,9 @@ from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import NonFiniteError, PromptError, SettingsError, WorkerError
 from lmrl.models import load
 from lmrl.models.lm_head import replaced_head
-from lmrl.models.masked import MaskPolicy
 from lmrl.plugins import PluginManager
 from lmrl.testing import write_tiny_model
+from lmrl_nlpo.mask import MaskPolicy
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [8, 8, 4], [3]]
 

@@ -138,7 +138,7 @@ def test_the_policy_agrees_with_itself_before_the_first_step(tiny_folder, tmp_pa
             assert value.requires_grad or column.startswith("target"), column
         ratio = (now["logprobs"] - before["logprobs"]).exp()[part.action_mask]
         assert (ratio - 1).abs().max() < 1e-5
-        if maker.mask is None:  # what scores without gradients computes the same
+        if maker.processor is None:  # what scores without gradients computes the same
             with session.accelerator.autocast():
                 scored_alone = score_logprobs(maker.policy, part.inputs, maker.spec, 10**6)
             alone = scored_alone - now["logprobs"]

@@ -38,6 +38,7 @@ from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ilql import ILQL
+from lmrl_nlpo import NLPO
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
 
@@ -403,7 +404,7 @@ def test_a_mask_policy_restricts_what_is_drawn_and_measured():
     problem = random_problem(0)
     trainer = trainer_of(problem, "nlpo", mask_top_p=0.5, mask_update_every=2, minibatches=1, epochs=1)
     for update in range(1, 5):
-        log_probabilities, sets = trainer.table.log_probabilities, trainer.mask.sets
+        log_probabilities, sets = trainer.table.log_probabilities, trainer.support.sets
         assert not sets.all() and torch.isinf(log_probabilities).any()
         assert float(log_probabilities.exp().sum()) == pytest.approx(1, abs=1e-5)
         rows = trainer.rollout(torch.Generator().manual_seed(update)).inputs.rows
@@ -411,7 +412,7 @@ def test_a_mask_policy_restricts_what_is_drawn_and_measured():
         expected = problem.objective_of(log_probabilities, 0.3)
         assert trainer.measure().objective == pytest.approx(expected)
         trainer.update()
-        assert torch.equal(trainer.mask.sets, sets) == (update % 2 == 1), "they change with every second update alone"
+        assert torch.equal(trainer.support.sets, sets) == (update % 2 == 1), "with every second update"
 
 
 def test_a_mask_that_holds_everything_is_no_mask():
@@ -441,7 +442,7 @@ def test_what_cannot_be_served_is_refused(small):
         ExactTrainer(small, strange).update()
     with pytest.raises(SettingsError, match="learns from trajectories"):
         expected_update(replace(strange, needs=Needs(experience="trajectories")), small)
-    masked = OptimizerSpec("nlpo", Reinforce, ReinforceSettings, Needs(mask_policy=True))
+    masked = OptimizerSpec("masked", type("Masked", (Reinforce,), {"processor": NLPO.processor}), ReinforceSettings)
     headed = OptimizerSpec("headed", type("Headed", (Reinforce,), {"heads": ILQL.heads}), ReinforceSettings)
     for unserved in (masked, headed):
         with pytest.raises(SettingsError, match="draws from the policy itself"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from lmrl.algorithms.optimizer import MaskSettings
 from lmrl.data import PromptSet
 from lmrl.engines.spec import SamplingSpec
 from lmrl.errors import PromptError, SettingsError
@@ -57,11 +56,6 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         raise SettingsError(
             f"train.separate_critic is true, but optimizer {optimizer.name!r} makes its policy of heads and the "
             "language model's head, which must share one trunk; set train.separate_critic=false"
-        )
-    if needs.mask_policy and not isinstance(settings, MaskSettings):
-        raise SettingsError(
-            f"optimizer {optimizer.name!r} needs a mask policy, but its settings, {type(settings).__name__}, do not "
-            "say which; let them inherit lmrl.algorithms.optimizer.MaskSettings"
         )
     sampling = config.sampling
     filters = [name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0)) if getattr(sampling, name) != off]

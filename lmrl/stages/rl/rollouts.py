@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.kl import KLSettings, shape_rewards
+from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response
 from lmrl.engines.spec import SamplingSpec
-from lmrl.models.masked import MaskPolicy
 from lmrl.models.policy import PolicyModel
 from lmrl.models.text_policy import reference_spec, score_logprobs, score_values
 from lmrl.models.weights import PolicyWeights
@@ -75,7 +75,7 @@ class RolloutMaker:
     kl: KLSettings
     needs: Needs
     token_budget: int
-    mask: MaskPolicy | None = None
+    processor: LogitsProcessor | None = None
     """Restricts the tokens that the policy may sample."""
     concurrent: ConcurrentReward | None = None
     """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
@@ -90,7 +90,7 @@ class RolloutMaker:
 
     def publish(self, version: int) -> None:
         """Give the engine the policy as it is now."""
-        self.engine.publish(PolicyWeights(self.policy, self.card, self.mask), version)
+        self.engine.publish(PolicyWeights(self.policy, self.card, self.processor), version)
         self.version = version
 
     def sample(self, prompts: PromptBatch, seed: int, greedy: bool = False) -> Scored:

@@ -16,6 +16,7 @@ from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.ops import masked_sum
 from lmrl.algorithms.rollout import Scored
 from lmrl.data import PromptOrder, PromptSet
+from lmrl.models.processors import save_processor
 from lmrl.plugins import PluginManager
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
@@ -50,8 +51,8 @@ class Session:
 
     @property
     def starts_as_reference(self) -> bool:
-        """True if the initial policy is the reference model and is sampled as it is, without a mask policy."""
-        return not self.config.reference and self.maker.mask is None
+        """True if the initial policy is the reference model and is sampled as it is, without a logits processor."""
+        return not self.config.reference and self.maker.processor is None
 
     def offline_batch(self, update: int) -> Experience:
         """Return this rank's share of the data of an update (counted from 1)."""
@@ -125,10 +126,10 @@ class Session:
         rows = self.config.train.prompts_per_update * self.config.train.group_size
         return numbers | {"rollout/tokens": numbers["rollout/length"] * rows}
 
-    def refresh_mask(self, update: int) -> None:
-        """Let the mask policy become what the policy is, if its time has come."""
-        if self.maker.mask is not None and update % self.updater.optimizer.settings.mask_update_every == 0:
-            self.maker.mask.refresh(self.maker.policy.model)
+    def after_update(self, update: int) -> None:
+        """Let the logits processor follow the policy, if there is one."""
+        if self.maker.processor is not None:
+            self.maker.processor.after_update(update, self.maker.policy.model)
 
     def save(self, update: int) -> None:
         """Write a checkpoint from which the run continues as if it had not stopped."""
@@ -136,8 +137,8 @@ class Session:
         def write(folder: Path) -> None:
             card = self.maker.card
             self.maker.policy.save(folder, card.files or card.path, self.dtype)
-            if self.maker.mask is not None:
-                self.maker.mask.save(folder)
+            if self.maker.processor is not None:
+                save_processor(self.maker.processor, folder)
 
         def state() -> dict[str, Any]:
             return {

@@ -22,7 +22,7 @@ from lmrl.engines.texts import sampling_spec
 from lmrl.errors import ResumeError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy, load
 from lmrl.models.loading import require_trainable
-from lmrl.models.masked import MaskPolicy
+from lmrl.models.processors import load_processor
 from lmrl.models.saving import restore_training_weights, saved_dtype
 from lmrl.models.text_policy import TextPolicy, reference_spec, score_logprobs
 from lmrl.plugins import PluginManager
@@ -126,7 +126,8 @@ def open_session(
             "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
         )
     engine = open_engine(engine_spec, engine_settings)
-    if needs.mask_policy and not engine.capabilities.logits_processors:
+    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
+    if optimizer.defines("processor") and not engine.capabilities.logits_processors:
         raise SettingsError(
             f"optimizer {optimizer_spec.name!r} restricts the tokens that are drawn, and engine {engine_spec.name!r} "
             "has no logits processors; use engine.name=transformers"
@@ -141,17 +142,14 @@ def open_session(
         record_ends(base.model, start.card.eos_ids)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
     critic = config.train.separate_critic or needs.values == "separate"
-    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
     policy = PolicyModel(base.model, bool(needs.values), critic, optimizer)
     policy.load_value_head(Path(checkpoint or start.card.files or start.card.path))
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
     controller = KLController(config.kl)
-    mask = None
-    if needs.mask_policy:
-        mask = MaskPolicy(policy.model, spec, optimizer_settings.mask_top_p, accelerator.autocast)
-        if checkpoint:
-            mask.load(Path(checkpoint))
+    processor = optimizer.processor(policy.model, spec, accelerator.autocast)
+    if processor is not None and checkpoint:
+        load_processor(processor, Path(checkpoint))
 
     maker = RolloutMaker(
         engine,
@@ -163,10 +161,10 @@ def open_session(
         config.kl,
         needs,
         microbatch_budget(config.train, accelerator.device),
-        mask,
+        processor,
         _concurrent_reward(config, reward_function),
     )
-    support = mask.support if mask is not None else None
+    support = processor.support if processor is not None else None
     own = TextPolicy(policy, spec, with_values=False, support=support)
     maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
     maker.on_any_rank = lambda flag: any_rank(accelerator, flag)

@@ -144,7 +144,7 @@ def _update(session: Session, update: int) -> dict[str, float]:
         logger.warning("update %d: no response has a score, so there is nothing to learn from", update)
     require_finite("the KL to the reference", means["rollout/kl"], f"update {update}")
     means |= session.updater.update(rollout, beta, update, derive_seed(seed, "minibatches", update))
-    session.refresh_mask(update)
+    session.after_update(update)
     end = time.perf_counter()
     session.controller.adapt(means["rollout/kl"], config.train.prompts_per_update * config.train.group_size)
     tokens = means["rollout/tokens"]

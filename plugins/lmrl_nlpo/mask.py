@@ -1,4 +1,4 @@
-"""A policy that may only draw what an older copy of it finds likely (NLPO; Ramamurthy et al. 2023, sec. 4).
+"""Logits processor of a policy that draws only what an older copy of it finds likely (Ramamurthy et al. 2023, sec. 4).
 
 The mask policy's top-p set of each state is the support of the policy there: while tokens are drawn, step by step with
 a cache, and when they are evaluated again, all at once. Leaves out: losses.
@@ -6,30 +6,25 @@ a cache, and when they are evaluated again, all at once. Leaves out: losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.sequences import Sequences
-from lmrl.engines.local.cache import JointCache
-from lmrl.engines.spec import SamplingSpec
-from lmrl.errors import ResumeError
-from lmrl.models.loading import freeze_copy
-from lmrl.models.policy import PolicyModel, StateOutputs
-from lmrl.text.folders import MASK_FILE
+from lmrl.algorithms import Sequences
+from lmrl.engines import JointCache, SamplingSpec
+from lmrl.models import PolicyModel, freeze_copy
 
 
 class MaskPolicy:
     """A frozen copy of ``model`` whose ``top_p`` sets restrict a policy, under the temperature of ``spec``.
 
-    Tokens that end a response always belong to a set, unless ``spec`` forbids them. ``autocast`` is what the policy
-    computes in.
+    Tokens that end a response always belong to a set, unless ``spec`` forbids them. Every ``update_every`` updates it
+    becomes a copy of the policy again. ``autocast`` is the policy's precision.
     """
 
     def __init__(
@@ -37,10 +32,12 @@ class MaskPolicy:
         model: Any,
         spec: SamplingSpec,
         top_p: float,
+        update_every: int = 10,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.policy = PolicyModel(freeze_copy(model))
         self.spec = replace(spec, top_p=top_p)
+        self.update_every = update_every
         self.autocast = autocast
         self._ends = [token for token in spec.eos_ids if token not in spec.forbidden_ids]
 
@@ -56,36 +53,23 @@ class MaskPolicy:
 
     @torch.no_grad()
     def support(self, inputs: Sequences) -> Tensor:
-        """Return the sets before each sampled token, (N, V) bool, from one teacher-forced pass.
-
-        Sampled tokens were drawn from their sets; they belong to them here too where rounding, which differs from that
-        of a cached step, would leave out the last one of a set.
-        """
+        """Return the sets before each sampled token, (N, V) bool, from one teacher-forced pass."""
         with self.autocast():
-            outputs: StateOutputs = self.policy(inputs)
-        assert outputs.logits is not None
-        return self.sets(outputs.logits).scatter(1, inputs.actions[:, None], True)
+            return self.sets(self.policy(inputs).all_logits())
 
-    def refresh(self, model: Any) -> None:
-        """Become a copy of ``model`` as it is now."""
-        self.policy.model.load_state_dict(model.state_dict())
+    def after_update(self, update: int, model: Any) -> None:
+        """Become a copy of ``model``, if its time has come."""
+        if update % self.update_every == 0:
+            self.policy.model.load_state_dict(model.state_dict())
 
-    def save(self, folder: Path) -> None:
-        """Write the mask policy's weights beside a checkpoint."""
-        from safetensors.torch import save_file
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the mask policy's weights."""
+        return {name: parameter.detach() for name, parameter in self.policy.model.named_parameters()}
 
-        tensors = {name: p.detach().clone().contiguous() for name, p in self.policy.model.named_parameters()}
-        save_file(tensors, folder / MASK_FILE)
-
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote; raises ``ResumeError`` where there is none."""
-        from safetensors.torch import load_file
-
-        file = folder / MASK_FILE
-        if not file.exists():
-            raise ResumeError(f"{folder} holds no {MASK_FILE}, so the run would not go on with the mask that it had")
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back the weights that ``state_dict`` returned."""
         own = dict(self.policy.model.named_parameters())
-        for name, tensor in load_file(file).items():
+        for name, tensor in state.items():
             own[name].data.copy_(tensor)
 
 

@@ -10,9 +10,10 @@ from lmrl.engines import SamplingSpec, sample_batch
 from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
 from lmrl.errors import ResumeError
 from lmrl.models import PolicyModel, load
-from lmrl.models.masked import MaskPolicy, RestrictedModel
+from lmrl.models.processors import load_processor, save_processor
 from lmrl.models.text_policy import TextPolicy, score_logprobs
 from lmrl.testing import write_tiny_model
+from lmrl_nlpo.mask import MaskPolicy, RestrictedModel
 
 PROMPTS = [[3, 5], [3], [4, 6, 7, 8], [3, 5], [9], [3, 5], [6, 6], [4]]
 
@@ -26,7 +27,7 @@ def world(folder, top_p=0.7, **options):
     """A policy that has moved away from its mask policy, and how it samples."""
     model = load(folder)
     spec = SamplingSpec(**({"max_new_tokens": 10, "eos_ids": model.card.eos_ids, "context_length": 40} | options))
-    mask = MaskPolicy(model.model, spec, top_p)
+    mask = MaskPolicy(model.model, spec, top_p, update_every=2)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.model.parameters():
@@ -165,14 +166,16 @@ def test_a_refreshed_mask_is_the_policy_and_is_written_and_read(folder, tmp_path
     model, spec, mask = world(folder)
     samples = sampled(model, spec, mask)
     before = mask.support(samples.inputs)
-    mask.save(tmp_path)
-    mask.refresh(model)
+    save_processor(mask, tmp_path)
+    mask.after_update(3, model)
+    assert torch.equal(mask.support(samples.inputs), before), "its time has not come"
+    mask.after_update(4, model)
     after = mask.support(samples.inputs)
     assert not torch.equal(before, after)
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     assert torch.equal(mask.support(samples.inputs), after), "a copy, not the policy itself"
-    mask.load(tmp_path)
+    load_processor(mask, tmp_path)
     assert torch.equal(mask.support(samples.inputs), before)
     with pytest.raises(ResumeError, match="mask_policy"):
-        mask.load(tmp_path / "elsewhere")
+        load_processor(mask, tmp_path / "elsewhere")
