@@ -20,7 +20,7 @@ from lmrl.algorithms.rollout import Advantages, Rollout
 from lmrl.algorithms.sequences import Sequences
 
 if TYPE_CHECKING:
-    from lmrl.engines.spec import SamplingSpec
+    from lmrl.engines.protocol import SamplingSpec
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 

@@ -2,15 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from lmrl.engines.spec import FinishReason, SamplingSpec, finish_codes, finish_flags
+from lmrl.engines.protocol import (
+    Capabilities,
+    Engine,
+    FinishReason,
+    Request,
+    RequestSource,
+    Response,
+    SamplingSpec,
+    WeightSource,
+    finish_codes,
+    finish_flags,
+)
 from lmrl.lazy import lazy_names
 from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from lmrl.engines.batch import generate_all, sample_batch
+    from lmrl.engines.batch import RequestQueue, generate_all, sample_batch
     from lmrl.engines.local.cache import JointCache
     from lmrl.engines.opening import open_engine
-    from lmrl.engines.protocol import Capabilities, Engine, Request, RequestQueue, RequestSource, Response, WeightSource
     from lmrl.engines.weights import LiveWeights
 
 __all__ = [
@@ -33,16 +43,13 @@ __all__ = [
     "sample_batch",
 ]
 
-# The protocol needs torch, which the environment's import must not load.
+# These need torch, which the environment's import must not load.
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "lmrl.engines.batch": ("generate_all", "sample_batch"),
+        "lmrl.engines.batch": ("RequestQueue", "generate_all", "sample_batch"),
         "lmrl.engines.local.cache": ("JointCache",),
         "lmrl.engines.opening": ("open_engine",),
-        "lmrl.engines.protocol": (
-            *("Capabilities", "Engine", "Request", "RequestQueue", "RequestSource", "Response", "WeightSource"),
-        ),
         "lmrl.engines.weights": ("LiveWeights",),
     },
 )

@@ -2,25 +2,154 @@
 
 ``publish`` gives an engine weights, ``generate`` requests; it yields responses in order of completion. Requests may be
 added while the engine works. ``lmrl.engines.batch`` makes columns of responses.
+
+A request's ``SamplingSpec`` is what the sampler and the scorer both take. The log-probability that a sampler records is
+that of the distribution it drew from, so whoever rescores a token must apply the same temperature and the same
+restriction of the support. ``finish_codes`` is written once for the environment (numpy, token by token) and the engine
+(torch, batched): it uses only ``|``, ``&``, ``~`` and comparisons, which numpy arrays and torch tensors share.
+Importing this needs no torch.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from threading import Condition
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor
-
-from lmrl.engines.spec import FinishReason, SamplingSpec, finish_flags
+from lmrl.errors import SettingsError
 from lmrl.text.card import TextCodec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POLICY = "policy"
 """The name of the model that learns."""
+OnLength = Literal["terminate", "truncate"]
+
+
+class FinishReason(IntEnum):
+    """Why a response ended; ``NONE`` while it goes on."""
+
+    NONE = 0
+    EOS = 1
+    STOP = 2
+    LENGTH = 3
+    CONTEXT = 4
+
+    @property
+    def label(self) -> str:
+        """The lower-case name that ``info["finish_reason"]`` carries."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """The distribution that tokens are drawn from, and when a response ends.
+
+    ``temperature`` 0 means greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch those filters off. A response ends
+    at one of ``eos_ids``, at one of ``stop_strings`` (text that is not part of the response), after
+    ``max_new_tokens``, or when prompt and response fill ``context_length``. ``on_length`` says what the last two mean:
+    ``"terminate"`` ends the episode and scores it, ``"truncate"`` withholds the score and lets the learner bootstrap.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_new_tokens: int = 64
+    eos_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    forbidden_ids: tuple[int, ...] = ()
+    context_length: int | None = None
+    on_length: OnLength = "terminate"
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, name: str, expected: str) -> None:
+            if not condition:
+                raise SettingsError(f"sampling.{name} is {getattr(self, name)!r}; expected {expected}")
+
+        require(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", "a finite number >= 0")
+        require(self.top_k >= 0, "top_k", "an integer >= 0 (0 switches it off)")
+        require(0 < self.top_p <= 1, "top_p", "a number in (0, 1] (1 switches it off)")
+        require(0 <= self.min_p < 1, "min_p", "a number in [0, 1) (0 switches it off)")
+        require(self.max_new_tokens >= 1, "max_new_tokens", "an integer >= 1")
+        require(self.on_length in ("terminate", "truncate"), "on_length", "'terminate' or 'truncate'")
+        require(all(self.stop_strings), "stop_strings", "strings that are not empty")
+        require(self.context_length is None or self.context_length >= 2, "context_length", "an integer >= 2 or none")
+
+    @property
+    def filters_support(self) -> bool:
+        """Whether top-k, top-p or min-p drop tokens, so that the support depends on the policy's own logits."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    def log_distribution(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities that tokens are drawn from, -inf outside the support.
+
+        Shapes: logits and result (..., V). The order is that of transformers: forbidden tokens, temperature, top-k,
+        top-p, min-p, then renormalisation. Computed in float32. Temperature 0 puts all mass on the first maximum.
+        """
+        import torch
+
+        logits = logits.float()
+        if self.forbidden_ids:
+            forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
+            logits = logits.index_fill(-1, forbidden, -math.inf)
+        if self.temperature == 0:
+            greedy = torch.full_like(logits, -math.inf)
+            return greedy.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k > 0:
+            kth = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < kth, -math.inf)
+        if self.top_p < 1:
+            logits = _keep_nucleus(logits, self.top_p)
+        if self.min_p > 0:
+            logprobs = logits.log_softmax(-1)
+            floor = logprobs.amax(-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill(logprobs < floor, -math.inf)
+        return logits.log_softmax(-1)
+
+
+def finish_codes(
+    is_eos: Any, hit_stop: Any, new_tokens: Any, prompt_lengths: Any, max_new_tokens: Any, context_length: Any | None
+) -> Any:
+    """Return the ``FinishReason`` code of every row after its newest token.
+
+    ``is_eos`` and ``hit_stop`` are bool (B,); ``new_tokens`` counts the sampled tokens including the newest,
+    ``prompt_lengths`` the prompt's. All are numpy arrays or all torch tensors of integers; the two limits may be
+    numbers. An EOS on the last allowed step is an EOS, a stop string comes next, then the token limit, then the full
+    context.
+    """
+    at_length = new_tokens >= max_new_tokens
+    at_context = (new_tokens + prompt_lengths) >= (context_length if context_length is not None else 2**62)
+    open_after_eos = ~is_eos
+    open_after_stop = open_after_eos & ~hit_stop
+    open_after_length = open_after_stop & ~at_length
+    return (
+        is_eos * int(FinishReason.EOS)
+        + (open_after_eos & hit_stop) * int(FinishReason.STOP)
+        + (open_after_stop & at_length) * int(FinishReason.LENGTH)
+        + (open_after_length & at_context) * int(FinishReason.CONTEXT)
+    )
+
+
+def finish_flags(codes: Any, on_length: Literal["terminate", "truncate"]) -> tuple[Any, Any]:
+    """Return ``(terminated, truncated)``, bool (B,), of finish codes.
+
+    EOS and stop strings terminate. The token limit and the full context terminate too by default, because value-based
+    learners bootstrap whenever ``truncated`` is set and would count the score twice; ``on_length="truncate"`` makes
+    them truncations, whose score is withheld.
+    """
+    ended_itself = (codes == int(FinishReason.EOS)) | (codes == int(FinishReason.STOP))
+    cut_off = (codes == int(FinishReason.LENGTH)) | (codes == int(FinishReason.CONTEXT))
+    if on_length == "terminate":
+        return ended_itself | cut_off, cut_off & ended_itself
+    return ended_itself, cut_off
 
 
 @dataclass(frozen=True)
@@ -124,51 +253,6 @@ class RequestSource(Protocol):
         ...
 
 
-class RequestQueue:
-    """A ``RequestSource``: first in, first out. ``closed=True`` says that no request follows those given.
-
-    >>> queue = RequestQueue([], closed=True)
-    >>> queue.take(), queue.closed
-    ([], True)
-    """
-
-    def __init__(self, requests: Iterable[Request] = (), closed: bool = False) -> None:
-        self._waiting = deque(requests)
-        self._complete = closed
-        self._changed = Condition()
-
-    def add(self, requests: Iterable[Request]) -> None:
-        """Append requests. Raises ``ValueError`` after ``close``."""
-        with self._changed:
-            if self._complete:
-                raise ValueError("the source of requests is closed; expected requests before close()")
-            self._waiting.extend(requests)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Say that no request follows those that wait."""
-        with self._changed:
-            self._complete = True
-            self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """True when no request is left and none will come."""
-        with self._changed:
-            return self._complete and not self._waiting
-
-    def take(self, count: int | None = None) -> list[Request]:
-        """Return the next requests, at most ``count``, or all that wait. Never blocks."""
-        with self._changed:
-            size = len(self._waiting) if count is None else min(count, len(self._waiting))
-            return [self._waiting.popleft() for _ in range(size)]
-
-    def wait(self) -> None:
-        """Block until a request waits or the source is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._complete)
-
-
 class Engine(Protocol):
     """Inference engine: samples responses to requests with the weights that were published last.
 
@@ -191,3 +275,14 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free what the engine holds: processes, connections. It starts anew when it is used again."""
         ...
+
+
+def _keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches ``top_p`` (Holtzman et al. 2020)."""
+    import torch
+
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, dims=-1)
+    before[..., 0] = 0  # the most likely token always stays
+    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return logits.masked_fill(dropped, -math.inf)

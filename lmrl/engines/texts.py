@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids
-from lmrl.engines.protocol import Engine
+from lmrl.engines.protocol import Engine, FinishReason, SamplingSpec
 from lmrl.engines.settings import SamplingSettings
-from lmrl.engines.spec import FinishReason, SamplingSpec
 from lmrl.engines.weights import LiveWeights
 from lmrl.errors import SettingsError
 from lmrl.text.card import ModelCard, response_texts

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.envs.reference import FrozenModel
 
 Ids = NDArray[np.int64]

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from lmrl.engines.spec import OnLength, SamplingSpec
+from lmrl.engines.protocol import OnLength, SamplingSpec
 from lmrl.envs.prompts import Prompt, read_prompt, read_prompts
 from lmrl.envs.reference import FrozenModel, reference_of
 from lmrl.errors import ModelError, PromptError, SettingsError

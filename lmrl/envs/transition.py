@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.algorithms.kl import shaping_term
-from lmrl.engines.spec import FinishReason, finish_codes, finish_flags
+from lmrl.engines.protocol import FinishReason, finish_codes, finish_flags
 from lmrl.envs.prompts import Prompt
 from lmrl.envs.reference import Reference
 from lmrl.envs.task import Task

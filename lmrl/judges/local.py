@@ -198,7 +198,7 @@ def next_logits(policy: PolicyModel, rows: Sequence[list[int]]) -> Tensor:
 def response_logprobs(policy: PolicyModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """Return log p(response | prompt) of each row of ids, in nats."""
     from lmrl.algorithms import Sequences
-    from lmrl.engines.spec import SamplingSpec
+    from lmrl.engines.protocol import SamplingSpec
     from lmrl.models.text_policy import score_logprobs
 
     inputs = Sequences.of_pairs(rows, policy.model.device)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.errors import RewardError, SettingsError, nearest
 from lmrl.rewards.signatures import PLACES, signature_of
 from lmrl.text.responses import continuations

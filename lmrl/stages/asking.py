@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.engines.settings import SamplingSettings
-from lmrl.engines.spec import SamplingSpec
 from lmrl.engines.texts import sampling_spec
 from lmrl.errors import PromptError, SettingsError
 from lmrl.text.chat_template import prompt_ids

@@ -8,7 +8,7 @@ import pytest
 
 import lmrl  # noqa: F401 - registers the environment
 from lmrl.cli.main import main
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.errors import RewardError
 from lmrl.rewards import per_row, resolve, sampled_columns
 from lmrl.testing import write_tiny_model

@@ -7,7 +7,7 @@ from byte_models import write_byte_model
 
 from lmrl.engines import sample_batch
 from lmrl.engines.local.engine import TransformersEngine
-from lmrl.engines.spec import FinishReason, SamplingSpec
+from lmrl.engines.protocol import FinishReason, SamplingSpec
 from lmrl.engines.texts import sample_texts
 from lmrl.models.loading import load
 from lmrl.rewards.concurrent import ConcurrentReward

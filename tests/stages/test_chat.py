@@ -7,8 +7,8 @@ import json
 import pytest
 
 from lmrl.data import ChatExample, CompletionExample, load_examples
+from lmrl.engines.protocol import FinishReason, SamplingSpec
 from lmrl.engines.settings import SamplingSettings
-from lmrl.engines.spec import FinishReason, SamplingSpec
 from lmrl.engines.texts import sample_texts
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models import load

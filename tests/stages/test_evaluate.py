@@ -9,7 +9,7 @@ import pytest
 
 from lmrl.annotators.annotators import Judgement
 from lmrl.config import build, read_toml
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.engines.texts import Completion
 from lmrl.errors import DataError, PromptError, ResumeError, SettingsError
 from lmrl.models import load

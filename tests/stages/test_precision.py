@@ -11,7 +11,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.ops import aggregate_losses, masked_mean
 from lmrl.algorithms.rollout import Batch, Rollout
 from lmrl.config import build
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.models import PolicyModel, load
 from lmrl.models.layouts import LAYOUTS
 from lmrl.models.text_policy import TextEvaluation, TextPolicy, score_logprobs, score_values

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl_suites.throughput.peaks import Peaks
 from lmrl_suites.throughput.setting import Cell, ThroughputSettings
 from lmrl_suites.throughput.shapes import SHAPES, Shape, prompt_rows, prompt_text, write_model

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.rows import lengths_to_mask, select_record
-from lmrl.engines.protocol import Request, Response
-from lmrl.engines.spec import FinishReason, SamplingSpec, finish_codes
+from lmrl.engines.protocol import FinishReason, Request, Response, SamplingSpec, finish_codes
 from lmrl.errors import NonFiniteError
 from lmrl.seeds import token_uniforms
 from lmrl.text.card import TextCodec, contains_stop

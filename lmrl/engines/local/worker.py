@@ -69,8 +69,8 @@ def main(descriptor: int) -> None:
 def _serve(connection: Any, settings: TransformersEngineSettings) -> None:
     import torch
 
+    from lmrl.engines.batch import RequestQueue
     from lmrl.engines.local.engine import TransformersEngine
-    from lmrl.engines.protocol import RequestQueue
     from lmrl.engines.weights import LiveWeights
 
     engine = TransformersEngine(settings)

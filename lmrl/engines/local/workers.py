@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from lmrl.engines.local.engine import Published, TransformersEngine
 from lmrl.engines.local.worker import Reply, Start, Work
-from lmrl.engines.protocol import Request, RequestSource, Response
+from lmrl.engines.protocol import FinishReason, Request, RequestSource, Response
 from lmrl.engines.settings import TransformersEngineSettings
-from lmrl.engines.spec import FinishReason
 from lmrl.errors import ModelError, SettingsError, WorkerError
 from lmrl.text.card import TextCodec
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.errors import LmrlError, SettingsError, nearest
 from lmrl.stages.chat.stage import ChatSession
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from lmrl.config import apply_overrides, build
 from lmrl.data.loading.files import read_rows
+from lmrl.engines.protocol import FinishReason
 from lmrl.engines.settings import SamplingSettings
-from lmrl.engines.spec import FinishReason
 from lmrl.errors import DataError, PromptError, SettingsError
 from lmrl.models.loading import LanguageModel, load
 from lmrl.seeds import derive_seed

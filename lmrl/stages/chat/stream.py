@@ -13,7 +13,7 @@ import torch
 
 from lmrl.engines.local.places import draw
 from lmrl.engines.local.plain_decoder import general_decoder
-from lmrl.engines.spec import FinishReason, SamplingSpec
+from lmrl.engines.protocol import FinishReason, SamplingSpec
 from lmrl.errors import NonFiniteError
 from lmrl.models.loading import LanguageModel
 from lmrl.seeds import response_seeds, token_uniforms

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.engines.texts import Completion
 from lmrl.errors import ResumeError
 from lmrl.stages.asking import Asked

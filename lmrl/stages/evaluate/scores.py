@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmrl.algorithms.sequences import Sequences
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.models.policy import PolicyModel
 from lmrl.models.text_policy import score_logprobs
 from lmrl.text.vocabulary import same_tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmrl.algorithms import Sequences
 from lmrl.data import ChatExample, CompletionExample, load_examples
 from lmrl.data.loading.sources import open_rows
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.errors import DataError, LmrlError
 from lmrl.models.loading import LanguageModel
 from lmrl.models.policy import PolicyModel

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from lmrl.data import PromptSet
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.errors import PromptError, SettingsError
 from lmrl.models import LanguageModel
 from lmrl.plugins.specs import Needs, OptimizerSpec

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmrl.engines.spec import FinishReason
+from lmrl.engines.protocol import FinishReason
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.statistics.intervals import Interval, RewardScale, bootstrap_interval, group_means
 

@@ -15,8 +15,7 @@ from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
-from lmrl.engines.protocol import Engine, Request, Response
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
 from lmrl.models.policy import PolicyModel
 from lmrl.models.text_policy import reference_spec, score_logprobs, score_values
 from lmrl.models.weights import PolicyWeights

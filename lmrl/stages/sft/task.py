@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.data.order import PromptOrder
-from lmrl.engines.spec import SamplingSpec
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.engines.texts import sample_texts
 from lmrl.models.adapters import ADAPTER_FOLDER, load_adapter, merged_copy, save_adapter
 from lmrl.models.loading import LOADER, LanguageModel
