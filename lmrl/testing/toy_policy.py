@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rollout import UndeclaredNeed
 from lmrl.algorithms.rows import lengths_to_mask, select_record
+from lmrl.errors import ModelError, unknown
 
 PROMPTS = 4
 VOCABULARY = 4
@@ -125,6 +126,8 @@ class ToyEvaluation:
 
     def head(self, name: str) -> Tensor:
         """Outputs of one of the optimizer's heads for the actions taken, (..., B, T)."""
+        if name not in self.model.heads:
+            raise ModelError(unknown("head", name, self.model.heads))
         states, actions = self.inputs.states[self.mask], self.inputs.actions[self.mask]
         return scatter_rows(self.model.heads[name](self.model.hidden(states), actions), self.mask)
 

@@ -251,6 +251,26 @@ class Indifferent(Sound):
         return Advantages(rollout.action_mask.float())
 
 
+class Guess(torch.nn.Linear):
+    """A head that guesses one number of each state."""
+
+    def forward(self, hidden, ids):
+        return super().forward(hidden).squeeze(-1)
+
+
+class WithAHead(Sound):
+    def heads(self, width, actions):
+        return {"guess": Guess(width, 1)}
+
+    def loss(self, policy, batch):
+        return Loss(super().loss(policy, batch).losses + (policy.evaluate(batch).head("guess") - 1) ** 2)
+
+
+class ReadsAnotherHead(WithAHead):
+    def loss(self, policy, batch):
+        return Loss(policy.evaluate(batch).head("gues"))
+
+
 DEFECTS = [
     (Averages, {"contract"}, r"losses of a tensor of shape \(\).*do not average, the trainer does"),
     (AveragesMetrics, {"contract"}, r"metrics of loss\(\) hold 'mean', a tensor of shape \(\).*not averaged"),
@@ -287,6 +307,7 @@ DEFECTS = [
     (DividesByItsTokens, {"microbatches", "ranks"}, r"two ranks with half of the rows each take another step"),
     (CountsEveryRow, {"microbatches", "ranks", "empty_rows"}, r"whose action mask is all false change the gradient"),
     (ReadsInputs, {"ranks"}, r"AttributeError was raised.*'NoneType' object has no attribute 'row_lengths'"),
+    (ReadsAnotherHead, {"contract"}, r"ModelError was raised.*unknown head 'gues'; did you mean 'guess'"),
     (DividesBySpread, {"constant_rewards"}, r"with the score 0 for every answer, .*the loss is nan; expected finite"),
     (WrongSign, {"learning"}, r"the mean score falls from 0\.\d+ to 0\.\d+ in \d+ updates.*the loss's sign"),
     (Indifferent, {"learning"}, r"on a toy problem the mean score (rises|falls)"),
@@ -322,6 +343,10 @@ def test_a_method_that_compares_scores_by_design_declares_it(cls):
     check_optimizer(declared, checks=["rewards"])
     found = failures_of(dataclasses.replace(spec_of(Sound), reads_rewards=False))
     assert set(found) == {"rewards"} and "take reads_rewards=False out of the spec" in found["rewards"]
+
+
+def test_heads_are_served():
+    check_optimizer(spec_of(WithAHead))
 
 
 def test_a_declared_need_is_none(capsys):

@@ -6,6 +6,7 @@ import torch
 
 from lmrl.config import build
 from lmrl.errors import SettingsError
+from lmrl.plugins import PluginManager
 from lmrl_control import ControlConfig, evaluate_control, train_control
 from lmrl_control.collect import Collector, make_rollout
 from lmrl_control.policy import ActorCritic, ControlPolicy
@@ -74,3 +75,23 @@ def test_bad_input_is_refused():
         train_control(config_of("ppo", environment="Pendulum-v1"), progress=False)
     with pytest.raises(SettingsError, match="did you mean"):
         train_control(config_of("pppo"), progress=False)
+
+
+HEADED = """
+from lmrl import Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
+
+class Headed(PolicyOptimizer):
+    def heads(self, width, actions):
+        return {}
+
+@hookimpl
+def lmrl_optimizers():
+    yield OptimizerSpec("headed", Headed, OptimizerSettings, Needs(), "Adds heads")
+"""
+
+
+def test_an_optimizer_with_heads_is_refused(tmp_path):
+    (tmp_path / "headed.py").write_text(HEADED)
+    plugins = PluginManager([tmp_path / "headed.py"])
+    with pytest.raises(SettingsError, match="'headed' adds heads to a language model"):
+        train_control(build(ControlConfig, {"optimizer": {"name": "headed"}}), plugins=plugins, progress=False)

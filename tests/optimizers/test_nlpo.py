@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from lmrl.config import build
 from lmrl.errors import ResumeError, SettingsError
+from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.asking import model_path
 from lmrl.stages.rl import RLConfig, rl
@@ -179,6 +181,29 @@ def test_two_ranks_take_the_step_of_one(tiny_folder, tmp_path):
 def test_settings_that_mean_nothing_are_refused(settings):
     with pytest.raises(SettingsError, match=next(iter(settings))):
         NLPOSettings(**settings)
+
+
+PLAIN_ENGINE = """
+from lmrl import EngineSpec, hookimpl
+from lmrl.engines import Capabilities
+from lmrl.engines.local.engine import TransformersEngine, TransformersEngineSettings
+
+class Plain(TransformersEngine):
+    capabilities = Capabilities(exact=True)
+
+@hookimpl
+def lmrl_engines():
+    yield EngineSpec("plain", Plain, TransformersEngineSettings, "Without logits processors")
+"""
+
+
+def test_an_engine_without_logits_processors_is_refused(tiny_folder, tmp_path):
+    (tmp_path / "plain.py").write_text(PLAIN_ENGINE)
+    config = config_of(tiny_folder, tmp_path / "run")
+    config = replace(config, engine=replace(config.engine, name="plain"))
+    with pytest.raises(SettingsError, match="engine 'plain' has no logits processors"):
+        run(config, plugins=PluginManager([tmp_path / "plain.py"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_draws_no_text_is_refused():
