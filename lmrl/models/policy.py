@@ -1,7 +1,7 @@
 """The policy: a causal language model, with a value head if the optimizer needs one, evaluated on sampled responses.
 
 Sequences are packed or padded (``lmrl.models.layouts``). The LM head runs only where a sampled token is predicted, and
-logits are kept only where somebody reads them.
+logits are kept only where somebody reads them. ``PolicyWeights`` publishes a policy to an engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.optimizer import PolicyOptimizer
+from lmrl.algorithms.optimizer import LogitsProcessor, PolicyOptimizer
 from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import ModelError
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
@@ -26,6 +26,7 @@ from lmrl.models.layouts import Layout, choose_layout
 from lmrl.models.lm_head import PREFIX, head_state, output_embedding, replaced_head, require_linear_head, restore_head
 from lmrl.models.loading import require_trained_trunk
 from lmrl.models.saving import save_model
+from lmrl.text.card import ModelCard
 from lmrl.text.folders import copy_tokenizer
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -270,6 +271,34 @@ def _read(head: nn.Module, hidden: Tensor, *further: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         result: Tensor = head(hidden.float(), *further)
     return result
+
+
+class PolicyWeights:
+    """A ``WeightSource`` of a policy that learns only between batches; ``processor`` restricts what it may draw."""
+
+    synchronous = True
+
+    def __init__(self, policy: PolicyModel, card: ModelCard, processor: LogitsProcessor | None = None) -> None:
+        self.policy, self.card, self.processor = policy, card, processor
+        self.codec = card.codec
+
+    @contextmanager
+    def module(self) -> Iterator[Any]:
+        """Give the language model as it is sampled: with the optimizer's head, and within its processor's support."""
+        with self.policy.extracted() as model:
+            yield model if self.processor is None else self.processor.restrict(model)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the language model's parameters and buffers by name."""
+        with self.policy.extracted() as model:
+            yield from ((name, tensor.detach()) for name, tensor in model.named_parameters())
+            yield from ((name, tensor.detach()) for name, tensor in model.named_buffers())
+
+    def write(self, folder: Path) -> None:
+        """Write the language model as it is sampled and its tokenizer as a transformers folder."""
+        with self.policy.extracted() as model:
+            save_model(model, folder)
+        copy_tokenizer(self.card.files or self.card.path, folder)
 
 
 def _later(head: nn.Linear, hidden: Tensor) -> Callable[[], Tensor]:

@@ -16,9 +16,9 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.adapters import AdapterSettings
 from lmrl.models.layouts import LAYOUTS
+from lmrl.models.policy import PolicyWeights
 from lmrl.models.reference import make_reference
 from lmrl.models.text_policy import score_logprobs, score_values
-from lmrl.models.weights import PolicyWeights
 from lmrl.testing import write_tiny_model
 
 peft = pytest.importorskip("peft")

@@ -13,7 +13,7 @@ from lmrl.engines import FinishReason, Response
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import RewardError, SettingsError
-from lmrl.models.weights import PolicyWeights
+from lmrl.models.policy import PolicyWeights
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import per_row, resolve
@@ -180,7 +180,7 @@ def test_calls_that_have_not_begun_are_given_up_with_the_sampling(toy):
 
 PLUGIN = """
 from lmrl import RewardSpec, hookimpl
-from lmrl.models.weights import PolicyWeights
+from lmrl.models.policy import PolicyWeights
 from lmrl.rewards.shape import Repetition, RepetitionSettings
 
 

@@ -16,9 +16,8 @@ from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
-from lmrl.models.policy import PolicyModel
+from lmrl.models.policy import PolicyModel, PolicyWeights
 from lmrl.models.text_policy import reference_spec, score_logprobs, score_values
-from lmrl.models.weights import PolicyWeights
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
