@@ -28,6 +28,7 @@ from lmrl.models.adapters import (
     read_adapter,
     require_backbone,
 )
+from lmrl.models.lora_layer import fuse
 from lmrl.models.stored import weights_digest
 from lmrl.text.files import ADAPTER_CONFIG
 
@@ -46,6 +47,8 @@ class Adapter:
         self.model, self.settings = model, settings
         self.adapted = add_adapter(model, settings)
         self._refuse_tied(model)
+        for _, layer in self._layers():
+            fuse(layer)
         self.has_critic = False
         self._plain: nn.Module | None = None
         self._open = 0

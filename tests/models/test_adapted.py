@@ -14,7 +14,7 @@ from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
-from lmrl.models.adapters import AdapterSettings
+from lmrl.models.adapters import AdapterSettings, add_adapter
 from lmrl.models.layouts import LAYOUTS
 from lmrl.models.policy import PolicyWeights
 from lmrl.models.reference import make_reference
@@ -245,3 +245,25 @@ def test_the_digest_of_a_half_precision_base_is_that_of_its_float32_copy(tmp_pat
     policy.save(tmp_path / "saved", folder)
     assert load(tmp_path / "saved", dtype=torch.bfloat16).model.dtype == torch.bfloat16
     assert load(tmp_path / "saved").model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora"])
+def test_the_layer_in_one_operation_is_that_of_peft(folder, method):
+    """Outputs and gradients, in the precision of the backbone and in bfloat16 autocast."""
+    settings = AdapterSettings(method=method, rank=4)
+    for precision, tolerance in ((None, 1e-5), (torch.bfloat16, 0.2)):
+        results = []
+        for fused in (True, False):
+            torch.manual_seed(0)
+            model = load(folder).model
+            adapter = Adapter(model, settings) if fused else None
+            if adapter is None:
+                add_adapter(model, settings)
+            disturb(model)
+            with torch.autocast("cpu", precision, enabled=precision is not None):
+                outputs = PolicyModel(model, adapter=adapter)(INPUTS, temperature=1.0)
+            outputs.logprobs.square().sum().backward()
+            gradients = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+            results.append((outputs.logprobs.detach(), torch.cat(gradients)))
+        for one, other in zip(*results, strict=True):
+            assert (one - other).norm() <= tolerance * other.norm()
