@@ -32,7 +32,7 @@ def lmrl_rewards() -> Iterable[RewardSpec]:
 def lmrl_datasets() -> Iterable[DatasetSpec]:
     """Offer prompts from files and from the embedded story world."""
     from lmrl.data.builtin import builtin_datasets as from_files
-    from lmrl.stories.datasets import builtin_datasets as from_stories
+    from lmrl.stories.prompts import builtin_datasets as from_stories
 
     return [*from_files(), *from_stories()]
 

@@ -23,7 +23,7 @@ HOMES: dict[str, str] = {
     "lmrl.reporting.pages": "lmrl.html",
     "lmrl.reporting.plots": "lmrl.stages.plots",
     "lmrl.rewards.answers.pattern": "lmrl.rewards.pattern",
-    "lmrl.rewards.stories": "lmrl.rewards.good_story lmrl.rewards.happy_end lmrl.rewards.lexicon",
+    "lmrl.rewards.stories": "lmrl.rewards.good_story lmrl.rewards.happy_end",
     "lmrl.stages.asking": "lmrl.stages.chat_prompts",
     "lmrl.stages.chat": "lmrl.stages.chat_loop lmrl.stages.chat_stream",
     "lmrl.stages.evaluate": "lmrl.stages.compare lmrl.stages.compare_pages lmrl.stages.evaluate_answers "

@@ -11,13 +11,25 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from lmrl.envs.autoreset import AutoresetMode, autoreset_mode_of
 from lmrl.envs.checks import check_actions, check_logprobs, missing_logprob
 from lmrl.envs.prompts import Prompt
 from lmrl.envs.task import TaskKeywords, make_task
 from lmrl.envs.text_generation import RENDER_MODES
 from lmrl.envs.transition import Episodes, StepOutcome, reset_message
-from lmrl.errors import PromptError, ResetNeeded, SettingsError
+from lmrl.errors import PromptError, ResetNeeded, SettingsError, unknown
+
+try:
+    from gymnasium.vector import AutoresetMode
+except ImportError:  # Gymnasium 1.0
+    from enum import Enum
+
+    class AutoresetMode(Enum):  # type: ignore[no-redef]
+        """What happens after the end of an episode: reset with the next step, with the same one, or not at all."""
+
+        NEXT_STEP = "NextStep"
+        SAME_STEP = "SameStep"
+        DISABLED = "Disabled"
+
 
 Observations = dict[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
@@ -47,7 +59,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         **keywords: Unpack[TaskKeywords],
     ) -> None:
         self.num_envs = _positive("num_envs", num_envs)
-        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         unlimited = max_episode_steps is None or max_episode_steps == -1  # -1 as in gymnasium.make
         self.max_episode_steps = None if unlimited else _positive("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -257,3 +269,11 @@ def _positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise SettingsError(f"{name} is {value!r}; expected an integer of at least 1")
     return int(value)
+
+
+def _autoreset_mode(mode: Any) -> AutoresetMode:
+    """Return the mode that a string or an ``AutoresetMode`` names, or raise ``SettingsError``."""
+    for known in AutoresetMode:
+        if mode in (known, known.value, known.name):
+            return known
+    raise SettingsError(unknown("autoreset_mode", str(mode), [known.value for known in AutoresetMode]))

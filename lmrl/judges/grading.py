@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.errors import SettingsError
-from lmrl.judges.grades import GRADE_LINE
 from lmrl.judges.questions import read_template
+from lmrl.judges.verdicts import GRADE_LINE
 
 KNOWN = ("prompt", "response", "mark", "name", "question", "lowest", "highest")
 NEEDED = ("response", "question")

@@ -10,10 +10,9 @@ from lmrl.rewards.answers.numeric_answer import NumericAnswer, NumericAnswerSett
 from lmrl.rewards.answers.pattern import Pattern, PatternSettings
 from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings
 from lmrl.rewards.learned import Learned, LearnedSettings
+from lmrl.rewards.lexicon import Lexicon, LexiconSettings
 from lmrl.rewards.shape import Length, LengthSettings, Repetition, RepetitionSettings
-from lmrl.rewards.stories.good_story import GoodStory, GoodStorySettings
-from lmrl.rewards.stories.happy_end import HappyEnd, HappyEndSettings
-from lmrl.rewards.stories.lexicon import Lexicon, LexiconSettings
+from lmrl.rewards.stories import GoodStory, GoodStorySettings, HappyEnd, HappyEndSettings
 
 
 def builtin_specs() -> list[RewardSpec]:

@@ -14,11 +14,11 @@ from typing import Any
 from lmrl.errors import AnnotatorError, JudgeError, SettingsError
 from lmrl.judges.asking import Answer, Asker, Budget, Choices, budget_of
 from lmrl.judges.cache import AnswerCache
-from lmrl.judges.grades import GRADE_LINE, read_grade
 from lmrl.judges.grading import load_grading_template
 from lmrl.judges.questions import as_text
 from lmrl.judges.reading import Reading
 from lmrl.judges.settings import AskingSettings
+from lmrl.judges.verdicts import GRADE_LINE, read_grade
 from lmrl.plugins.specs import Concurrency
 
 MINIMUM = 20

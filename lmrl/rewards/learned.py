@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmrl.config import only_if
 from lmrl.errors import RewardError, SettingsError
 from lmrl.models.reward_rows import fitted_row, reward_row, text_row
-from lmrl.rewards.ensemble import Aggregation, aggregate
 from lmrl.text.labels import Output
 from lmrl.text.reward_card import RewardCard, load_reward_card, member_folders
 
 if TYPE_CHECKING:
     from lmrl.models.reward_model import RewardModel
+
+Aggregation = Literal["mean", "worst", "uncertainty"]
+"""How the scores of several reward models become one (Coste et al. 2023, section 3.2)."""
 
 
 @dataclass
@@ -195,3 +198,15 @@ class Learned:
 def is_path(name: str) -> bool:
     """Say whether a reward is named by a path (or a hub id) and not by a registered name or ``module:function``."""
     return name.startswith((".", "~")) or "/" in name or "\\" in name or Path(name).is_dir()
+
+
+def aggregate(scores: NDArray[np.float64], how: Aggregation = "mean", coefficient: float = 1.0) -> NDArray[np.float64]:
+    """Return one score per text, (N,), of the members' scores, (K, N), which must be on one scale.
+
+    mean: the members' mean. worst: their minimum, conservative without a coefficient. uncertainty: mean minus
+    ``coefficient`` times the members' variance (divided by K), which punishes texts that they disagree about.
+    """
+    if how == "worst":
+        return np.asarray(scores.min(axis=0))
+    mean = np.asarray(scores.mean(axis=0))
+    return mean - coefficient * scores.var(axis=0) if how == "uncertainty" else mean

@@ -4,8 +4,14 @@ Pure functions that need no model; importing this package needs neither torch no
 """
 
 from lmrl.statistics.best_of import best_of_kl, best_of_weights, expected_best_of
-from lmrl.statistics.diversity import compression_ratio, cut_to_words, distinct_n
-from lmrl.statistics.repetition import is_empty, longest_loop, repeated_share
+from lmrl.statistics.diversity import (
+    compression_ratio,
+    cut_to_words,
+    distinct_n,
+    is_empty,
+    longest_loop,
+    repeated_share,
+)
 
 __all__ = [
     "best_of_kl",

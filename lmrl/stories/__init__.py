@@ -5,7 +5,6 @@ Importing this package needs neither torch nor transformers.
 
 from pathlib import Path
 
-from lmrl.stories.datasets import builtin_datasets
 from lmrl.stories.grammar import Split, Story, story
 from lmrl.stories.measures import (
     is_happy,
@@ -15,7 +14,7 @@ from lmrl.stories.measures import (
     story_object,
     story_place,
 )
-from lmrl.stories.prompts import openings, questions, requests
+from lmrl.stories.prompts import builtin_datasets, openings, questions, requests
 
 MODEL_PATH: Path = Path(__file__).parent / "model"
 """Folder of the embedded model and its tokenizer, in the transformers layout."""

@@ -1,12 +1,17 @@
-"""Prompts from the grammar: openings to be continued, questions about a story, and requests to tell one."""
+"""Prompts from the grammar: openings to be continued, questions about a story, and requests to tell one.
+
+The data set ``stories`` has as many of them as a run asks for.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from lmrl.errors import SettingsError
+from lmrl.plugins.specs import DatasetSpec
 from lmrl.stories.grammar import Split, Story, generator_of, story
 from lmrl.stories.words import VERBS
 
@@ -100,3 +105,44 @@ def _distinct(
         item = make(story(generator, split), generator)
         items.setdefault(key(item), item)
     raise SettingsError(f"the grammar has fewer than {count} distinct {purpose}; ask for at most {len(items)}")
+
+
+@dataclass
+class StoriesSettings:
+    """Settings of the data set ``stories``."""
+
+    kind: Literal["openings", "questions", "requests"] = "openings"
+    """openings: the beginning of a story; questions: a story and a question, with the column answer; requests: a chat
+    message that asks for a story, with the columns hero, object and place, for a model that has been taught to chat."""
+    split: Literal["train", "test", "all"] = "train"
+    """Train and test share no combination of hero, object and place; the embedded model saw train only."""
+    count: int = 1024
+    """Number of distinct prompts."""
+    seed: int = 0
+    """Which prompts: the same seed gives the same ones."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SettingsError(f"count is {self.count}; expected an integer >= 1")
+
+
+def rows(settings: StoriesSettings) -> list[dict[str, Any]]:
+    """Return the data set's rows."""
+    if settings.kind == "questions":
+        return [dict(row) for row in questions(settings.seed, settings.count, settings.split)]
+    if settings.kind == "requests":
+        asked = requests(settings.seed, settings.count, settings.split)
+        return [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in asked]
+    return [{"prompt": opening} for opening in openings(settings.seed, settings.count, settings.split)]
+
+
+def builtin_datasets() -> list[DatasetSpec]:
+    """Return the data sets that ship with the story world."""
+    return [
+        DatasetSpec(
+            name="stories",
+            build=rows,
+            settings=StoriesSettings,
+            summary="Openings of stories, questions about stories, or requests for one, from the embedded grammar.",
+        )
+    ]

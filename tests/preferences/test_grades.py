@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.judges.grades import OUTSIDE, read_grade
+from lmrl.judges.verdicts import OUTSIDE, read_grade
 
 GRADES = {
     4.0: (

@@ -12,7 +12,7 @@ import pytest
 
 from lmrl.config import build
 from lmrl.errors import JudgeError, RewardError, SettingsError
-from lmrl.judges.grades import read_grade
+from lmrl.judges.verdicts import read_grade
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import resolve
 from lmrl.rewards.judge import JudgeReward, JudgeRewardSettings

@@ -12,7 +12,7 @@ import pytest
 from lmrl.cli.main import main
 from lmrl.errors import ModelError, SettingsError
 from lmrl.rewards import resolve
-from lmrl.rewards.ensemble import aggregate
+from lmrl.rewards.learned import aggregate
 from lmrl.testing import write_tiny_model
 from lmrl.text.reward_card import Normalisation
 

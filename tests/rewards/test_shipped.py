@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmrl.errors import DataError, RewardError, SettingsError
 from lmrl.rewards import builtin_specs
-from lmrl.rewards.stories.lexicon import read_lexicon
+from lmrl.rewards.lexicon import read_lexicon
 
 SPECS = {spec.name: spec for spec in builtin_specs()}
 
@@ -94,7 +94,7 @@ def test_lexicon_without_negation(lexicon):
 
 @given(st.text())
 def test_lexicon_is_bounded(text):
-    from lmrl.rewards.stories.lexicon import Lexicon
+    from lmrl.rewards.lexicon import Lexicon
 
     reward = Lexicon.__new__(Lexicon)
     reward.valences, reward.sign, reward.negation_window = {"a": 3.0, "b": -3.0}, 1.0, 3

@@ -2,8 +2,8 @@ import pytest
 
 from lmrl.errors import SettingsError
 from lmrl.stories import builtin_datasets, is_happy, openings, questions, story_hero, story_object, story_place
-from lmrl.stories.datasets import StoriesSettings
 from lmrl.stories.grammar import in_split
+from lmrl.stories.prompts import StoriesSettings
 
 
 def test_openings_repeat_with_their_seed_and_are_distinct():

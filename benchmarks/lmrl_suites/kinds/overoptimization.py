@@ -22,7 +22,7 @@ from lmrl.bench.suite_kind import Metric, RunResult, SuiteRun
 from lmrl.config import build
 from lmrl.locks import folder_lock
 from lmrl.plugins import PluginManager
-from lmrl.rewards.ensemble import Aggregation
+from lmrl.rewards.learned import Aggregation
 from lmrl.stages.reward import RewardConfig
 from lmrl.stages.rl import RLConfig
 from lmrl_suites.kinds.rl import RLKind, RLTask

@@ -27,7 +27,7 @@ from lmrl.models.loading import LanguageModel, load
 from lmrl.rewards.binding import sampled_columns
 from lmrl.seeds import derive_seed
 from lmrl.stages.asking import answer_spec, in_chat
-from lmrl.stages.evaluate.answers import Answers, new_answers, restore, store, weighted_means
+from lmrl.stages.evaluate.answers import Answers, first_samples, new_answers, restore, store, weighted_means
 from lmrl.stages.evaluate.comparison import Column, SideBySide, own_logprobs
 from lmrl.stages.evaluate.config import EvaluateConfig
 from lmrl.stages.evaluate.measures import (
@@ -38,7 +38,6 @@ from lmrl.stages.evaluate.measures import (
     value,
 )
 from lmrl.stages.evaluate.plan import Plan, make_plan
-from lmrl.stages.evaluate.samples import first_samples
 from lmrl.stages.evaluate.scores import sequence_logprobs, why_no_kl
 from lmrl.stages.evaluate.texts import row_nats, text_measures
 from lmrl.stages.evaluate.wins import WinRate, win_rate

@@ -1,4 +1,4 @@
-"""``good_story``: what the embedded world's reader wants of a story; the gold reward of its studies."""
+"""Rewards of the embedded world: ``happy_end``, its default, and ``good_story``, the gold reward of its studies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmrl.stories.measures import is_happy, request_share
+
+
+@dataclass
+class HappyEndSettings:
+    """Settings of the reward ``happy_end``."""
+
+    happy: float = 1.0
+    """Score of a story that ends happily: the last feeling in its last sentence is a happy one."""
+    sad: float = -1.0
+    """Score of a story that ends sadly."""
+    none: float = 0.0
+    """Score of a story without an end: its last sentence is unfinished, or names no feeling."""
+
+
+class HappyEnd:
+    """Scores how the response ends, by the story grammar's own words for feelings."""
+
+    reads_columns = ()
+
+    def __init__(self, settings: HappyEndSettings) -> None:
+        self.scores = {True: settings.happy, False: settings.sad, None: settings.none}
+        self.bounds = (min(self.scores.values()), max(self.scores.values()))
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
+        """Return one score per response."""
+        return [self.scores[is_happy(response)] for response in responses]
 
 
 @dataclass

@@ -1,1 +1,0 @@
-"""Rewards of the embedded story world, and sentiment by a lexicon."""
