@@ -55,6 +55,7 @@ HOMES: dict[str, str] = {
     "lmrl.bench.rankings lmrl.bench.shipped",
     "lmrl_suites.kinds": "lmrl.bench.kinds.exact lmrl.bench.kinds.overoptimization lmrl.bench.kinds.reward "
     "lmrl.bench.kinds.rl lmrl.bench.kinds.throughput",
+    "lmrl_suites.story_model": "lmrl.stories.report lmrl.stories.tokenizer lmrl.stories.train",
     "lmrl_suites.tasks": "lmrl.bench.tasks",
     "lmrl_suites.throughput": "lmrl.bench.throughput",
 }

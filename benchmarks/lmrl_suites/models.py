@@ -148,7 +148,7 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from lmrl.models.pretrained import quiet_transformers
-    from lmrl.stories.train import batch, schedule
+    from lmrl_suites.story_model.train import batch, schedule
 
     write = imported(settings.texts, "texts")
     try:

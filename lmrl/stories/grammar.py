@@ -1,7 +1,7 @@
 """The grammar: one seeded draw is one short story with a hero, an object and a happy or a sad end.
 
 Every choice adds its log-probability to the story's, and a text has one derivation, so the grammar's true entropy is
-known and a model's loss can be compared with it. Leaves out: tokens (``lmrl.stories.tokenizer``).
+known and a model's loss can be compared with it. Leaves out: tokens.
 """
 
 from __future__ import annotations

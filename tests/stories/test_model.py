@@ -6,9 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from lmrl.stories import MODEL_PATH
 from lmrl.stories.grammar import story
-from lmrl.stories.report import grammar_entropy, held_out_loss, report
-from lmrl.stories.tokenizer import build
-from lmrl.stories.train import batch, main, row_text, schedule
+from lmrl_suites.story_model.report import grammar_entropy, held_out_loss, report
+from lmrl_suites.story_model.tokenizer import build
+from lmrl_suites.story_model.train import batch, main, row_text, schedule
 
 
 @pytest.fixture(scope="module")

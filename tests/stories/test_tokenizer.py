@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lmrl.stories import MODEL_PATH, openings, questions, story
-from lmrl.stories.tokenizer import SPECIALS, build, save, vocabulary
+from lmrl_suites.story_model.tokenizer import SPECIALS, build, save, vocabulary
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_PATH / "tokenizer.json"))
 ORDINARY = st.integers(len(SPECIALS), TOKENIZER.get_vocab_size() - 1)

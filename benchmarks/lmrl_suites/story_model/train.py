@@ -1,4 +1,4 @@
-"""Train the embedded model from scratch on the grammar: ``python -m lmrl.stories.train --output DIR``.
+"""Train the embedded model from scratch on the grammar: ``python -m lmrl_suites.story_model.train --output DIR``.
 
 A small Llama, one story (or one story with a question and its answer) per row, from the split ``train`` only. What it
 learned is measured on the split ``test``: loss next to the grammar's own entropy, and the gold measures of its samples.
@@ -20,8 +20,8 @@ from lmrl.algorithms import lengths_to_mask
 from lmrl.algorithms.rows import pad_rows
 from lmrl.stories.grammar import Split, Story, story
 from lmrl.stories.prompts import question
-from lmrl.stories.report import report
-from lmrl.stories.tokenizer import EOS, PAD, save
+from lmrl_suites.story_model.report import report
+from lmrl_suites.story_model.tokenizer import EOS, PAD, save
 
 
 @dataclass
@@ -129,7 +129,7 @@ def schedule(step: int, steps: int) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     defaults = TrainingSettings()
-    parser = argparse.ArgumentParser(prog="python -m lmrl.stories.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lmrl_suites.story_model.train", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and its tokenizer")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="default: %(default)s")

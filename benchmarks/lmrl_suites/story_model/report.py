@@ -11,7 +11,7 @@ import torch
 from lmrl.stories.grammar import Split, generator_of, story
 from lmrl.stories.measures import is_happy, object_consistency
 from lmrl.stories.prompts import openings, questions
-from lmrl.stories.tokenizer import EOS, PAD
+from lmrl_suites.story_model.tokenizer import EOS, PAD
 
 TEST: Split = "test"
 
@@ -49,7 +49,7 @@ def mean(values: Any) -> float:
 
 def held_out_loss(model: Any, tokenizer: Any, stories: int = 1000, seed: int = 2) -> float:
     """Return the mean negative log-likelihood in nats of the tokens of test stories, EOS too, the first token not."""
-    from lmrl.stories.train import batch
+    from lmrl_suites.story_model.train import batch
 
     generator = generator_of(seed, "report")
     total, count = 0.0, 0
