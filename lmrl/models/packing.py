@@ -10,7 +10,7 @@ Leaves out: which models can be packed (``lmrl.models.layouts.packed``) and what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,6 +56,9 @@ class Packing:
     def shared(self) -> bool:
         """True if two rows share a context."""
         return sum(rows for rows, _ in self.blocks) > self.context_shape[0]
+
+
+Map = Callable[[Tensor, Packing], Tensor]
 
 
 def pack(inputs: Sequences, include_last: bool = False) -> Packing:
@@ -163,71 +166,53 @@ def _blocks(lengths: Tensor) -> tuple[list[tuple[int, int]], list[Tensor], Tenso
     return blocks, members, slot_start
 
 
-class _Spread(torch.autograd.Function):
-    """Flat tokens to slots. Its adjoint adds up what the rows of a context send back, a whole row at a time."""
+class _Linear(torch.autograd.Function):
+    """A linear map of rows, whose gradient is its adjoint: both are given."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return flat.index_select(0, packing.slots)
+    def forward(ctx: Any, rows: Tensor, packing: Packing, there: Map, back: Map) -> Tensor:
+        ctx.adjoint = packing, back, there
+        return there(rows, packing)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Linear.apply(grad, *ctx.adjoint), None, None, None  # type: ignore[no-untyped-call]
 
 
-class _Gather(torch.autograd.Function):
-    """The adjoint of ``_Spread``; what padding sends back is 0 and left out."""
-
-    @staticmethod
-    def forward(ctx: Any, slots: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        if not packing.shared:
-            return slots.index_select(0, packing.places)
-        contexts, width = packing.context_shape
-        sums = slots.new_zeros(contexts, width, slots.shape[1])
-        sizes = [rows * length for rows, length in packing.blocks]
-        for block, (rows, length), numbers in zip(
-            slots.split(sizes), packing.blocks, packing.block_contexts, strict=True
-        ):
-            # Beyond a context's end stand a row's own tokens, whose sum is not read below.
-            reach = min(width, length)
-            sums[:, :reach].index_add_(0, numbers, block.view(rows, length, -1)[:, :reach])
-        flat = slots.new_empty(len(packing.ids), slots.shape[1])
-        count = packing.context_tokens
-        torch.index_select(sums.view(contexts * width, -1), 0, packing.context_places, out=flat[:count])
-        torch.index_select(slots, 0, packing.places[count:], out=flat[count:])
-        return flat
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
+def _spread(flat: Tensor, packing: Packing) -> Tensor:
+    """Return flat tokens in slots."""
+    return flat.index_select(0, packing.slots)
 
 
-class _Read(torch.autograd.Function):
-    """Slots to flat tokens: each token is read in one slot."""
+def _gather(slots: Tensor, packing: Packing) -> Tensor:
+    """Return the adjoint of ``_spread``: the sum of what the rows of a context send back, a whole row at a time.
 
-    @staticmethod
-    def forward(ctx: Any, slots: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
+    What padding sends back is 0 and left out.
+    """
+    if not packing.shared:
         return slots.index_select(0, packing.places)
+    contexts, width = packing.context_shape
+    sums = slots.new_zeros(contexts, width, slots.shape[1])
+    sizes = [rows * length for rows, length in packing.blocks]
+    for block, (rows, length), numbers in zip(slots.split(sizes), packing.blocks, packing.block_contexts, strict=True):
+        # Beyond a context's end stand a row's own tokens, whose sum is not read below.
+        reach = min(width, length)
+        sums[:, :reach].index_add_(0, numbers, block.view(rows, length, -1)[:, :reach])
+    flat = slots.new_empty(len(packing.ids), slots.shape[1])
+    count = packing.context_tokens
+    torch.index_select(sums.view(contexts * width, -1), 0, packing.context_places, out=flat[:count])
+    torch.index_select(slots, 0, packing.places[count:], out=flat[count:])
+    return flat
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Write.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
+
+def _read(slots: Tensor, packing: Packing) -> Tensor:
+    """Return flat tokens from slots: each token is read in one slot."""
+    return slots.index_select(0, packing.places)
 
 
-class _Write(torch.autograd.Function):
-    """The adjoint of ``_Read``: 0 in slots that nobody reads."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return torch.cat([flat, flat.new_zeros(1, flat.shape[1])]).index_select(0, packing.owners)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Read.apply(grad, ctx.packing), None  # type: ignore[no-untyped-call]
+def _write(flat: Tensor, packing: Packing) -> Tensor:
+    """Return the adjoint of ``_read``: 0 in slots that nobody reads."""
+    return torch.cat([flat, flat.new_zeros(1, flat.shape[1])]).index_select(0, packing.owners)
 
 
 _current: ContextVar[Packing] = ContextVar("lmrl_packing")
@@ -261,7 +246,8 @@ def attend(
 
     def blocks(flat: Tensor) -> Iterator[Tensor]:
         _, heads, count, width = flat.shape
-        slots = _Spread.apply(flat[0].transpose(0, 1).reshape(count, heads * width), packing)  # type: ignore[no-untyped-call]
+        slots = flat[0].transpose(0, 1).reshape(count, heads * width)
+        slots = _Linear.apply(slots, packing, _spread, _gather)  # type: ignore[no-untyped-call]
         for part, (rows, length) in zip(slots.split(sizes), packing.blocks, strict=True):
             yield part.view(rows, length, heads, width).transpose(1, 2)
 
@@ -271,7 +257,8 @@ def attend(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1).flatten(1))
-    flat = _Read.apply(outputs[0] if len(outputs) == 1 else torch.cat(outputs), packing)  # type: ignore[no-untyped-call]
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    flat = _Linear.apply(joined, packing, _read, _write)  # type: ignore[no-untyped-call]
     return flat.view(1, query.shape[2], query.shape[1], -1), None
 
 
