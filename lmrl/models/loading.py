@@ -70,7 +70,8 @@ def require_trainable(model: Any, name: str) -> None:
     """Raise ``ModelError`` for a quantised model, whose weights cannot be trained."""
     if getattr(model, "is_quantized", False):
         raise ModelError(
-            f"{name} is quantised, and training needs floating point weights; use the checkpoint that is not quantised."
+            f"{name} is quantised, and training needs floating point weights, also below an adapter, because engines "
+            "sample from weights that the adapter is merged into; use the checkpoint that is not quantised."
         )
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from lmrl.algorithms.sequences import Sequences
+from lmrl.engines.protocol import SamplingSpec
 from lmrl.models.loading import freeze_copy
 from lmrl.models.policy import PolicyModel
+from lmrl.models.text_policy import score_logprobs
 
 
 class Reference(Protocol):
@@ -44,6 +47,12 @@ class AdapterOff:
         assert self.policy.adapter is not None
         with self.policy.adapter.off():
             yield self.policy
+
+
+def score_reference(reference: Reference, inputs: Sequences, spec: SamplingSpec, token_budget: int) -> Tensor:
+    """Return the reference's log-probabilities of the sampled tokens under ``spec``, (B, T)."""
+    with reference.module() as module:
+        return score_logprobs(module, inputs, spec, token_budget)
 
 
 def make_reference(policy: PolicyModel, other: Any = None) -> Reference:

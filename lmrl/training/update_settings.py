@@ -30,7 +30,8 @@ class TrainSettings:
     value_learning_rate: float = 1e-3
     """Peak learning rate of the value head, which starts at zero."""
     separate_critic: bool = False
-    """Give the value function a trunk of its own, a copy of the starting policy's, instead of the policy's."""
+    """Give the value function a trunk of its own, a copy of the starting policy's, instead of the policy's; with an
+    adapter, an adapter of its own on the same frozen model."""
     importance_cap: float = 2.0
     """The largest weight that corrects a token for samples of another distribution than the policy's. Used in lower
     precision and with engines whose log-probabilities are not exact."""

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import SamplingSpec
 from lmrl.engines.local.engine import TransformersEngine
-from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models import PolicyModel, load
+from lmrl.models.reference import FrozenReference
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
@@ -38,11 +39,12 @@ class Toy:
         card = self.language_model.card
         self.kl = kl or KLSettings(beta=0.1)
         self.spec = spec or SamplingSpec(max_new_tokens=8, eos_ids=card.eos_ids, context_length=card.context_length)
-        self.reference = PolicyModel(freeze_copy(self.language_model.model))
+        frozen = FrozenReference(self.language_model.model)
+        self.reference = frozen.policy
         self.policy = PolicyModel(self.language_model.model, with_values=values)
         self.needs = Needs(values=values, reference=True)
         self.maker = RolloutMaker(
-            TransformersEngine(), self.policy, self.reference, reward, card, self.spec, self.kl, self.needs, 40
+            TransformersEngine(), self.policy, frozen, reward, card, self.spec, self.kl, self.needs, 40
         )
         self.maker.publish(0)
         self.accelerator = Accelerator(cpu=True)

@@ -12,7 +12,8 @@ import lmrl  # noqa: F401 (registers TextGen-v0)
 from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import FinishReason, SamplingSpec
 from lmrl.engines.local.engine import TransformersEngine
-from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models import PolicyModel, load
+from lmrl.models.reference import FrozenReference
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
@@ -48,7 +49,7 @@ def sample(folder, options):
     spec = SamplingSpec(
         **({"max_new_tokens": 7, "eos_ids": card.eos_ids, "context_length": card.context_length} | options)
     )
-    reference = PolicyModel(freeze_copy(language_model.model))
+    reference = FrozenReference(language_model.model)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in language_model.model.parameters():

@@ -9,6 +9,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data.layouts.rows import RowSettings
 from lmrl.engines.settings import SamplingSettings
+from lmrl.models.adapters import AdapterSettings
 from lmrl.rewards.scorable import OnUnreadable
 from lmrl.training.settings import CheckpointSettings, RunSettings, require_at_least
 from lmrl.training.update_settings import TrainSettings
@@ -89,6 +90,7 @@ class RLConfig:
     kl: KLSettings = field(default_factory=KLSettings)
     optimizer: PluginChoice = choice("optimizer", "ppo")
     train: TrainSettings = field(default_factory=TrainSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     data: LearningData = field(default_factory=LearningData)
@@ -119,6 +121,7 @@ class RLConfig:
         values = "the optimizer.name of one with a value function"
         found |= only_if(bool(needs.values) or built.defines("heads"), values, "train.value_learning_rate")
         found |= only_if(needs.values, values, "train.separate_critic")
+        found |= only_if(self.adapter.method == "none", "adapter.method=none", "checkpoint.dtype")
         used = ("reward", "reward_weights", "engine", "scoring")
         found |= only_if(samples or evaluates, "evaluation.prompts above 0", *used)
         return found | only_if(not self.reward_weights, "reward_weights left out", "reward.name")

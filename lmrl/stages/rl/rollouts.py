@@ -17,7 +17,8 @@ from lmrl.algorithms.rows import join_records
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
 from lmrl.models.policy import PolicyModel, PolicyWeights
-from lmrl.models.text_policy import reference_spec, score_logprobs, score_values
+from lmrl.models.reference import Reference, score_reference
+from lmrl.models.text_policy import reference_spec, score_values
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
@@ -66,7 +67,7 @@ class RolloutMaker:
 
     engine: Engine
     policy: PolicyModel
-    reference: PolicyModel
+    reference: Reference
     reward: Any
     card: ModelCard
     spec: SamplingSpec
@@ -166,7 +167,7 @@ class RolloutMaker:
 
     def reference_logprobs(self, samples: Samples) -> Tensor:
         """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
-        return score_logprobs(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
+        return score_reference(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
 
     def reference_as_sampler(self, samples: Samples, reference_logprobs: Tensor) -> Tensor:
         """Return the reference's log-probabilities over the tokens that the sampler may draw, (B, T).
@@ -175,7 +176,7 @@ class RolloutMaker:
         """
         if not self.spec.forbidden_ids:
             return reference_logprobs
-        return score_logprobs(self.reference, samples.inputs, self.spec, self.token_budget)
+        return score_reference(self.reference, samples.inputs, self.spec, self.token_budget)
 
     def proximal_logprobs(self, samples: Samples) -> Tensor:
         """Return the policy's own log-probabilities of the sampled tokens, (B, T); the engine's if it is exact."""

@@ -20,11 +20,12 @@ from lmrl.data.splitting import digest_of
 from lmrl.engines.opening import open_engine
 from lmrl.engines.texts import sampling_spec
 from lmrl.errors import ResumeError, SettingsError
-from lmrl.models import PolicyModel, freeze_copy, load
+from lmrl.models import PolicyModel, load
 from lmrl.models.loading import require_trainable
 from lmrl.models.processors import load_processor
-from lmrl.models.saving import restore_training_weights, saved_dtype
-from lmrl.models.text_policy import TextPolicy, reference_spec, score_logprobs
+from lmrl.models.reference import AdapterOff, FrozenReference, Reference, score_reference
+from lmrl.models.saving import saved_dtype
+from lmrl.models.text_policy import TextPolicy, reference_spec
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve as resolve_reward
@@ -45,8 +46,9 @@ from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.offline import load_offline
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.rl.session import Session, prompt_batch
+from lmrl.stages.rl.starting import check_adapter, make_policy, refuse_second_adapter
 from lmrl.text.card import load_card
-from lmrl.text.turns import end_turns, record_ends
+from lmrl.text.turns import end_turns
 from lmrl.text.vocabulary import require_same_vocabulary
 from lmrl.training.adamw import ParameterGroup, make_adamw
 from lmrl.training.checkpoint import list_checkpoints, load_state
@@ -79,6 +81,7 @@ def open_session(
     plugins = plugins or plugins_of(config.run.folder, resume)
     optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
     check_settings(config, optimizer_spec, optimizer_settings, data is not None)
+    refuse_second_adapter(config)
     note_unread(config, plugins)
     refuse_defaults(config, optimizer_spec, prompts is not None, reward is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
@@ -89,10 +92,10 @@ def open_session(
     trust, device = config.trust_remote_code, accelerator.device
     start = load(config.model or embedded_model(), device=device, dtype=torch.float32, trust_remote_code=trust)
     require_trainable(start.model, start.card.path)
-    reference_model = start.model
+    other = None
     if config.reference:
         require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)
-        reference_model = load(config.reference, device=device, trust_remote_code=trust).model
+        other = load(config.reference, device=device, trust_remote_code=trust).model
     given_rows = _dataset_rows(config, plugins) if prompts is None else prompts
     reading = PromptSettings() if prompts is None else prompt_settings(config.prompts)
     rows = load_prompts(given_rows, reading, codec=start.card.codec)
@@ -100,7 +103,9 @@ def open_session(
     rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
     needs: Needs = optimizer_spec.needs
-    reference = PolicyModel(freeze_copy(reference_model))
+    frozen = None
+    if other is not None or config.adapter.method == "none":
+        frozen = FrozenReference(start.model if other is None else other)
     offline = None
     if needs.experience != "rollouts":
         budget = microbatch_budget(config.train, accelerator.device)
@@ -110,7 +115,7 @@ def open_session(
             data,
             start.card,
             needs,
-            lambda inputs: score_logprobs(reference, inputs, as_sampled, budget),
+            lambda inputs: score_reference(reference, inputs, as_sampled, budget),
             accelerator.device,
         )
     turns = in_turns(start, rows) or (offline is not None and offline.in_turns(start.card))
@@ -127,6 +132,7 @@ def open_session(
         )
     engine = open_engine(engine_spec, engine_settings)
     optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
+    check_adapter(config, optimizer)
     if optimizer.defines("processor") and not engine.capabilities.logits_processors:
         raise SettingsError(
             f"optimizer {optimizer_spec.name!r} restricts the tokens that are drawn, and engine {engine_spec.name!r} "
@@ -134,16 +140,8 @@ def open_session(
         )
     fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
     checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
-    base = start
-    if checkpoint:
-        base = load(checkpoint, device=device, dtype=torch.float32, trust_remote_code=trust)
-        restore_training_weights(base.model, Path(checkpoint))
-    if turns:
-        record_ends(base.model, start.card.eos_ids)
-    torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    critic = config.train.separate_critic or needs.values == "separate"
-    policy = PolicyModel(base.model, bool(needs.values), critic, optimizer)
-    policy.load_value_head(Path(checkpoint or start.card.files or start.card.path))
+    policy = make_policy(config, optimizer, needs, start, checkpoint, turns)
+    reference: Reference = frozen if frozen is not None else AdapterOff(policy)
     torch_optimizer = make_torch_optimizer(policy, config.train)
     module, prepared = accelerator.prepare(policy, torch_optimizer)
     controller = KLController(config.kl)
@@ -207,7 +205,7 @@ def open_session(
 
 def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return AdamW over the policy, with a learning rate of its own for the value head."""
-    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    trained = policy.policy_parameters()
     head, trunk = policy.value_parameters()
     groups = [
         ParameterGroup(trained, settings.learning_rate),
