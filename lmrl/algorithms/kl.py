@@ -33,6 +33,10 @@ class KLSettings:
     """Adaptive: the KL per sequence to steer to, in nats."""
     horizon: float = 10000.0
     """Adaptive: episodes over which beta can change by 20% at most."""
+    log_reference: Literal["never", "evaluation", "always"] = "evaluation"
+    """When the KL to the reference is computed for the log alone: never, in evaluations, or in every update too. A
+    penalty, or an optimizer that reads the reference, computes it in any case; without either, `never` keeps no
+    reference in memory."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < float("inf"):

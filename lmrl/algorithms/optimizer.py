@@ -7,7 +7,7 @@ number of ranks can change its gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -21,6 +21,9 @@ from lmrl.algorithms.sequences import Sequences
 
 if TYPE_CHECKING:
     from lmrl.engines.protocol import SamplingSpec
+
+if TYPE_CHECKING:
+    from lmrl.engines import Request
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
@@ -213,6 +216,13 @@ class PolicyOptimizer:
         are marked as not kept (``PairBatch.from_rollout``).
         """
         raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
+
+    def further_requests(self, group: Sequence[Request]) -> Sequence[Request]:
+        """Return further requests beside those of one group, to the same prompt: at temperature 0, say.
+
+        As many for every group, K. Their responses are scored and not learned from: ``rollout.further_scores`` (B, K).
+        """
+        return []
 
     def informative(self, scores: Tensor, group: Tensor) -> Tensor:
         """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).

@@ -92,8 +92,8 @@ class Scored:
     ``scores`` (B,): the reward of the whole response. ``scored`` (B,) bool is False where there is none, because the
     response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
     the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
-    not apply, and 0 in truncated rows, which the reward is not called with. ``greedy_scores`` (B,), where they were
-    asked for, are the scores of the greedy response to each row's prompt, NaN where that has none.
+    not apply, and 0 in truncated rows, which the reward is not called with. ``further_scores`` (B, K), where there are
+    further requests, are the scores of the responses to those of each row's group, NaN where one has none.
     """
 
     samples: Samples
@@ -102,7 +102,7 @@ class Scored:
     scores: Tensor
     score_parts: Mapping[str, Tensor]
     scored: Tensor = None  # type: ignore[assignment]  # set below
-    greedy_scores: Tensor | None = None
+    further_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scored is None:
@@ -126,8 +126,8 @@ class Rollout(_Renamed):
     (B,) the unshaped return of each episode, ``terminated`` and ``truncated`` (B,) bool, ``group`` (B,) int64.
     ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state after the last action, used for truncated rows)
     and ``reference_logprobs`` (B, T) exist when the optimizer's spec declares the need; reading them otherwise raises
-    ``UndeclaredNeed``. So it is with ``greedy_scores`` (B,), the score of the greedy answer to each row's prompt, NaN
-    where that answer has none.
+    ``UndeclaredNeed``. So it is with ``further_scores`` (B, K): the scores of the responses to the further requests of
+    each row's group (``PolicyOptimizer.further_requests``), NaN where a response has none.
 
     ``sampler_logprobs`` are under the distribution that each token was drawn from; ``proximal_logprobs`` under the
     policy at the start of the update, in the update's precision. Ratios, clipping and the KL use the latter. They are
@@ -186,13 +186,18 @@ class Rollout(_Renamed):
         return self._declared("reference_logprobs")
 
     @property
-    def greedy_scores(self) -> Tensor:
-        """The score of the greedy answer to each row's prompt, (B,)."""
-        return self._declared("greedy_scores")
+    def further_scores(self) -> Tensor:
+        """The scores of the responses to the further requests of each row's group, (B, K)."""
+        return self._declared("further_scores")
 
     def _declared(self, name: str) -> Tensor:
+        if name == "further_scores" and name not in self.declared:
+            raise UndeclaredNeed(
+                "rollout.further_scores was read, but the optimizer makes no further requests; write "
+                "further_requests(group)"
+            )
         if name not in self.declared:
-            need = {"reference_logprobs": "reference", "greedy_scores": "greedy_scores"}.get(name, "values")
+            need = "reference" if name == "reference_logprobs" else "values"
             raise UndeclaredNeed(
                 f"rollout.{name} was read, but the optimizer's spec does not declare it; "
                 f"register it with Needs({need}=True)"

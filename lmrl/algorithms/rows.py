@@ -92,6 +92,23 @@ def split_by_length(lengths: Tensor, token_budget: int, counts: Tensor | None = 
     return list(order.tensor_split(cuts))
 
 
+def split_groups(group: Tensor, lengths: Tensor, token_budget: int) -> list[Tensor]:
+    """Return index tensors that cover all rows, each of whole groups of at most ``token_budget`` tokens together.
+
+    A single group may exceed the budget. Reads the groups on the host.
+    """
+    labels, place = group.unique(return_inverse=True)
+    costs = torch.zeros(len(labels), dtype=torch.long, device=lengths.device).index_add(0, place, lengths.long())
+    pieces: list[int] = []
+    left = 0
+    for cost in costs.tolist():
+        fits = bool(pieces) and cost <= left
+        left = (left if fits else token_budget) - cost
+        pieces.append((pieces[-1] + (not fits)) if pieces else 0)
+    piece = torch.tensor(pieces, device=group.device)[place]
+    return [(piece == number).nonzero().squeeze(1) for number in range(pieces[-1] + 1)]
+
+
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
     """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
     return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]

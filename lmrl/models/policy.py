@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.optimizer import LogitsProcessor, PolicyOptimizer
+from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import ModelError
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.head import head_logprobs
 from lmrl.models.layouts import Layout, choose_layout
 from lmrl.models.lm_head import PREFIX, head_state, output_embedding, replaced_head, require_linear_head, restore_head
-from lmrl.models.loading import require_trained_trunk
-from lmrl.models.saving import save_model
+from lmrl.models.loading import load, require_trained_trunk
+from lmrl.models.saving import restore_training_weights, save_model
 from lmrl.text.card import ModelCard
 from lmrl.text.folders import copy_tokenizer
 
@@ -179,14 +180,20 @@ class PolicyModel(nn.Module):
         head = self.model.get_output_embeddings()
         return head if self.layout.linear_head and type(head) is nn.Linear and head.bias is None else None
 
-    def value_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return the trained parameters of the value head and other heads, and those of a separate critic's trunk."""
+    def trainable(self) -> list[TrainedParameters]:
+        """Return the model's parameters that learn, those of the heads, and those of a separate critic's trunk."""
         head = list(self.value_head.parameters()) if self.value_head is not None else []
         head += [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        trunk: list[nn.Parameter] = []
         if self.adapter is not None:
-            return head, self.adapter.parameters(CRITIC_ADAPTER)
-        trunk = list(self.critic.base_model.parameters()) if self.critic is not None else []  # type: ignore[union-attr]
-        return head, trunk
+            trunk = self.adapter.parameters(CRITIC_ADAPTER)
+        elif self.critic is not None:
+            trunk = list(self.critic.base_model.parameters())  # type: ignore[union-attr]
+        return [
+            TrainedParameters(self.policy_parameters()),
+            TrainedParameters(head, "value", head=True),
+            TrainedParameters(trunk, "value"),
+        ]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Return the trained parameters of the language model: all of them, or those of its adapter."""
@@ -236,6 +243,23 @@ class PolicyModel(nn.Module):
         for file, state in states.items():
             # Cloned, because safetensors refuses tensors that share memory.
             save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / file)
+
+    def restore(self, folder: Path, trust_remote_code: bool = False) -> None:
+        """Take back the model, or its adapter, and the heads that ``save`` wrote, bit for bit."""
+        from safetensors.torch import load_file
+
+        if self.adapter is not None:
+            self.adapter.load(folder)
+            self.load_value_head(folder)
+            return
+        device = next(self.model.parameters()).device
+        found = load(folder, device=device, dtype=torch.float32, trust_remote_code=trust_remote_code).model
+        restore_training_weights(found, folder)
+        beside = folder / f"{next(iter(self.heads), '')}.safetensors"  # the LM head that is trained, not sampled
+        if self._sampled_head is not None and beside.exists():
+            restore_head(found, {key: value for key, value in load_file(beside).items() if key.startswith(PREFIX)})
+        self.model.load_state_dict(found.state_dict())
+        self.load_value_head(folder)
 
     def load_value_head(self, folder: Path) -> bool:
         """Load the value function that ``save`` wrote, if there is one of this kind; say whether there was.

@@ -59,4 +59,7 @@ def make_reference(policy: PolicyModel, other: Any = None) -> Reference:
     """Return the reference of a policy that has not been trained yet, or a frozen copy of ``other``, a named model."""
     if other is None and policy.adapter is not None:
         return AdapterOff(policy)
-    return FrozenReference(policy.model if other is None else other)
+    if other is not None:
+        return FrozenReference(other)
+    with policy.extracted() as model:  # with the LM head that is sampled
+        return FrozenReference(model)

@@ -9,6 +9,7 @@ log-probabilities come from sampling.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
+from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.rollout import Batch
 from lmrl.algorithms.rows import lengths_to_mask, split_by_length
 from lmrl.algorithms.sequences import Sequences
@@ -137,12 +139,27 @@ class TextPolicy:
         outputs: StateOutputs = self.module(inputs, need_values=self.with_values, temperature=temperature, **wanted)
         return outputs
 
-    def split(self, batch: Any, token_budget: int) -> list[Tensor]:
+    def microbatches(self, batch: Any, token_budget: int) -> list[Tensor]:
         """Return the rows of each microbatch: by distinct tokens where rows are packed, else by padded positions."""
         inputs = getattr(batch, "inputs", None)
         if not isinstance(inputs, Sequences):
             return split_by_length(batch.row_lengths, token_budget)
         return _layout(self.module).split(inputs, token_budget)
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Return a context in which ranks exchange no gradients."""
+        context: AbstractContextManager[Any] = getattr(self.module, "no_sync", nullcontext)()
+        return context
+
+    def trainable(self) -> list[TrainedParameters]:
+        """Return the parameters that learn."""
+        found: list[TrainedParameters] = self.model.trainable()
+        return found
+
+    @property
+    def model(self) -> Any:
+        """The ``PolicyModel`` itself."""
+        return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
 
     def forget(self) -> None:
         """Drop all evaluations and their graphs, before the parameters change."""

@@ -38,6 +38,8 @@ from lmrl.plugins.specs import (
 
 CORE = "lmrl"
 
+PROGRAM = "this program"
+
 
 class PluginManager:
     """Everything that the core, installed plugins and plugin files offer.
@@ -173,6 +175,17 @@ class PluginManager:
                     f"the environment {name!r} of {plugins[0].title} is not registered: {problem}. To leave it out: "
                     f"{_cure(plugins[0])}."
                 )
+
+    def offer_optimizer(self, spec: OptimizerSpec) -> None:
+        """Add an optimizer of the program itself, in the place of one that it offered before under this name.
+
+        Raises ``PluginError`` for a record that is none.
+        """
+        plugin = next((plugin for plugin in self._plugins if plugin.source == PROGRAM), None)
+        if plugin is None:
+            plugin = Plugin(PROGRAM, "", "", PROGRAM, specs={"optimizer": {}})
+            self._plugins.append(plugin)
+        plugin.specs["optimizer"] |= checked("optimizer", [spec])
 
     # What is observed.
 

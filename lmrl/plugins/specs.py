@@ -17,6 +17,7 @@ Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
 
 MOVED_NEEDS = {
     "separate_critic": 'declare Needs(values="separate")',
+    "greedy_scores": "let the optimizer write further_requests(group) and read rollout.further_scores",
     "action_values": "let the optimizer write heads(width, actions) and read evaluation.head(name)",
     "mask_policy": "let the optimizer write processor(model, spec, autocast)",
 }
@@ -34,10 +35,10 @@ class Needs:
     """``rollout.reference_logprobs``, also when the KL coefficient is 0."""
     minimum_group_size: int = 1
     """Samples per prompt at the least: 2 for methods that compare the answers to one prompt."""
+    whole_groups: bool = False
+    """``loss`` is given the rows of one prompt together, never cut in two for memory: it couples them."""
     experience: Experience = "rollouts"
     """What it learns from."""
-    greedy_scores: bool = False
-    """``rollout.greedy_scores``: the score of the greedy answer to each prompt, sampled beside the others."""
     importance: bool = True
     """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
     distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""

@@ -25,7 +25,6 @@ from lmrl.testing.trial import Trial
 NEEDS = {
     "values": "neither rollout.values, rollout.bootstrap_values nor the policy's values",
     "reference": "no reference_logprobs",
-    "greedy_scores": "no rollout.greedy_scores",
 }
 PROPORTIONAL = 1e-4
 PENALTY = 10.0
@@ -85,6 +84,11 @@ def check_needs(trial: Trial) -> str:
                 f"the spec declares Needs({need}=True), but {NEEDS[need]} was read; expected it to be read, because "
                 "supplying it costs time in every update: take it out of Needs, or read it"
             )
+    if trial.further and not _undeclared(trial, declared, further=0):
+        return (
+            "the optimizer makes further requests, but no rollout.further_scores was read; expected it to be read, "
+            "because sampling costs time in every update: take further_requests out, or read their scores"
+        )
     if needs.experience != "rollouts" and needs.minimum_group_size > 1:
         return (
             f"the spec declares Needs(minimum_group_size={needs.minimum_group_size}), but what it learns from "
@@ -228,11 +232,13 @@ def _with_means(optimizer: PolicyOptimizer, policy: ToyPolicy, batch: Any) -> An
     return replace(batch, means={name: float(column.float().mean()) for name, column in statistics.items()})
 
 
-def _undeclared(trial: Trial, supplied: frozenset[str]) -> str:
+def _undeclared(trial: Trial, supplied: frozenset[str], **changes: Any) -> str:
     """Return the sentence about what is read of what is not ``supplied``, or ""."""
     try:
-        trial.update(trial.experience(supplied=supplied), supplied=supplied)
+        trial.update(trial.experience(supplied=supplied, **changes), supplied=supplied)
     except UndeclaredNeed as error:
+        if "further_requests" in str(error):
+            return f"{error}; expected further requests where their scores are read"
         need = next((name for name in EVERYTHING if f"Needs({name}=True)" in str(error)), "...")
         what = str(error).partition(" was read")[0]
         return (

@@ -42,7 +42,15 @@ def check_learning(trial: Trial) -> str:
     optimizer = trial.build(full=True)
     policy = trial.toy_policy(optimizer, model)
     stepper = torch.optim.Adam(parameter_groups(model, LEARNING_RATE))
-    updater = Updater(optimizer, policy, stepper, ThreadAccelerator(), settings, KLSettings(beta=0))
+    updater = Updater(
+        optimizer,
+        policy,
+        settings,
+        kl=KLSettings(beta=0),
+        needs=trial.spec.needs,
+        accelerator=ThreadAccelerator(),
+        torch_optimizer=stepper,
+    )
     reached = start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.rollout import Rollout
+
 Record = TypeVar("Record")
 
 
@@ -37,7 +39,12 @@ def with_gap(record: Record, place: int, columns: int = 1) -> Record:
         gap = tensor.new_zeros(len(tensor), columns)
         return torch.cat([tensor[:, :place], gap, tensor[:, place:]], dim=1)
 
-    return map_tensors(record, widen)
+    wide: Any = map_tensors(record, widen)
+    if isinstance(record, Rollout) and "further_scores" in record.declared:  # (B, K), no column of actions
+        declared = {**wide.declared, "further_scores": record.declared["further_scores"]}
+        wide = dataclasses.replace(wide, declared=declared)
+    result: Record = wide
+    return result
 
 
 def clone(record: Record) -> Record:

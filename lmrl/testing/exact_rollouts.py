@@ -8,13 +8,22 @@ from torch import Tensor
 from lmrl.algorithms import ops
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
+from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Rollout
+from lmrl.engines import Request
+from lmrl.errors import SettingsError
 from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
 
 
 def make_rollout(
-    problem: ExactProblem, table: PolicyTable, rows: Tensor, group: Tensor, kl: KLSettings, needs: Needs
+    problem: ExactProblem,
+    table: PolicyTable,
+    rows: Tensor,
+    group: Tensor,
+    kl: KLSettings,
+    needs: Needs,
+    optimizer: PolicyOptimizer,
 ) -> Rollout:
     """Return the rollout of the responses at these places of the enumeration, (B,), as sampled by ``table``'s policy.
 
@@ -32,9 +41,8 @@ def make_rollout(
         assert table.values is not None and table.bootstrap_values is not None
         declared["values"] = table.values.detach()[rows]
         declared["bootstrap_values"] = table.bootstrap_values.detach()[rows]
-    if needs.greedy_scores:
-        greedy = problem.rewards[problem.greedy(table)].float()
-        declared["greedy_scores"] = greedy[problem.prompt_index[rows]]
+    if optimizer.defines("further_requests"):
+        declared["further_scores"] = _further_scores(problem, table, optimizer)[problem.prompt_index[rows]]
     return Rollout(
         inputs=problem.inputs.select(rows),
         action_mask=mask,
@@ -46,6 +54,14 @@ def make_rollout(
         group=group,
         declared=declared,
     )
+
+
+def _further_scores(problem: ExactProblem, table: PolicyTable, optimizer: PolicyOptimizer) -> Tensor:
+    """Return the scores of the further requests to every prompt, (prompts, K), which must be at temperature 0."""
+    further = optimizer.further_requests([Request(list(problem.prompts[0]), problem.spec, seed=0)])
+    if any(request.spec.temperature for request in further):
+        raise SettingsError("the optimizer's further requests are not at temperature 0; expected the greedy response")
+    return problem.rewards[problem.greedy(table)].float()[:, None].expand(-1, len(further))
 
 
 def draw_pairs(problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs) -> PairBatch:

@@ -20,12 +20,13 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import SettingsError
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
-from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
 from lmrl.testing.exact_policy import EnumeratedPolicy, EnumeratedSupport
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.devices import make_accelerator
 from lmrl.training.settings import RunSettings
+from lmrl.training.trainer import Drawn, Trainer
 from lmrl.training.update import Updater, learning_rate_factor
 from lmrl.training.update_settings import TrainSettings
 
@@ -48,14 +49,14 @@ class ExactCurve:
         return [getattr(measures, name) for measures in self.measures]
 
 
-class ExactTrainer:
+class ExactTrainer(Trainer):
     """Trains a policy on an ``ExactProblem``; ``policy`` is the model as it stands.
 
     ``train`` is the RL stage's own section: ``updates``, ``prompts_per_update`` (groups) times ``group_size`` rows for
     each, learning rate, schedule, limit of the gradient's norm, and so on. ``kl`` says the coefficient and where it
     goes. An optimizer's defaults apply where ``settings`` are not given. The same seed gives the same curve.
 
-    To let optimizers learn from something else, override ``experience``.
+    It is its own source of experience: to let optimizers learn from something else, override ``experience``.
 
     Raises ``SettingsError`` for an optimizer that this cannot serve.
     """
@@ -86,10 +87,20 @@ class ExactTrainer:
         processor = self.optimizer.processor(self.policy.model, problem.spec, nullcontext)
         self.support = None if processor is None else EnumeratedSupport(problem, processor)
         accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
-        module, torch_optimizer = accelerator.prepare(self.policy, make_torch_optimizer(self.policy, self.train))
+        adamw = policy_adamw(self.policy.trainable(), self.train)
+        module, torch_optimizer = accelerator.prepare(self.policy, adamw)
         face = EnumeratedPolicy(problem, module, needs, self.support, self.optimizer.defines("heads"))
-        self.updater = Updater(self.optimizer, face, torch_optimizer, accelerator, self.train, self.kl)
-        self.updates = 0
+        updater = Updater(
+            self.optimizer,
+            face,
+            self.train,
+            kl=self.kl,
+            needs=needs,
+            accelerator=accelerator,
+            torch_optimizer=torch_optimizer,
+            seed=seed,
+        )
+        super().__init__(self, updater)
         self._table: PolicyTable | None = None
 
     @property
@@ -104,17 +115,14 @@ class ExactTrainer:
         """Return where the policy stands."""
         return self.problem.measure(self.table, self.kl.beta)
 
-    def update(self) -> dict[str, float]:
+    def next(self, updates: int) -> Drawn:
+        """Draw the data of the next update."""
+        return Drawn(self.experience(torch.Generator().manual_seed(derive_seed(self.seed, "draws", updates + 1))))
+
+    def step(self) -> dict[str, float]:
         """Make the next update's data, learn from it once, and return the optimizer's metrics."""
-        self.updates += 1
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "draws", self.updates))
-        data = self.experience(generator)
-        shuffle = derive_seed(self.seed, "minibatches", self.updates)
+        metrics = super().step()
         self._table = None
-        if isinstance(data, Rollout):
-            metrics = self.updater.update(data, self.kl.beta, self.updates, shuffle)
-        else:
-            metrics = self.updater.learn(data, 0.0, self.updates, shuffle)
         if self.support is not None:
             self.support.after_update(self.updates, self.policy.model)
         return metrics
@@ -145,7 +153,7 @@ class ExactTrainer:
     def prompts(self) -> torch.Tensor:
         """Return the prompt of each group of this update, in turn over all updates, (prompts_per_update,)."""
         count = self.train.prompts_per_update
-        return (torch.arange(count) + (self.updates - 1) * count) % len(self.problem.prompts)
+        return (torch.arange(count) + self.updates * count) % len(self.problem.prompts)
 
     def rollout(self, generator: torch.Generator) -> Rollout:
         """Draw this update's groups from the policy; those that say nothing are drawn anew, as in the RL stage."""
@@ -160,13 +168,13 @@ class ExactTrainer:
             if not again.any():
                 break
             rows[again] = self.problem.draw(distribution, prompts[again], generator)
-        return make_rollout(self.problem, self.table, rows, group, self.kl, self.spec.needs)
+        return make_rollout(self.problem, self.table, rows, group, self.kl, self.spec.needs, self.optimizer)
 
     def run(self, every: int = 1) -> ExactCurve:
         """Take the updates that are left, measuring after each ``every``-th and the last."""
         start, curve = time.perf_counter(), ExactCurve([self.updates], [self.measure()])
         while self.updates < self.train.updates:
-            self.update()
+            self.step()
             if self.updates % every == 0 or self.updates == self.train.updates:
                 curve.updates.append(self.updates)
                 curve.measures.append(self.measure())
@@ -197,7 +205,7 @@ def ascend_exactly(
     """
     train = TrainSettings(updates=updates, learning_rate=learning_rate, schedule="linear")
     policy = problem.policy()
-    torch_optimizer = make_torch_optimizer(policy, train)
+    torch_optimizer = policy_adamw(policy.trainable(), train)
     start, curve = time.perf_counter(), ExactCurve([0], [problem.measure(policy, beta)])
     for update in range(1, updates + 1):
         for group in torch_optimizer.param_groups:

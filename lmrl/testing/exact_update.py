@@ -22,6 +22,7 @@ from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
 from lmrl.testing.exact_rollouts import make_rollout
 from lmrl.training.devices import make_accelerator
+from lmrl.training.policy import LocalPolicy
 from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
@@ -81,8 +82,9 @@ def expected_update(
         method = build()
         if state is not None:
             method.load_state_dict(state)
-        rollout = make_rollout(problem, table, rows, torch.zeros_like(rows), kl, needs)
-        Updater(method, face, recorder, accelerator, train, kl).update(rollout, kl.beta, update=1, seed=0)
+        rollout = make_rollout(problem, table, rows, torch.zeros_like(rows), kl, needs, method)
+        updater = Updater(method, face, train, kl=kl, needs=needs, accelerator=accelerator, torch_optimizer=recorder)
+        updater.learn(rollout, update=1, seed=0)
     roots = [root for root in (table.logits, table.values) if root is not None]
     sums = [total.to(root.dtype) for total, root in zip(recorder.sums, roots, strict=True)]
     gradients = torch.autograd.grad(roots, policy_parameters(policy), sums, materialize_grads=True)
@@ -104,7 +106,7 @@ def _builder(
         twin.settings = replace(settings or given.settings, epochs=1, minibatches=1)
         return _without_step(twin)
 
-    return build, Needs(values=has_values, reference=True, greedy_scores=True)
+    return build, Needs(values=has_values, reference=True)
 
 
 def _without_step(optimizer: PolicyOptimizer) -> PolicyOptimizer:
@@ -127,7 +129,7 @@ def _draws(problem: ExactProblem, table: PolicyTable, group_size: int) -> Iterat
             yield torch.tensor(places, device=problem.rewards.device), weight
 
 
-class _TablePolicy:
+class _TablePolicy(LocalPolicy):
     """An ``lmrl.algorithms.optimizer.Policy`` that reads a table whose logits and values are leaves of the graph.
 
     By the chain rule one backward pass through the model, with the gradients that the leaves have gathered over all
@@ -146,9 +148,6 @@ class _TablePolicy:
         values = None if self.values is None else self.values[rows][mask]
         outputs = StateOutputs(self.logits[rows][mask], values)
         return TextEvaluation(outputs, batch.inputs.actions, mask, self.spec)
-
-    def forget(self) -> None:
-        """Keep nothing: the table does not change."""
 
 
 class _Recorder(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.algorithms.rows import lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
-EVERYTHING = frozenset({"values", "reference", "greedy_scores"})
+EVERYTHING = frozenset({"values", "reference"})
 """The needs that bring columns along, in a rollout or in what the policy evaluates to."""
 DRAWS = 4
 """Answers of which the best and the worst make a pair."""
@@ -29,9 +29,9 @@ DRAWS = 4
 class Request:
     """What to make: answers of ``model``, ``group_size`` to each of ``groups`` prompts.
 
-    ``supplied`` names the needs whose columns are there. ``score`` replaces every answer's score. With ``plain``,
-    rewards are the scores alone; otherwise there is a KL shaping, no two answers to a prompt score alike, and at most
-    one of them is cut off and not scored.
+    ``supplied`` names the needs whose columns are there, ``further`` is the number of further requests. ``score``
+    replaces every answer's score. With ``plain``, rewards are the scores alone; otherwise there is a KL shaping, no two
+    answers to a prompt score alike, and at most one of them is cut off and not scored.
     """
 
     model: ToyModel
@@ -40,6 +40,7 @@ class Request:
     groups: int = 6
     group_size: int = 4
     supplied: frozenset[str] = EVERYTHING
+    further: int = 0
     score: float | None = None
     plain: bool = False
 
@@ -82,9 +83,11 @@ def make_rollout(request: Request) -> Rollout:
             "bootstrap_values": request.model.values(made.inputs.states[:, -1]),
         },
         "reference": {"reference_logprobs": reference},
-        "greedy_scores": {"greedy_scores": 0.1 + 0.2 * (made.group % 3) if request.score is None else made.scores},
     }
-    supplied = sorted(request.supplied & columns.keys())
+    declared = {name: column for need in request.supplied & columns.keys() for name, column in columns[need].items()}
+    if request.further:
+        further = 0.1 + 0.2 * (made.group % 3) if request.score is None else made.scores
+        declared["further_scores"] = further[:, None].expand(-1, request.further)
     return Rollout(
         inputs=made.inputs,
         action_mask=made.mask,
@@ -94,7 +97,7 @@ def make_rollout(request: Request) -> Rollout:
         terminated=~truncated,
         truncated=truncated,
         group=made.group,
-        declared={name: column for need in supplied for name, column in columns[need].items()},
+        declared=declared,
     )
 
 

@@ -17,6 +17,7 @@ from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rollout import UndeclaredNeed
 from lmrl.algorithms.rows import lengths_to_mask, select_record
 from lmrl.errors import ModelError, unknown
+from lmrl.training.policy import LocalPolicy
 
 PROMPTS = 4
 VOCABULARY = 4
@@ -132,7 +133,7 @@ class ToyEvaluation:
         return scatter_rows(self.model.heads[name](self.model.hidden(states), actions), self.mask)
 
 
-class ToyPolicy:
+class ToyPolicy(LocalPolicy):
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``ToyModel``."""
 
     def __init__(self, model: ToyModel, with_values: bool = True) -> None:
@@ -145,9 +146,6 @@ class ToyPolicy:
         """Return the current policy on ``batch``."""
         self.evaluations += 1
         return ToyEvaluation(self.module, batch.inputs, batch.action_mask, self.with_values)
-
-    def forget(self) -> None:
-        """Drop nothing: evaluations are not kept."""
 
 
 @torch.no_grad()

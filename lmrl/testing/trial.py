@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl import engines
 from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout
+from lmrl.engines import SamplingSpec
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
@@ -69,6 +71,14 @@ class Trial:
         return self.build().defines("step")
 
     @cached_property
+    def further(self) -> int:
+        """The number of further requests beside those of a group."""
+        optimizer = self.build()
+        if not optimizer.defines("further_requests"):
+            return 0
+        return len(optimizer.further_requests([engines.Request([0], SamplingSpec(), seed=0)] * self.group_size))
+
+    @cached_property
     def policy(self) -> ToyModel:
         """The current policy: off the sampling policy, so that ratios are not 1 and clipping shows.
 
@@ -102,6 +112,7 @@ class Trial:
         """Return what the updater is given; ``changes`` are fields of ``Request``."""
         model = changes.pop("model", self.sampling_policy)
         changes.setdefault("group_size", self.group_size)
+        changes.setdefault("further", self.further)
         return EXPERIENCES[self.spec.needs.experience](Request(model, self.reference, seed, **changes))
 
     def batch(self, optimizer: PolicyOptimizer, data: Any) -> Any:
@@ -132,7 +143,15 @@ class Trial:
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         stepper = _Recorder(model)
         settings = TrainSettings(max_gradient_norm=0, microbatch_tokens=microbatch)
-        updater = Updater(optimizer, policy, stepper, accelerator or ThreadAccelerator(), settings, KLSettings(beta=0))
+        updater = Updater(
+            optimizer,
+            policy,
+            settings,
+            kl=KLSettings(beta=0),
+            needs=self.spec.needs,
+            accelerator=accelerator or ThreadAccelerator(),
+            torch_optimizer=stepper,
+        )
         with torch.random.fork_rng(devices=[]):
             if updater.accelerator.num_processes == 1:
                 torch.manual_seed(0)
@@ -167,15 +186,13 @@ class Trial:
 
 
 def learn(updater: Updater, data: Any, update: int, seed: int = 0) -> dict[str, float]:
-    """Hand experience to the updater as the stage does, and return its metrics under their own names."""
-    metrics = (
-        updater.update(data, 0.0, update, seed) if isinstance(data, Rollout) else updater.learn(data, 0.0, update, seed)
-    )
+    """Hand experience to the updater as a trainer does, and return its metrics under their own names."""
+    metrics = updater.learn(data, update=update, seed=seed)
     return {name.removeprefix("optimizer/"): value for name, value in metrics.items()}
 
 
 def parameter_groups(model: ToyModel, learning_rate: float) -> list[dict[str, Any]]:
-    """Return groups as ``make_torch_optimizer`` makes them."""
+    """Return groups as ``policy_adamw`` makes them."""
     return [
         {"params": list(model.actor.parameters()), "lr": learning_rate, "role": "policy"},
         {

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.errors import ResumeError
+from lmrl.training.update_settings import TrainSettings
 
 
 class AdamWSettings(Protocol):
@@ -27,6 +29,15 @@ class ParameterGroup:
     parameters: list[nn.Parameter]
     learning_rate: float
     role: str = "policy"
+
+
+def policy_adamw(trained: Sequence[TrainedParameters], settings: TrainSettings) -> torch.optim.AdamW:
+    """Return AdamW over what a policy declares as trainable, heads with the learning rate of values."""
+    groups = [
+        ParameterGroup(one.parameters, settings.value_learning_rate if one.head else settings.learning_rate, one.role)
+        for one in trained
+    ]
+    return make_adamw(groups, settings)
 
 
 def make_adamw(groups: Sequence[ParameterGroup], settings: AdamWSettings) -> torch.optim.AdamW:

@@ -34,7 +34,15 @@ def save_checkpoint(
 
     ``<run folder>/checkpoint`` leads to the newest one.
     """
-    final = checkpoint_folder(run_folder, number)
+    final = write_checkpoint(checkpoint_folder(run_folder, number), write, state)
+    folders.point_to_newest(run_folder, final)
+    for old in list_checkpoints(run_folder)[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return final
+
+
+def write_checkpoint(final: Path, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
+    """Write one checkpoint under another name, and move it to ``final``, which it replaces."""
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -43,9 +51,6 @@ def save_checkpoint(
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    folders.point_to_newest(run_folder, final)
-    for old in list_checkpoints(run_folder)[: -max(keep, 1)]:
-        shutil.rmtree(old)
     return final
 
 

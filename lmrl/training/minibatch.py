@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.ops import aggregate_losses
 from lmrl.algorithms.rollout import loss_mask
-from lmrl.training.devices import gradient_sync
 from lmrl.training.memory import graph_allowance, saved_bytes
 from lmrl.training.update_settings import TrainSettings
 
@@ -58,7 +57,7 @@ class WholeMinibatch:
     def parts(self, start: int = 0) -> Iterator[Any]:
         """Yield each microbatch from number ``start`` on, without exchanging gradients between ranks."""
         for rows in self.microbatches[start:]:
-            with gradient_sync(self.trainer.accelerator, getattr(self.policy, "module", None), last=False):
+            with self.policy.no_sync():
                 try:
                     yield self.batch.select(rows)
                 finally:

@@ -25,7 +25,7 @@ def proximal_logprobs(policy: Any, samples: Samples, token_budget: int) -> Tenso
     """
     responses = Responses(samples.inputs, samples.action_mask)
     found = torch.zeros_like(samples.sampler_logprobs)
-    for rows in policy.split(samples, token_budget):
+    for rows in policy.microbatches(samples, token_budget):
         logprobs = policy.evaluate(responses.select(rows)).logprobs
         found[rows, : logprobs.shape[1]] = logprobs.to(found.dtype)
         policy.forget()

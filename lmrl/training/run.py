@@ -25,7 +25,7 @@ from lmrl.plugins import PLUGIN_API, PluginManager
 from lmrl.reporting.metrics import METRICS_FILE, read_metrics
 from lmrl.training.plugin_files import KEY as PLUGIN_FILES
 from lmrl.training.plugin_files import described_files, note_changed_files
-from lmrl.training.tracking import Tracker
+from lmrl.training.tracking import Tracker, check_trackers, open_trackers
 
 CONFIG_FILE = "config.toml"
 VERSIONS_FILE = "versions.json"
@@ -93,6 +93,30 @@ class Run:
         for tracker in self.trackers:
             tracker.close()
         self._held.close()
+
+
+def open_run(config: Any, plugins: PluginManager, is_main: bool, stage: str, unit: str, last: int | None) -> Run:
+    """Return the run at ``config.run.folder``, held by this process and with its trackers; only the main rank writes.
+
+    ``last`` is the last update or step of a run that is resumed, -1 if it has none, and None for a new run. Raises
+    ``SettingsError`` for an unknown tracker, a folder that holds another run, or one that another process holds.
+    """
+    check_trackers(plugins, config)  # an unknown one leaves no folder behind
+    folder = Path(config.run.folder)
+    run = Run(folder, config, is_main, unit=unit)
+    if not is_main:
+        return run
+    if last is None:
+        refuse_taken(folder, stage)
+    run.hold()
+    if last is None:
+        create_folder(folder, to_toml(resolved(config, plugins)), plugins, stage)
+    else:
+        keep_config(config, plugins)
+        write_versions(folder, plugins, stage)
+        truncate_metrics(folder, last, unit)
+    run.trackers += open_trackers(plugins, config, folder, None if last is None else last + 1)
+    return run
 
 
 def is_main_process() -> bool:

@@ -26,10 +26,10 @@ from lmrl.seeds import derive_seed
 from lmrl.training.adamw import ParameterGroup, make_adamw
 from lmrl.training.checkpoint import list_checkpoints, load_state, save_run
 from lmrl.training.devices import any_rank, free_folder, gradient_sync
-from lmrl.training.opening import open_run
 from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     Run,
+    open_run,
     require_finite,
     stage_of,
 )

@@ -7,7 +7,8 @@ microbatches and ranks change no gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,18 +16,27 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.experience import Experience
-from lmrl.algorithms.kl import KLSettings, kl_losses
+from lmrl.algorithms.kl import KLController, KLSettings, kl_losses
 from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages, Batch, Rollout, loss_mask
-from lmrl.algorithms.rows import split_by_length
-from lmrl.training.devices import gradient_sync
+from lmrl.algorithms.rollout import Batch, Rollout, loss_mask
+from lmrl.algorithms.rows import split_groups
+from lmrl.plugins.specs import Needs
+from lmrl.seeds import derive_seed
+from lmrl.training.adamw import policy_adamw
+from lmrl.training.devices import make_accelerator
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.minibatch import WholeMinibatch
+from lmrl.training.over_ranks import advantages_over_ranks
+from lmrl.training.policy import TrainablePolicy
 from lmrl.training.proximal import importance_weights
 from lmrl.training.run import require_finite
 from lmrl.training.schedule import schedule_factor
+from lmrl.training.settings import RunSettings
 from lmrl.training.update_settings import TrainSettings
+
+OPTIONAL = ("pairs", "statistics", "step", "after_step", "should_stop")
+"""Methods of ``PolicyOptimizer`` that are called where an optimizer writes them."""
 
 
 @dataclass
@@ -74,43 +84,101 @@ def learning_rate_factor(update: int, settings: TrainSettings) -> float:
 
 
 class Updater:
-    """Applies a policy optimizer to rollouts; ``policy`` is a ``TextPolicy`` or whatever else evaluates batches."""
+    """Applies a policy optimizer to experience: credit, minibatches, aggregated losses, optimizer steps.
+
+    ``policy`` is a ``lmrl.training.policy.TrainablePolicy``. ``needs`` are those of the optimizer's spec. Without
+    ``accelerator`` this process learns alone on the CPU; without ``torch_optimizer`` AdamW moves what
+    ``policy.trainable`` returns. ``token_budget`` is the number of tokens per forward and backward pass. ``seed``
+    shuffles minibatches and is the same on every rank.
+    """
 
     def __init__(
         self,
         optimizer: PolicyOptimizer,
-        policy: Any,
-        torch_optimizer: torch.optim.Optimizer,
-        accelerator: Any,
-        settings: TrainSettings,
-        kl: KLSettings,
-        importance: bool = True,
+        policy: TrainablePolicy,
+        settings: TrainSettings | None = None,
+        *,
+        kl: KLSettings | None = None,
+        needs: Needs | None = None,
+        accelerator: Any = None,
+        torch_optimizer: torch.optim.Optimizer | None = None,
+        token_budget: int | None = None,
+        seed: int = 0,
     ) -> None:
-        self.importance = importance
-        self.optimizer = optimizer
-        self.policy = policy
-        self.torch_optimizer = torch_optimizer
-        self.accelerator = accelerator
-        self.settings = settings
-        self.kl = kl
-        module = getattr(policy, "module", None)
-        model = getattr(module, "module", module)  # accelerate wraps it on several ranks
-        self.token_budget = microbatch_budget(settings, accelerator.device, model)
-        self._peaks = [group["lr"] for group in torch_optimizer.param_groups]
+        self.optimizer, self.policy, self.settings = optimizer, policy, settings or TrainSettings()
+        self.controller = KLController(kl or KLSettings())
+        self.needs, self.seed = needs or Needs(), seed
+        self.accelerator = accelerator or make_accelerator(RunSettings(device="cpu", precision="no"))
+        self.torch_optimizer = torch_optimizer or policy_adamw(policy.trainable(), self.settings)
+        self.token_budget = token_budget or microbatch_budget(self.settings, self.accelerator.device)
+        self.updates = 0
+        """Updates that were made so far."""
+        self._peaks = [group["lr"] for group in self.torch_optimizer.param_groups]
+        self._defined = {name for name in OPTIONAL if optimizer.defines(name)}
 
-    def update(self, rollout: Rollout, beta: float, update: int, seed: int) -> dict[str, float]:
-        """Learn from one rollout; return the metrics' means. ``seed`` shuffles rows and is the same on every rank."""
-        if self.optimizer.defines("pairs"):
-            return self.learn(self.optimizer.pairs(rollout), beta, update, seed)
-        advantages = global_advantages(self.optimizer, rollout, self.accelerator)
-        batch = Batch.from_rollout(rollout, advantages)
+    def learn(
+        self,
+        experience: Rollout | Experience,
+        *,
+        beta: float | None = None,
+        update: int | None = None,
+        seed: int | None = None,
+    ) -> dict[str, float]:
+        """Take the optimizer's epochs of minibatches over a rollout, or other experience; return the metrics' means.
+
+        ``beta``, the coefficient of a KL in the loss, is the controller's if not given, ``update`` the next number,
+        and ``seed`` derives from the updater's and that number. Raises ``NonFiniteError`` before a step that is not
+        finite.
+        """
+        self.updates = self.updates + 1 if update is None else update
+        beta = self.controller.beta if beta is None else beta
         total = MetricMeans()
+        batch: Any = self._credited(experience, total) if isinstance(experience, Rollout) else experience
+        factor = learning_rate_factor(self.updates, self.settings)
+        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        shuffled = derive_seed(self.seed, "minibatches", self.updates) if seed is None else seed
+        steps = self._epochs(batch, beta, torch.Generator().manual_seed(shuffled), total)
+        means = total.means(self.accelerator)
+        if "importance_weight_squared" in means:
+            squared = means.pop("importance_weight_squared")
+            # Kish's effective sample size as a share of the tokens.
+            means["effective_sample_share"] = means["importance_weight"] ** 2 / squared if squared else 0.0
+        metrics = {f"optimizer/{name}": value for name, value in means.items()}
+        return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a resume beside the policy's weights."""
+        return {
+            "update": self.updates,
+            "updates": self.settings.updates,
+            "torch_optimizer": self.torch_optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.updates = int(state["update"])
+        self.torch_optimizer.load_state_dict(state["torch_optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.load_state_dict(state["controller"])
+
+    def _credited(self, rollout: Rollout, total: MetricMeans) -> Experience:
+        """Return what ``loss`` is given of a rollout: its pairs, or a batch with advantages."""
+        if "pairs" in self._defined:
+            return self.optimizer.pairs(rollout)
+        if self.accelerator.num_processes == 1:
+            advantages = self.optimizer.advantages(rollout)
+        else:
+            advantages = advantages_over_ranks(self.optimizer, rollout, self.accelerator)
+        batch = Batch.from_rollout(rollout, advantages)
         if rollout.proximal_logprobs is not rollout.sampler_logprobs:
             batch = self._corrected(batch, total)
         for name, column in advantages.metrics.items():
             total.add(name, column, batch.loss_mask)
         total.add("advantage", batch.advantages, batch.loss_mask)
-        return self.learn(batch, beta, update, seed, total)
+        return batch
 
     def _corrected(self, batch: Batch, total: MetricMeans) -> Batch:
         """Return the batch with advantages that are weighted for samples of another distribution, unless opted out."""
@@ -119,34 +187,18 @@ class Updater:
         )
         total.add("importance_weight", weights, batch.loss_mask)
         total.add("importance_weight_squared", weights.square(), batch.loss_mask)
-        return replace(batch, advantages=batch.advantages * weights) if self.importance else batch
+        return replace(batch, advantages=batch.advantages * weights) if self.needs.importance else batch
 
-    def learn(
-        self, batch: Experience, beta: float, update: int, seed: int, total: MetricMeans | None = None
-    ) -> dict[str, float]:
-        """Take the optimizer's epochs of minibatches over anything it learns from; return the metrics' means."""
-        factor = learning_rate_factor(update, self.settings)
-        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        total = total or MetricMeans()
-        generator = torch.Generator().manual_seed(seed)
-        steps, stopped = 0, False
-        for epoch in range(self.optimizer.settings.epochs):
-            for number, rows in enumerate(minibatch_rows(batch, self.optimizer.settings.minibatches, generator)):
-                where = f"update {update}, epoch {epoch + 1}, minibatch {number + 1}"
-                stopped = self._step(batch.select(rows), beta, epoch, where, total)
-                if stopped:
-                    break
+    def _epochs(self, batch: Experience, beta: float, generator: torch.Generator, total: MetricMeans) -> int:
+        """Step over every minibatch of every epoch, or until the optimizer stops; return the number of steps."""
+        steps, settings = 0, self.optimizer.settings
+        for epoch in range(settings.epochs):
+            for number, rows in enumerate(minibatch_rows(batch, settings.minibatches, generator)):
+                where = f"update {self.updates}, epoch {epoch + 1}, minibatch {number + 1}"
+                if self._step(batch.select(rows), beta, epoch, where, total):
+                    return steps
                 steps += 1
-            if stopped:
-                break
-        means = total.means(self.accelerator)
-        if "importance_weight_squared" in means:
-            squared = means.pop("importance_weight_squared")
-            # Kish's effective sample size as a share of the tokens.
-            means["effective_sample_share"] = means["importance_weight"] ** 2 / squared if squared else 0.0
-        metrics = {f"optimizer/{name}": value for name, value in means.items()}
-        return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
+        return steps
 
     def _step(self, minibatch: Experience, beta: float, epoch: int, where: str, total: MetricMeans) -> bool:
         """Take one gradient step; return True if the optimizer asked to stop before it."""
@@ -157,23 +209,18 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
-        # A policy that knows better than by padded positions how rows fit together says so.
-        split = getattr(self.policy, "split", None)
-        if split is None:
-            microbatches = split_by_length(minibatch.row_lengths, self.token_budget)
-        else:
-            microbatches = split(minibatch, self.token_budget)
-        if self.optimizer.defines("statistics"):
+        microbatches = self._microbatches(minibatch)
+        if "statistics" in self._defined:
             minibatch = self._with_means(minibatch, microbatches)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
-            with gradient_sync(accelerator, getattr(self.policy, "module", None), last):
+            with nullcontext() if last else self.policy.no_sync():
                 share = self._loss(minibatch.select(rows), beta, token_count, row_count, means)
                 # Data-parallel wrappers average gradients over ranks; the counts are global, so undo the division.
                 accelerator.backward(share * accelerator.num_processes)
             self.policy.forget()
             loss_sum += share.detach()
-        if self.optimizer.defines("should_stop") and self.optimizer.should_stop(means.means(accelerator)):
+        if "should_stop" in self._defined and self.optimizer.should_stop(means.means(accelerator)):
             self.torch_optimizer.zero_grad(set_to_none=True)
             return True
         parameters = [p for group in self.torch_optimizer.param_groups for p in group["params"]]
@@ -184,7 +231,7 @@ class Updater:
         loss, norm_value = torch.stack([loss_sum, norm.detach().to(loss_sum)]).tolist()
         require_finite("the loss", loss, where)
         require_finite("the gradient's norm", norm_value, where)
-        if self.optimizer.defines("step"):
+        if "step" in self._defined:
 
             def share_of_loss(part: Any) -> Tensor:
                 return self._loss(part, beta, token_count, row_count, MetricMeans())
@@ -194,12 +241,18 @@ class Updater:
                 means.add_sum(name, torch.full_like(one, number), one)
             whole.drop_gradient()
         self.torch_optimizer.step()
-        if self.optimizer.defines("after_step"):
+        if "after_step" in self._defined:
             self.optimizer.after_step(self.policy)
         means.add_sum("loss", loss_sum, one)
         means.add_sum("gradient_norm", norm.detach().to(loss_sum), one)
         total.merge(means)
         return False
+
+    def _microbatches(self, minibatch: Experience) -> list[Tensor]:
+        """Return the rows of each forward and backward pass; whole groups where the optimizer needs them."""
+        if self.needs.whole_groups:
+            return split_groups(minibatch.group, minibatch.row_lengths, self.token_budget)
+        return self.policy.microbatches(minibatch, self.token_budget)
 
     @torch.no_grad()
     def _with_means(self, minibatch: Any, microbatches: list[Tensor]) -> Any:
@@ -219,10 +272,10 @@ class Updater:
         share = aggregate_losses(loss.losses, mask, aggregation, token_count, row_count)
         for name, column in loss.metrics.items():
             means.add(name, column, mask)
-        if isinstance(part, Batch) and self.kl.placement == "loss" and beta > 0:
+        if isinstance(part, Batch) and self.controller.settings.placement == "loss" and beta > 0:
             now = self.policy.evaluate(part).logprobs
             reference = part.rollout.reference_logprobs
-            penalty = kl_losses(now, part.proximal_logprobs, reference, part.action_mask, self.kl)
+            penalty = kl_losses(now, part.proximal_logprobs, reference, part.action_mask, self.controller.settings)
             means.add("kl_loss", penalty, mask)
             share = share + beta * aggregate_losses(penalty, mask, aggregation, token_count, row_count)
         return share
@@ -234,53 +287,3 @@ def minibatch_rows(batch: Rollout | Experience, minibatches: int, generator: tor
     order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
     for chosen in order.tensor_split(min(minibatches, len(groups))):
         yield torch.isin(batch.group, chosen).nonzero().squeeze(1)
-
-
-def global_advantages(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:
-    """Let the optimizer see the rollout of all ranks at once, and return this rank's rows of what it answers.
-
-    Whitening and baselines are then global without any collective in an optimizer.
-    """
-    if accelerator.num_processes == 1:
-        return optimizer.advantages(rollout)
-    return _advantages_over_ranks(optimizer, rollout, accelerator)
-
-
-def _advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, accelerator: Any) -> Advantages:
-    rank, rows, width = accelerator.process_index, len(rollout), rollout.action_mask.shape[1]
-
-    def collect(column: Tensor) -> Tensor:
-        if column.ndim == 2:
-            column = accelerator.pad_across_processes(column, dim=1)
-        gathered: Tensor = accelerator.gather(column)
-        return gathered
-
-    # Groups are numbered per rank; give every rank its own range.
-    group = rollout.group + rank * rows
-    whole = Rollout(
-        inputs=None,
-        action_mask=collect(rollout.action_mask.long()).bool(),
-        sampler_logprobs=collect(rollout.sampler_logprobs),
-        rewards=collect(rollout.rewards),
-        scores=collect(rollout.scores),
-        terminated=collect(rollout.terminated.long()).bool(),
-        truncated=collect(rollout.truncated.long()).bool(),
-        group=collect(group),
-        declared={name: collect(column) for name, column in sorted(rollout.declared.items())},
-        scored=collect(rollout.scored.long()).bool(),
-        loss_mask=collect(rollout.loss_mask.long()).bool(),
-        proximal_logprobs=collect(rollout.proximal_logprobs),
-        policy_version=collect(rollout.policy_version),
-        turn=collect(rollout.turn),
-    )
-    answer = optimizer.advantages(whole)
-    mine = slice(rank * rows, (rank + 1) * rows)
-
-    def own(column: Tensor) -> Tensor:
-        return column[mine] if column.ndim == 1 else column[mine, :width]
-
-    return Advantages(
-        own(answer.advantages),
-        {name: own(column) for name, column in answer.extra.items()},
-        {name: own(column) for name, column in answer.metrics.items()},
-    )

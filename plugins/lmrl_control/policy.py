@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms import UndeclaredNeed
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rows import select_record
+from lmrl.training import LocalPolicy
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ class ControlEvaluation:
         """Value estimates of the states before each action."""
         return scatter_rows(self.module.values(self._states), self.mask)
 
+    def head(self, name: str) -> Tensor:
+        """Raise: an actor-critic has no heads of an optimizer."""
+        raise UndeclaredNeed(f"there is no head {name!r} on plain tasks")
 
-class ControlPolicy:
+
+class ControlPolicy(LocalPolicy):
     """A ``lmrl.algorithms.optimizer.Policy`` over an ``ActorCritic``."""
 
     def __init__(self, module: ActorCritic) -> None:

@@ -12,8 +12,7 @@ from lmrl import OptimizerSpec, PluginManager, SettingsError
 from lmrl.algorithms import KLSettings
 from lmrl.config import PluginChoice, choice
 from lmrl.seeds import derive_seed
-from lmrl.training.update import Updater
-from lmrl.training.update_settings import TrainSettings
+from lmrl.training import Drawn, Trainer, TrainSettings, Updater
 from lmrl_control.collect import Collector, make_rollout
 from lmrl_control.policy import ActorCritic, ControlPolicy
 
@@ -49,6 +48,20 @@ class ControlResult:
     returns: list[float]
 
 
+class ControlSource:
+    """The source of experience: each update plays ``steps`` steps of every copy of the task."""
+
+    def __init__(self, module: ActorCritic, collector: Collector, steps: int, with_values: bool) -> None:
+        self.module, self.collector, self.steps, self.with_values = module, collector, steps, with_values
+
+    def next(self, updates: int) -> Drawn:
+        """Play, and return the pieces of episodes as a rollout."""
+        pieces = self.collector.collect(self.module, self.steps)
+        recent = self.collector.returns[-100:]
+        metrics = {"episodes/return": sum(recent) / max(len(recent), 1)}
+        return Drawn(make_rollout(self.module, pieces, self.with_values), metrics)
+
+
 def train_control(
     config: ControlConfig, *, plugins: PluginManager | None = None, progress: bool = True
 ) -> ControlResult:
@@ -57,40 +70,46 @@ def train_control(
     Raises ``SettingsError`` for a task or an optimizer that this cannot serve, before anything is played.
     """
     import gymnasium
-    from accelerate import Accelerator
 
     plugins = plugins or PluginManager()
     spec, settings = config.optimizer.resolve(plugins)
     _check_needs(spec, settings)
     environments = [gymnasium.make(config.environment) for _ in range(config.copies)]
     observations, actions = _sizes(environments[0])
-    accelerator = Accelerator(cpu=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "networks"))
         module = ActorCritic(observations, actions, config.hidden)
-    train = config.train
-    betas = (train.adam_beta1, train.adam_beta2)
-    groups: list[dict[str, Any]] = [
-        {"params": list(module.actor.parameters()), "lr": train.learning_rate, "role": "policy"}
-    ]
-    if spec.needs.values:
-        groups.append({"params": list(module.critic.parameters()), "lr": train.value_learning_rate, "role": "value"})
-    torch_optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-5, weight_decay=train.weight_decay)
-    kl = KLSettings(beta=0.0)
-    updater = Updater(spec.build(settings), ControlPolicy(module), torch_optimizer, accelerator, train, kl)
     collector = Collector(environments, derive_seed(config.seed, "episodes"))
+    updater = Updater(
+        spec.build(settings),
+        ControlPolicy(module),
+        config.train,
+        kl=KLSettings(beta=0.0),
+        needs=spec.needs,
+        torch_optimizer=_adamw(module, config.train, spec.needs.values),
+        seed=config.seed,
+    )
+    trainer = Trainer(ControlSource(module, collector, config.steps, bool(spec.needs.values)), updater)
     history: list[dict[str, float]] = []
-    bar = tqdm(range(1, train.updates + 1), desc=f"{spec.name} on {config.environment}", disable=not progress)
-    for update in bar:
-        rollout = make_rollout(module, collector.collect(module, config.steps), bool(spec.needs.values))
-        metrics = updater.update(rollout, 0.0, update, derive_seed(config.seed, "minibatches", update))
-        recent = collector.returns[-100:]
-        metrics["episodes/return"] = sum(recent) / max(len(recent), 1)
-        history.append(metrics)
-        bar.set_postfix_str(f"return {metrics['episodes/return']:.1f}")
+    with tqdm(total=config.train.updates, desc=f"{spec.name} on {config.environment}", disable=not progress) as bar:
+        for metrics in trainer.steps(config.train.updates):
+            history.append(metrics)
+            bar.set_postfix_str(f"return {metrics['episodes/return']:.1f}")
+            bar.update()
     for environment in environments:
         environment.close()
     return ControlResult(module, history, collector.returns)
+
+
+def _adamw(module: ActorCritic, train: TrainSettings, with_values: bool) -> torch.optim.AdamW:
+    """Return AdamW with the epsilon that PPO's implementations take (Huang et al. 2022, detail 3)."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(module.actor.parameters()), "lr": train.learning_rate, "role": "policy"}
+    ]
+    if with_values:
+        groups.append({"params": list(module.critic.parameters()), "lr": train.value_learning_rate, "role": "value"})
+    betas = (train.adam_beta1, train.adam_beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=1e-5, weight_decay=train.weight_decay)
 
 
 def evaluate_control(module: ActorCritic, environment: str, episodes: int, seed: int) -> list[float]:
@@ -118,9 +137,9 @@ def _check_needs(spec: OptimizerSpec, settings: Any) -> None:
         f"learns from {needs.experience}": needs.experience != "rollouts",
         "needs a reference policy": needs.reference,
         f"compares at least {needs.minimum_group_size} answers to one prompt": needs.minimum_group_size > 1,
-        "needs the score of a greedy answer": needs.greedy_scores,
         "restricts the tokens that are drawn": optimizer.defines("processor"),
         "adds heads to a language model": optimizer.defines("heads"),
+        "makes further requests": optimizer.defines("further_requests"),
     }
     for what, is_so in lacking.items():
         if is_so:

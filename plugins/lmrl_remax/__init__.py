@@ -6,10 +6,10 @@ answer, so it adds no bias; no value function and no group is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from lmrl import Needs, OptimizerSpec, hookimpl
+from lmrl import OptimizerSpec, hookimpl
 from lmrl.algorithms import (
     Advantages,
     Batch,
@@ -21,6 +21,7 @@ from lmrl.algorithms import (
     Rollout,
     ops,
 )
+from lmrl.engines import Request
 
 
 @dataclass
@@ -37,11 +38,16 @@ class ReMax(PolicyOptimizer):
     Settings = ReMaxSettings
     settings: ReMaxSettings
 
+    def further_requests(self, group: Sequence[Request]) -> list[Request]:
+        """Return the request for the greedy answer."""
+        return [replace(group[0], spec=replace(group[0].spec, temperature=0.0))]
+
     def advantages(self, rollout: Rollout) -> Advantages:
         """Subtract the greedy answer's score from each token's return."""
         returns = ops.returns_to_go(rollout.rewards, rollout.action_mask)
         # Where the greedy answer has no score, the mean of those of the batch: it depends on no sampled answer either.
-        greedy, known = rollout.greedy_scores, ~rollout.greedy_scores.isnan()
+        greedy = rollout.further_scores[:, 0]
+        known = ~greedy.isnan()
         baseline = greedy.where(known, ops.masked_mean(greedy, known))
         centred = (returns - baseline[:, None]).masked_fill(~rollout.action_mask, 0)
         return Advantages(centred, metrics={"greedy_score": baseline})
@@ -59,6 +65,5 @@ def lmrl_optimizers() -> Iterable[OptimizerSpec]:
         name="remax",
         build=ReMax,
         settings=ReMaxSettings,
-        needs=Needs(greedy_scores=True),
         summary="REINFORCE with the score of the greedy answer as the baseline",
     )

@@ -129,13 +129,13 @@ def test_the_padded_update_has_the_gradient_of_lmrl(stage, algorithm, group_size
     cell = Cell("update", "smoke", "varying", group_size, 8)
     learner = Learner(stage, cell, algorithm)
     learner.number = 1  # a batch in which lengths differ
-    _, rollout = learner.rollout()
-    model = copy.deepcopy(learner.session.maker.policy.model)
+    rollout = learner.rollout()
+    model = copy.deepcopy(learner.trainer.maker.policy.model)
     with torch.no_grad():  # away from the reference, so that the KL has a gradient
-        for one in (model, learner.session.maker.policy.model):
+        for one in (model, learner.trainer.maker.policy.model):
             one.model.norm.weight.mul_(1.5)
     assert len(set(rollout.action_mask.sum(1).tolist())) > 1
-    optimizer = learner.session.updater.optimizer
+    optimizer = learner.trainer.updater.optimizer
     state = copy.deepcopy(optimizer.state_dict())
     advantages = optimizer.advantages(rollout).advantages
     optimizer.load_state_dict(state)
@@ -144,7 +144,7 @@ def test_the_padded_update_has_the_gradient_of_lmrl(stage, algorithm, group_size
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     learner.learn(_behaviour_of_now(learner, rollout))
     learner.close()
-    expected = dict(learner.session.maker.policy.model.named_parameters())
+    expected = dict(learner.trainer.maker.policy.model.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-6, rtol=1e-5)
 
@@ -155,7 +155,7 @@ def _behaviour_of_now(learner, rollout):
 
     from lmrl.models.text_policy import score_logprobs
 
-    maker = learner.session.maker
+    maker = learner.trainer.maker
     now = score_logprobs(maker.policy, rollout.inputs, maker.spec, 2048)
     return replace(rollout, sampler_logprobs=now, proximal_logprobs=now)
 

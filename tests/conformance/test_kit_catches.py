@@ -330,7 +330,6 @@ def test_a_defect_is_named(cls, checks, message):
     [
         (Needs(values=True), r"declares Needs\(values=True\), but neither rollout.values.* was read"),
         (Needs(reference=True), r"declares Needs\(reference=True\), but no reference_logprobs was read"),
-        (Needs(greedy_scores=True), r"declares Needs\(greedy_scores=True\), but no rollout.greedy_scores was read"),
     ],
 )
 def test_a_need_that_is_not_read_is_named(needs, message):

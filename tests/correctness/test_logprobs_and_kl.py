@@ -25,7 +25,9 @@ def make(name, **settings):
 
 def test_trap_09_the_first_step_is_taken_from_where_it_was_sampled(toy):
     world = toy()
-    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(world.rollout(rows=24), 0.1, 1, seed=0)
+    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).learn(
+        world.rollout(rows=24), beta=0.1, update=1, seed=0
+    )
     assert metrics["optimizer/ratio"] == pytest.approx(1, abs=1e-5)
     assert metrics["optimizer/approximate_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["optimizer/clip_fraction"] == 0
@@ -133,7 +135,8 @@ def test_trap_17_a_larger_beta_keeps_the_kl_smaller(tiny_folder, tmp_path):
     final = []
     for beta in (0.0, 0.5):
         folder = tmp_path / str(beta)
-        rl(config_of(tiny_folder, folder, beta=beta), reward=cats, prompts=PROMPTS, progress=False)
+        config = config_of(tiny_folder, folder, beta=beta, log_reference="always")
+        rl(config, reward=cats, prompts=PROMPTS, progress=False)
         final.append(sum(record["rollout/kl"] for record in read_metrics(folder)[-3:]) / 3)
     assert final[1] < 0.7 * final[0]
 
@@ -157,7 +160,7 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
     rollout = world.rollout(rows=12)
     lower = (rollout.sampler_logprobs - 0.05).masked_fill(~rollout.action_mask, 0)
     behind = dataclasses.replace(rollout, sampler_logprobs=lower, proximal_logprobs=lower)
-    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(behind, 0.0, 1, seed=0)
+    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).learn(behind, beta=0.0, update=1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(torch.tensor(0.05).exp().item(), abs=1e-4)
     # After several steps the denominator is still who sampled, not who was there at the last step.
     world = toy()
@@ -166,7 +169,7 @@ def test_trap_19_the_policy_that_sampled_is_not_the_one_that_learns(toy):
         world.policy.model.lm_head.weight.mul_(1.5)
     moved = score_logprobs(world.policy, rollout.inputs, world.spec, 100)
     expected = (moved - rollout.sampler_logprobs).exp()[rollout.action_mask].mean().item()
-    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).update(rollout, 0.0, 1, seed=0)
+    metrics = world.updater(make("ppo", epochs=1, minibatches=1)).learn(rollout, beta=0.0, update=1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(expected, rel=1e-4) and abs(expected - 1) > 1e-3
     reference = score_logprobs(world.reference, rollout.inputs, world.spec, 100)
     assert torch.allclose(rollout.reference_logprobs, reference, atol=1e-5), "and the reference is a third one"

@@ -20,9 +20,11 @@ from lmrl.models import PolicyModel
 from lmrl.models.ranking_losses import pairwise_bradley_terry, plackett_luce
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
+from lmrl.seeds import derive_seed
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl import stage as rl_stage
-from lmrl.stages.rl.rollouts import PromptBatch
+from lmrl.stages.rl import source as rl_source
+from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.training import update as update_module
 from lmrl.training.checkpoint import list_checkpoints
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far .", "the dog", "a cat", "sad", "."]
@@ -142,8 +144,8 @@ def test_trap_33_the_value_head_starts_at_zero_and_scores_are_centred(toy, tiny_
 
 def test_trap_34_ranks_sample_apart_and_shuffle_together(tiny_folder, tmp_path, monkeypatch):
     asked = []
-    derive = rl_stage.derive_seed
-    monkeypatch.setattr(rl_stage, "derive_seed", lambda *parts: asked.append(parts) or derive(*parts))
+    for module in (rl_source, update_module):
+        monkeypatch.setattr(module, "derive_seed", lambda *parts: asked.append(parts) or derive_seed(*parts))
     rl(config_of(tiny_folder, tmp_path / "run"), reward=cats, prompts=PROMPTS, progress=False)
     assert {len(parts) for parts in asked if parts[1] == "sample"} == {3}, "no rank in it: groups are told apart"
     spec, ids, texts = SamplingSpec(), [[3]] * 8, ["a"] * 8
@@ -165,7 +167,7 @@ def test_trap_35_the_reference_never_moves(toy):
     frozen, moving = digest(world.reference), digest(world.policy)
     updater = world.updater(make("ppo"))
     for update in range(1, 4):
-        updater.update(world.rollout(rows=12, seed=update), 0.1, update, seed=update)
+        updater.learn(world.rollout(rows=12, seed=update), beta=0.1, update=update, seed=update)
     assert digest(world.reference) == frozen and digest(world.policy) != moving
     assert not any(p.requires_grad for p in world.reference.parameters())
 
@@ -260,6 +262,6 @@ def test_trap_40_a_loss_or_a_gradient_that_is_not_finite_is_named(toy):
     before = world.parameters()
     broken = dataclasses.replace(rollout, rewards=rollout.rewards * float("inf"))
     with pytest.raises(NonFiniteError, match="update 7, epoch 1, minibatch 1"):
-        world.updater(make("reinforce")).update(broken, 0.0, 7, seed=0)
+        world.updater(make("reinforce")).learn(broken, beta=0.0, update=7, seed=0)
     assert torch.equal(world.parameters(), before)
     assert isinstance(world.policy, PolicyModel)

@@ -185,7 +185,7 @@ def change_of(make_world, aggregation, **train):
     rollout = world.rollout(rows=12, group_size=2)
     before = world.parameters()
     updater = world.updater(Plain(OptimizerSettings(loss_aggregation=aggregation)), **train)
-    metrics = updater.update(rollout, 0.1, 1, seed=0)
+    metrics = updater.learn(rollout, beta=0.1, update=1, seed=0)
     return world.parameters() - before, metrics
 
 
@@ -227,7 +227,7 @@ def check_14(make_world):
             rollout = with_junk(rollout, extra)
         before = world.parameters()
         updater = world.updater(Plain(OptimizerSettings(loss_aggregation="token_mean")))
-        logged.append(updater.update(rollout, 0.1, 1, seed=0))
+        logged.append(updater.learn(rollout, beta=0.1, update=1, seed=0))
         changes.append(world.parameters() - before)
     assert torch.allclose(changes[0], changes[1], atol=1e-6)
     assert all(abs(logged[0][name] - logged[1][name]) < 1e-5 for name in logged[0])

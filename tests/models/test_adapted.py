@@ -91,7 +91,7 @@ def test_packed_is_padded(folder, method):
 
 def test_critic_and_policy_train_their_own_adapter_through_one_forward(folder):
     policy = disturb(policy_of(folder, with_values=True, separate_critic=True))
-    head, trunk = policy.value_parameters()
+    head, trunk = (group.parameters for group in policy.trainable()[1:])
     own = policy.policy_parameters()
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     assert {id(one) for one in trained} == {id(one) for one in (*head, *trunk, *own)}

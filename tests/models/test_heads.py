@@ -12,8 +12,8 @@ from lmrl.algorithms.experience import Responses
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
-from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing import write_tiny_model
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.update_settings import TrainSettings
 
 
@@ -69,7 +69,7 @@ def test_heads_read_the_states_and_actions_of_a_batch(folder, dtype):
 def test_what_requires_gradients_is_trained_at_the_rate_of_the_value_head(folder):
     policy = policy_of(folder)
     settings = TrainSettings(value_learning_rate=0.5)
-    [group] = [group for group in make_torch_optimizer(policy, settings).param_groups if group["lr"] == 0.5]
+    [group] = [group for group in policy_adamw(policy.trainable(), settings).param_groups if group["lr"] == 0.5]
     heads = [policy.value_head, policy.heads.first.level, policy.heads.second.level]
     assert {id(p) for p in group["params"]} == {id(p) for head in heads for p in head.parameters()}
     assert group["role"] == "value"

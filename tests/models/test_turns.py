@@ -81,7 +81,7 @@ def test_microbatches_cover_trajectories_with_the_same_gradient(policy):
     face, gradients = TextPolicy(policy, SamplingSpec(), True), []
     for budget in (1, 13, 1000):
         policy.zero_grad()
-        pieces = face.split(batch, budget)
+        pieces = face.microbatches(batch, budget)
         assert sorted(torch.cat(pieces).tolist()) == [0, 1, 2, 3]
         for piece in pieces:
             now = face.evaluate(batch.select(piece))

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.rollout import Batch, Rollout
@@ -19,6 +18,7 @@ from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.config import LearningData
 from lmrl.stages.rl.offline import load_offline
 from lmrl.testing import write_tiny_model
+from lmrl.training.policy import LocalPolicy
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -92,19 +92,18 @@ def one_update(tiny_folder):
             data,
             language_model.card,
             spec.needs,
-            lambda inputs: score_logprobs(reference, inputs, sampling, 4096),
             torch.device("cpu"),
         )
+        if spec.needs.reference:
+            offline.scorer = lambda inputs: score_logprobs(reference, inputs, sampling, 4096)
         updater = Updater(
             spec.build(spec.settings(**settings)),
             TextPolicy(policy, sampling, False),
-            torch.optim.SGD(policy.parameters(), lr=1.0),
-            Accelerator(cpu=True),
             TrainSettings(max_gradient_norm=0.0, microbatch_tokens=microbatch_tokens),
-            KLSettings(),
+            torch_optimizer=torch.optim.SGD(policy.parameters(), lr=1.0),
         )
         before = torch.nn.utils.parameters_to_vector(policy.parameters()).detach().clone()
-        metrics = updater.learn(offline.batch(range(len(offline))), 0.0, 1, seed=0)
+        metrics = updater.learn(offline.batch(range(len(offline))), update=1, seed=0)
         return torch.nn.utils.parameters_to_vector(policy.parameters()).detach() - before, metrics
 
     return update
@@ -124,7 +123,7 @@ class Rows:
         return Rows(self.rows[rows])
 
 
-class Table:
+class Table(LocalPolicy):
     """A policy whose log-probabilities, and values and entropies if there are any, are parameters: (B, T) each."""
 
     def __init__(self, logprobs, **columns):
@@ -142,9 +141,6 @@ class Table:
             name: column[batch.inputs.rows].masked_fill(~batch.action_mask, 0) for name, column in self.columns.items()
         }
         return SimpleNamespace(**masked)
-
-    def forget(self):
-        pass
 
 
 class ByHand:
@@ -186,12 +182,11 @@ class ByHand:
         updater = Updater(
             optimizer,
             table,
-            torch.optim.SGD(parameters, lr=1.0),
-            Accelerator(cpu=True),
             TrainSettings(max_gradient_norm=0.0, microbatch_tokens=microbatch_tokens, warmup_updates=0),
-            KLSettings(beta=0.0),
+            kl=KLSettings(beta=0.0),
+            torch_optimizer=torch.optim.SGD(parameters, lr=1.0),
         )
-        self.metrics = updater.update(rollout, 0.0, 1, seed=0)
+        self.metrics = updater.learn(rollout, beta=0.0, update=1, seed=0)
         return before - table.columns[column].detach()
 
 

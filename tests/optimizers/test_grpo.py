@@ -200,7 +200,7 @@ def test_it_needs_groups_and_nothing_else(by_hand, train):
     for name in RELATIVE:
         needs = by_hand.needs(name)
         assert needs.minimum_group_size == 2
-        assert not (needs.values or needs.reference or needs.greedy_scores)
+        assert not (needs.values or needs.reference)
         with pytest.raises(SettingsError, match=r"at least 2 responses.*train\.group_size"):
             train(name, group_size=1)
 

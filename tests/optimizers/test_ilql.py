@@ -5,11 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from lmrl.algorithms.experience import Responses, TrajectoryBatch
-from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.sequences import Sequences
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
@@ -21,7 +19,6 @@ from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl.config import LearningData
 from lmrl.stages.rl.offline import load_offline
-from lmrl.stages.rl.setup import make_torch_optimizer
 from lmrl.testing import random_problem, write_tiny_model
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.update import Updater
@@ -117,10 +114,9 @@ def fitted(problem, batch, settings, steps=800):
     policy = PolicyModel(problem.policy(with_values=True).model, with_values=True, optimizer=optimizer)
     train = TrainSettings(learning_rate=3e-3, value_learning_rate=1e-2, updates=steps, schedule="linear")
     face = TextPolicy(policy, problem.spec, True, True)
-    torch_optimizer = make_torch_optimizer(policy, train)
-    updater = Updater(optimizer, face, torch_optimizer, Accelerator(cpu=True), train, KLSettings())
+    updater = Updater(optimizer, face, train)
     for step in range(1, steps + 1):
-        updater.learn(batch, 0.0, step, seed=0)
+        updater.learn(batch, update=step, seed=0)
     with torch.no_grad():
         found = face.evaluate(batch.responses).head("action_values")[0]
     return policy, found
@@ -305,7 +301,7 @@ def run(config, data=ROWS, **kwargs):
 
 def offline(folder, data):
     needs = Needs(experience="trajectories", values=True)
-    return load_offline(LearningData(), data, load(folder).card, needs, None, torch.device("cpu"))
+    return load_offline(LearningData(), data, load(folder).card, needs, torch.device("cpu"))
 
 
 def test_rewards_stand_on_the_token_that_ends_an_answer(tiny_folder):
@@ -335,13 +331,11 @@ def test_microbatches_change_no_gradient(tiny_folder):
         updater = Updater(
             optimizer,
             TextPolicy(policy, SamplingSpec(), True, True),
-            torch.optim.SGD(trained, lr=1.0),
-            Accelerator(cpu=True),
             train,
-            KLSettings(),
+            torch_optimizer=torch.optim.SGD(trained, lr=1.0),
         )
         data = offline(tiny_folder, ROWS)
-        metrics = updater.learn(data.batch(range(len(data))), 0.0, 1, seed=0)
+        metrics = updater.learn(data.batch(range(len(data))), update=1, seed=0)
         return torch.nn.utils.parameters_to_vector(trained).detach() - before, metrics
 
     whole, metrics = update(100_000)

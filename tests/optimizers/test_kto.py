@@ -105,6 +105,6 @@ def test_a_mismatched_answer_is_cut_to_the_context(tiny_folder):
         {"prompt": "a", "completion": " sat" * 40, "label": False},
     ]
     needs = Needs(experience="labelled")
-    data = load_offline(LearningData(), rows, card, needs, None, torch.device("cpu")).batch([0, 1])
+    data = load_offline(LearningData(), rows, card, needs, torch.device("cpu")).batch([0, 1])
     assert data.mismatched.inputs.action_counts.tolist() == [8, 3]
     assert data.mismatched.inputs.row_lengths.max() == 48

@@ -140,7 +140,7 @@ share = 12 // accelerator.num_processes
 first = accelerator.process_index * share
 updater.policy.module = accelerator.prepare(world.policy)
 before = world.parameters()
-metrics = updater.update(rollout.select(torch.arange(first, first + share)), 0.1, 1, seed=0)
+metrics = updater.learn(rollout.select(torch.arange(first, first + share)), beta=0.1, update=1, seed=0)
 change = (world.parameters() - before).tolist()
 if accelerator.is_main_process:
     print("RESULT" + json.dumps({"metrics": metrics, "change": change}))

@@ -37,7 +37,7 @@ def test_one_step_by_hand(by_hand):
 
 def test_it_needs_nothing(by_hand):
     needs = by_hand.needs("reinforce")
-    assert not (needs.values or needs.reference or needs.greedy_scores) and needs.minimum_group_size == 1
+    assert not (needs.values or needs.reference) and needs.minimum_group_size == 1
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])

@@ -9,21 +9,23 @@ import pytest
 import torch
 
 from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
-from lmrl.stages.rl.rollouts import PromptBatch
+from lmrl.stages.rl.prompts import PromptBatch
 from lmrl.testing.toys import WORDS
-from lmrl.training.update import global_advantages
+from lmrl.training.over_ranks import advantages_over_ranks
 from lmrl_remax import ReMax, ReMaxSettings
 
 spec = importlib.util.spec_from_file_location("stages_conftest", Path(__file__).parents[1] / "stages" / "conftest.py")
 stages = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(stages)
 
+GREEDY = ReMax(ReMaxSettings()).further_requests
+
 
 def rollout(rewards, greedy, mask=None):
     rewards = torch.tensor(rewards)
     mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else torch.tensor(mask)
     done = torch.ones(len(rewards), dtype=torch.bool)
-    declared = {} if greedy is None else {"greedy_scores": torch.tensor(greedy)}
+    declared = {} if greedy is None else {"further_scores": torch.tensor(greedy)[:, None]}
     return Rollout(None, mask, 0 * rewards, rewards, rewards.sum(1), done, ~done, torch.arange(len(rewards)), declared)
 
 
@@ -36,8 +38,8 @@ def test_advantages_by_hand():
     assert made.metrics["greedy_score"].tolist() == [0.25, 3.0]
 
 
-def test_without_the_need_there_is_no_greedy_score():
-    with pytest.raises(UndeclaredNeed, match="greedy_scores=True"):
+def test_without_further_requests_there_is_no_greedy_score():
+    with pytest.raises(UndeclaredNeed, match="further_requests"):
         ReMax(ReMaxSettings()).advantages(rollout([[1.0]], None))
 
 
@@ -65,7 +67,7 @@ def test_one_greedy_answer_is_scored_per_group_and_every_row_has_its_own(tiny_fo
     reward = Watched()
     world = stages.Toy(tiny_folder, reward=reward)
     prompts = prompts_of(world, ["the cat", "a", "the cat", "a dog ran"], group_size=3)
-    scores = world.maker.sample(prompts, 0, greedy=True).greedy_scores
+    scores = world.maker.sample(prompts, 0, GREEDY).further_scores[:, 0]
     [_, (asked, answers, columns)] = reward.asked
     assert asked == ["the cat", "a", "the cat", "a dog ran"], "one per group, not one per row"
     assert columns["row"] == [0, 3, 6, 9], "a prompt's columns come along"
@@ -73,7 +75,7 @@ def test_one_greedy_answer_is_scored_per_group_and_every_row_has_its_own(tiny_fo
     expected = [len(answer.split()) + len(prompt) / 100 for prompt, answer in zip(asked, answers, strict=True)]
     assert scores.tolist() == pytest.approx([expected[group] for group in prompts.groups])
     shuffled = prompts.select([7, 0, 10, 4, 1])
-    again = world.maker.sample(shuffled, 0, greedy=True).greedy_scores
+    again = world.maker.sample(shuffled, 0, GREEDY).further_scores[:, 0]
     assert again.tolist() == pytest.approx([expected[g] for g in shuffled.groups])
 
 
@@ -81,7 +83,7 @@ def test_the_greedy_answer_takes_the_likeliest_tokens(tiny_folder):
     reward = Watched()
     world = stages.Toy(tiny_folder, reward=reward)
     prompts = prompts_of(world, ["the cat"], 1)
-    world.maker.sample(prompts, 0, greedy=True)
+    world.maker.sample(prompts, 0, GREEDY)
     ids = list(prompts.ids[0])
     for _ in range(world.spec.max_new_tokens):
         with torch.no_grad():
@@ -97,7 +99,7 @@ def test_sampling_is_not_disturbed(tiny_folder):
     world = stages.Toy(tiny_folder)
     prompts, state = world.prompts(6), torch.get_rng_state()
     alone = world.maker.sample(prompts, 3)
-    beside = world.maker.sample(prompts, 3, greedy=True)
+    beside = world.maker.sample(prompts, 3, GREEDY)
     assert torch.equal(alone.samples.inputs.action_ids, beside.samples.inputs.action_ids)
     assert alone.samples.sampler_logprobs.shape == beside.samples.sampler_logprobs.shape
     assert torch.equal(torch.get_rng_state(), state), "neither is torch's own generator"
@@ -113,7 +115,7 @@ def test_over_ranks_every_rank_has_its_own_rows_baselines():
     meeting = Meeting(2)
 
     def of(rank):
-        return global_advantages(ReMax(ReMaxSettings()), parts[rank], ThreadAccelerator(meeting, rank)).advantages
+        return advantages_over_ranks(ReMax(ReMaxSettings()), parts[rank], ThreadAccelerator(meeting, rank)).advantages
 
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(of, range(2))

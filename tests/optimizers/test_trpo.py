@@ -15,7 +15,7 @@ from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.checkpoint import list_checkpoints
 from lmrl.training.update_settings import TrainSettings
 from lmrl_trpo import TRPO, TRPOSettings
@@ -36,7 +36,7 @@ def world_of(folder, settings, kl=None, **train):
     world.policy = PolicyModel(world.language_model.model, with_values=True, separate_critic=True)
     world.maker.policy = world.policy
     updater = world.updater(TRPO(settings), **train)
-    updater.torch_optimizer = make_torch_optimizer(world.policy, TrainSettings())
+    updater.torch_optimizer = policy_adamw(world.policy.trainable(), TrainSettings())
     updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
     return world, updater
 
@@ -59,7 +59,7 @@ def test_a_step_uses_its_trust_region_and_stays_within(tiny_folder, maximum_kl):
     with torch.no_grad():
         before = updater.policy.evaluate(rollout).log_distributions
     updater.policy.forget()
-    metrics = updater.update(rollout, 0.1, 1, seed=0)
+    metrics = updater.learn(rollout, beta=0.1, update=1, seed=0)
     moved = mean_kl(world, rollout, before)
     assert metrics["optimizer/step_kl"] == pytest.approx(moved, rel=1e-3)
     assert 0.1 * maximum_kl < moved <= maximum_kl
@@ -71,7 +71,7 @@ def test_without_damping_and_whitening_a_small_step_is_the_natural_gradient(tiny
     """Its length in KL is the one asked for, which a plain gradient step's is not."""
     settings = TRPOSettings(maximum_kl=1e-4, damping=1e-6, conjugate_gradient_steps=40, epochs=1)
     world, updater = world_of(tiny_folder, settings)
-    metrics = updater.update(world.rollout(rows=24), 0.1, 1, seed=0)
+    metrics = updater.learn(world.rollout(rows=24), beta=0.1, update=1, seed=0)
     assert metrics["optimizer/step_kl"] / metrics["optimizer/step_fraction"] ** 2 == pytest.approx(1e-4, rel=0.2)
 
 
@@ -79,7 +79,7 @@ def test_a_line_search_that_fails_leaves_the_parameters_bit_for_bit(tiny_folder,
     world, updater = world_of(tiny_folder, TRPOSettings())
     monkeypatch.setattr("lmrl_trpo.flat.FlatMinibatch.loss", lambda self: 1.0)  # nothing is ever gained
     before, critic = model_parameters(world), world.policy.value_head.bias.clone()
-    metrics = updater.update(world.rollout(), 0.1, 1, seed=0)
+    metrics = updater.learn(world.rollout(), beta=0.1, update=1, seed=0)
     assert metrics["optimizer/step_failed"] == 1 and metrics["optimizer/step_fraction"] == 0
     assert torch.equal(model_parameters(world), before)
     assert not torch.equal(world.policy.value_head.bias, critic), "the value function learns all the same"
@@ -89,7 +89,7 @@ def test_nothing_to_gain_is_no_step(tiny_folder):
     world, updater = world_of(tiny_folder, TRPOSettings(), kl=KLSettings(beta=0.0))
     world.maker.reward = lambda prompts, responses, columns: SimpleNamespace(scores=[0.0] * len(prompts), parts={})
     before = model_parameters(world)
-    metrics = updater.update(world.rollout(), 0.0, 1, seed=0)
+    metrics = updater.learn(world.rollout(), beta=0.0, update=1, seed=0)
     assert torch.equal(model_parameters(world), before) and metrics["optimizer/step_failed"] == 1
 
 
@@ -100,7 +100,7 @@ def test_microbatches_change_no_step(tiny_folder, placement):
         kl = KLSettings(beta=0.1, placement=placement, estimator="k3" if placement == "loss" else "k1")
         world, updater = world_of(tiny_folder, TRPOSettings(epochs=1), kl, microbatch_tokens=tokens)
         before = model_parameters(world)
-        updater.update(world.rollout(), 0.1, 1, seed=0)
+        updater.learn(world.rollout(), beta=0.1, update=1, seed=0)
         steps.append(model_parameters(world) - before)
     assert steps[0].abs().max() > 1e-3
     for step in steps[1:]:
@@ -122,7 +122,7 @@ first = accelerator.process_index * share
 module, updater.torch_optimizer = accelerator.prepare(world.policy, updater.torch_optimizer)
 updater.policy = TextPolicy(module, world.spec, True)
 before, head = model_parameters(world), world.policy.value_head.weight.detach().clone()
-metrics = updater.update(rollout.select(torch.arange(first, first + share)), 0.1, 1, seed=0)
+metrics = updater.learn(rollout.select(torch.arange(first, first + share)), beta=0.1, update=1, seed=0)
 change = (model_parameters(world) - before).tolist()
 head = (world.policy.value_head.weight - head).flatten().tolist()
 if accelerator.is_main_process:

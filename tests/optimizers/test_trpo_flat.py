@@ -15,7 +15,7 @@ from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.models import PolicyModel
 from lmrl.models.text_policy import TextPolicy
-from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.memory import GIB
 from lmrl.training.update_settings import TrainSettings
 from lmrl_trpo.flat import FlatMinibatch, conjugate_gradient
@@ -55,7 +55,7 @@ def updater_of(world, look, tokens=10_000, kl=None, **settings):
     world.maker.policy = world.policy
     world.kl = kl or world.kl
     updater = world.updater(Sees(look, **settings), microbatch_tokens=tokens)
-    updater.torch_optimizer = make_torch_optimizer(world.policy, TrainSettings(value_learning_rate=0.1))
+    updater.torch_optimizer = policy_adamw(world.policy.trainable(), TrainSettings(value_learning_rate=0.1))
     updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
     return updater
 
@@ -64,7 +64,7 @@ def see(world, look, tokens=10_000, kl=None, **settings):
     """Return what ``look`` returns of the one minibatch of an update."""
     found = []
     updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens, kl, **settings)
-    updater.update(world.rollout(), 0.1, 1, seed=0)
+    updater.learn(world.rollout(), beta=0.1, update=1, seed=0)
     return found[0]
 
 
@@ -122,7 +122,7 @@ def test_the_hessian_of_the_kl_is_the_fisher_matrix(toy):
 
     updater = updater_of(world, lambda minibatch: found.append(look(minibatch)))
     world_policy, found = updater.policy, []
-    updater.update(world.rollout(rows=4), 0.1, 1, seed=0)
+    updater.learn(world.rollout(rows=4), beta=0.1, update=1, seed=0)
     [(product, expected, mean)] = found
     assert mean == pytest.approx(0, abs=1e-6)
     assert torch.allclose(product, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -162,7 +162,7 @@ def test_graphs_that_fit_are_kept_and_change_no_product(toy, monkeypatch):
         found, world = [], toy()
         updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens=40)
         updater.settings = replace(updater.settings, microbatch_memory=bytes_of_graphs / GIB)
-        updater.update(world.rollout(), 0.1, 1, seed=0)
+        updater.learn(world.rollout(), beta=0.1, update=1, seed=0)
         return found[0]
 
     expected, count, microbatches = limited(0)  # a share of all that is free

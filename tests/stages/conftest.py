@@ -14,8 +14,10 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.reference import FrozenReference
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs
-from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import RolloutMaker
 from lmrl.testing import write_tiny_model
+from lmrl.training.memory import microbatch_budget
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -63,7 +65,15 @@ class Toy:
         torch_optimizer = torch.optim.SGD(self.policy.parameters(), lr=learning_rate)
         settings = TrainSettings(max_gradient_norm=0.0, **train)
         face = TextPolicy(self.policy, self.spec, self.needs.values)
-        return Updater(optimizer, face, torch_optimizer, self.accelerator, settings, self.kl)
+        return Updater(
+            optimizer,
+            face,
+            settings,
+            kl=self.kl,
+            accelerator=self.accelerator,
+            torch_optimizer=torch_optimizer,
+            token_budget=microbatch_budget(settings, self.accelerator.device, self.policy),
+        )
 
     def parameters(self):
         return torch.cat([p.detach().flatten() for p in self.policy.parameters()])

@@ -162,7 +162,7 @@ def test_learning_data_are_mapped_and_rendered_with_their_tools(card, needs):
             {"prompt": "q", "completion": "a", "reward": "r"},
         ),
     }[needs]
-    data = load_offline(LearningData(columns=columns), rows, card, Needs(experience=needs), lambda _: None, "cpu")
+    data = load_offline(LearningData(columns=columns), rows, card, Needs(experience=needs), "cpu")
     asked, _ = data.items[0].rows[0]
     assert len(asked) == 3, "the tools' count and two words"
 

@@ -11,10 +11,10 @@ from lmrl.engines import Capabilities
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.training.proximal import importance_weights, proximal_logprobs
-from lmrl.training.update import Updater
+from lmrl.training.proximal import importance_weights
 
 
 class SkewedEngine(TransformersEngine):
@@ -34,8 +34,7 @@ def both(toy, rows=12):
     exact = made.rollout(rows)
     made.maker.engine, made.maker.exact = SkewedEngine(), False
     made.maker.publish(0)
-    own = TextPolicy(made.policy, made.spec, with_values=False)
-    made.maker.proximal = lambda samples: proximal_logprobs(own, samples, 24)
+    made.maker.own, made.maker.token_budget = TextPolicy(made.policy, made.spec, with_values=False), 24
     return made, exact, made.rollout(rows)
 
 
@@ -57,11 +56,9 @@ def gradient(made, rollout, name, importance=True, **train):
     spec = PluginManager().get("optimizer", name)
     optimizer = spec.build(spec.settings())
     updater = made.updater(optimizer, **train)
-    updater = Updater(
-        optimizer, updater.policy, updater.torch_optimizer, made.accelerator, updater.settings, made.kl, importance
-    )
+    updater.needs = Needs(importance=importance)
     before = made.parameters()
-    metrics = updater.update(rollout, 0.0, update=1, seed=0)
+    metrics = updater.learn(rollout, beta=0.0, update=1, seed=0)
     moved = made.parameters() - before
     offset = 0
     with torch.no_grad():  # back to where it was
@@ -87,7 +84,7 @@ def test_weights_multiply_the_advantages(toy, name):
 
     updater = made.updater(Weighted(spec.settings()))
     before = made.parameters()
-    updater.update(exact, 0.0, update=1, seed=0)
+    updater.learn(exact, beta=0.0, update=1, seed=0)
     expected = made.parameters() - before
     made, _, other = both(toy)
     other = replace(other, group=torch.arange(12) // 4)

@@ -53,7 +53,7 @@ def test_a_memory_limit_changes_no_gradient(toy):
         before = world.parameters()
         updater = world.updater(PPO(PPOSettings(epochs=1, minibatches=1)), microbatch_memory=limit)
         assert updater.token_budget in ((39, 40) if memory else (CPU_TOKENS,))
-        updater.update(world.rollout(group_size=3), 0.1, 1, seed=0)
+        updater.learn(world.rollout(group_size=3), beta=0.1, update=1, seed=0)
         results.append(world.parameters() - before)
     assert results[0].abs().max() > 1e-4
     assert torch.allclose(results[1], results[0], atol=1e-6)

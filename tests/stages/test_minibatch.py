@@ -9,7 +9,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.models import PolicyModel
-from lmrl.stages.rl.setup import make_torch_optimizer
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.update_settings import TrainSettings
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
@@ -38,7 +38,7 @@ def updater_of(world, look, tokens=10_000, **settings):
     world.policy = PolicyModel(world.language_model.model, with_values=True, separate_critic=True)
     world.maker.policy = world.policy
     updater = world.updater(Sees(look, **settings), microbatch_tokens=tokens)
-    updater.torch_optimizer = make_torch_optimizer(world.policy, TrainSettings(value_learning_rate=0.1))
+    updater.torch_optimizer = policy_adamw(world.policy.trainable(), TrainSettings(value_learning_rate=0.1))
     updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
     return updater
 
@@ -47,7 +47,7 @@ def see(world, look, tokens=10_000, **settings):
     """Return what ``look`` returns of the one minibatch of an update."""
     found = []
     updater = updater_of(world, lambda minibatch: found.append(look(minibatch)), tokens, **settings)
-    updater.update(world.rollout(), 0.1, 1, seed=0)
+    updater.learn(world.rollout(), beta=0.1, update=1, seed=0)
     return found[0]
 
 
@@ -119,7 +119,7 @@ def test_adamw_moves_the_value_function_alone(toy):
     )
     rollout = world.rollout()
     for update in (1, 2):  # the head starts at zero, so the trunk's gradient is 0 in the first step
-        metrics = updater.update(rollout, 0.1, update, seed=0)
+        metrics = updater.learn(rollout, beta=0.1, update=update, seed=0)
     groups = updater.torch_optimizer.param_groups
     assert metrics["optimizer/seen"] == 1
     assert all(torch.equal(old, new) for old, new in zip(model, groups[0]["params"], strict=True))
@@ -130,5 +130,5 @@ def test_adamw_moves_the_value_function_alone(toy):
 def test_a_step_knows_its_pass(toy):
     passes = []
     updater = updater_of(toy(), lambda minibatch: passes.append(minibatch.epoch), epochs=2, minibatches=2)
-    updater.update(toy().rollout(), 0.1, 1, seed=0)
+    updater.learn(toy().rollout(), beta=0.1, update=1, seed=0)
     assert passes == [0, 0, 1, 1]

@@ -128,7 +128,7 @@ def test_rankings_give_all_their_pairs_or_the_extreme_one(tiny_folder, tmp_path,
     rows = [{"prompt": "the", "completions": [" cat", " dog", " home"], "ranks": [0, 1, 2]}]
     for pairs, count in (("all", 3), ("best_worst", 1)):
         needs = Needs(experience="preferences")
-        data = load_offline(LearningData(pairs=pairs), rows, card, needs, None, torch.device("cpu"))
+        data = load_offline(LearningData(pairs=pairs), rows, card, needs, torch.device("cpu"))
         assert len(data) == count
     batch = data.batch([0])
     assert batch.chosen.inputs.action_ids[0].tolist() == [*card.codec.encode("cat"), 1], "EOS is an action"
@@ -144,7 +144,8 @@ def test_the_reference_is_scored_once_per_row():
         return -inputs.action_ids.float()
 
     items = [Item((((3,), (4, 1)), ((3,), (5, 6, 1)))), Item((((3,), (4, 1)), ((7,), (8, 1))))]
-    data = OfflineData(items, Needs(experience="preferences", reference=True), scorer, torch.device("cpu"))
+    data = OfflineData(items, Needs(experience="preferences", reference=True), torch.device("cpu"))
+    data.scorer = scorer
     first, again = data.batch([0, 1]), data.batch([1, 0])
     assert sum(calls) <= 4, "kept from the first time on"
     assert first.chosen.reference_logprobs.tolist() == [[-4, -1], [-4, -1]]

@@ -17,13 +17,12 @@ from lmrl.models.layouts import LAYOUTS
 from lmrl.models.text_policy import TextEvaluation, TextPolicy, score_logprobs, score_values
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
-from lmrl.seeds import derive_seed
 from lmrl.stages.evaluate import EvaluateConfig, evaluate
 from lmrl.stages.prefer import PreferConfig, prefer
 from lmrl.stages.pretrain import PretrainConfig, pretrain
 from lmrl.stages.reward import RewardConfig, reward
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.trainer import RLTrainer
 from lmrl.stages.sft import SFTConfig, sft
 from lmrl_ilql import ILQL, ILQLSettings
 
@@ -114,22 +113,18 @@ def test_every_optimizer_takes_an_update(tiny_folder, tmp_path, name):
 def test_the_policy_agrees_with_itself_before_the_first_step(tiny_folder, tmp_path, name):
     data = DATA.get(PluginManager().get("optimizer", name).needs.experience)
     config = config_of(tiny_folder, tmp_path / "run", name)
-    session = open_session(config, reward=likes_cats, prompts=PROMPTS, data=data, plugins=PluginManager(), resume=False)
-    maker, policy = session.maker, session.updater.policy
-    with session.accelerator.autocast():
-        if session.offline is not None:
-            batch = session.offline_batch(1)
-        else:
-            prompts = session.training_batch(1)
-            maker.publish(0)
-            scored = maker.sample(prompts, derive_seed(0, "sample"), maker.needs.greedy_scores)
-            rollout = maker.complete(scored, maker.reference_logprobs(scored.samples), 0.05)
+    trainer = RLTrainer.from_config(config, reward=likes_cats, prompts=PROMPTS, data=data, plugins=PluginManager())
+    maker, policy = trainer.maker, trainer.updater.policy
+    offline = trainer.texts.offline is not None
+    with trainer.accelerator.autocast():
+        batch = rollout = trainer.source.next(0).experience
+        if not offline:
             assert {name: column.dtype for name, column in columns_of(rollout).items()} == dict.fromkeys(
                 columns_of(rollout), torch.float32
             )
             batch = Batch(rollout, torch.zeros_like(rollout.rewards), {})
     for part in evaluated(batch):
-        with torch.no_grad(), session.accelerator.autocast():
+        with torch.no_grad(), trainer.accelerator.autocast():
             before = {name: column.clone() for name, column in reads_of(name, policy.evaluate(part)).items()}
         policy.forget()
         now = reads_of(name, policy.evaluate(part))
@@ -139,15 +134,15 @@ def test_the_policy_agrees_with_itself_before_the_first_step(tiny_folder, tmp_pa
         ratio = (now["logprobs"] - before["logprobs"]).exp()[part.action_mask]
         assert (ratio - 1).abs().max() < 1e-5
         if maker.processor is None:  # what scores without gradients computes the same
-            with session.accelerator.autocast():
+            with trainer.accelerator.autocast():
                 scored_alone = score_logprobs(maker.policy, part.inputs, maker.spec, 10**6)
             alone = scored_alone - now["logprobs"]
             assert alone.dtype == torch.float32 and alone[part.action_mask].abs().max() < 1e-5
-        if session.offline is None:
+        if not offline:
             log_ratio = (now["logprobs"] - part.proximal_logprobs)[part.action_mask]
             assert log_ratio.abs().mean() < 0.02
         policy.forget()
-    session.run.close()
+    trainer.close()
 
 
 @pytest.mark.parametrize(

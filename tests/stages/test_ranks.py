@@ -34,7 +34,7 @@ updater = world.updater(optimizer, microbatch_tokens=40)
 module = accelerator.prepare(world.policy)
 updater.policy = TextPolicy(module, world.spec, True)
 before = world.parameters()
-metrics = updater.update(mine, 0.1, 1, seed=0)
+metrics = updater.learn(mine, beta=0.1, update=1, seed=0)
 if accelerator.is_main_process:
     change = (world.parameters() - before).tolist()
     print("RESULT" + json.dumps({"metrics": metrics, "change": change}))

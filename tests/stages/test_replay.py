@@ -16,7 +16,8 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.reference import FrozenReference
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
-from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import RolloutMaker
 
 PROMPTS = [
     {"prompt": "the cat", "wanted": "home"},

@@ -62,16 +62,17 @@ def sampled(toy, name, reward=odd_only, on_length="terminate"):
     here.needs = dataclasses.replace(Needs(), values=spec.needs.values, reference=True)
     here.maker.needs = here.needs
     prompts = here.prompts(24, group_size=6)
-    scored = here.maker.sample(prompts, 2, spec.needs.greedy_scores)
-    rollout = here.maker.complete(scored, here.maker.reference_logprobs(scored.samples), 0.1)
     settings = dataclasses.replace(spec.settings(), epochs=1, minibatches=1)
-    return here, rollout, spec.build(settings)
+    optimizer = spec.build(settings)
+    scored = here.maker.sample(prompts, 2, optimizer.further_requests if name == "remax" else None)
+    rollout = here.maker.complete(scored, here.maker.reference_logprobs(scored.samples), 0.1)
+    return here, rollout, optimizer
 
 
 def step(here, optimizer, rollout):
     """Return the change of the parameters in one step, which is taken back."""
     before = here.parameters().clone()
-    here.updater(optimizer, learning_rate=0.1).update(rollout, 0.0, 1, 0)
+    here.updater(optimizer, learning_rate=0.1).learn(rollout, beta=0.0, update=1, seed=0)
     change = here.parameters() - before
     torch.nn.utils.vector_to_parameters(before, here.policy.parameters())
     return change
@@ -135,7 +136,7 @@ def test_a_baseline_is_the_mean_of_scored_rows(toy):
 def test_a_greedy_answer_without_a_score_is_no_baseline_of_0(toy):
     _, rollout, remax = sampled(toy, "remax", lambda prompts, responses: [1.0] * len(responses))
     greedy = torch.tensor([2.0, math.nan, 4.0]).repeat_interleave(8)
-    found = remax.advantages(dataclasses.replace(rollout, declared={"greedy_scores": greedy}))
+    found = remax.advantages(dataclasses.replace(rollout, declared={"further_scores": greedy[:, None]}))
     assert found.metrics["greedy_score"][::8].tolist() == [2.0, 3.0, 4.0]
     assert torch.isfinite(found.advantages).all()
 

@@ -11,7 +11,7 @@ from lmrl.config import build
 from lmrl.stages.evaluate import EvaluateConfig, evaluate
 from lmrl.stages.prefer import PreferConfig, prefer
 from lmrl.stages.rl import RLConfig
-from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.trainer import RLTrainer
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import prompt_ids
 
@@ -40,11 +40,10 @@ def test_rl(file, chat_folder, tiny_folder, tmp_path):
     more = {"reward": {"name": "repetition"}, "evaluation": {"prompts": 0}, "train": {"prompts_per_update": 4}}
     for folder, chats in ((chat_folder, spoken), (tiny_folder, False)):
         config = build(RLConfig, table(path, tmp_path / folder.name, model=str(folder), **more))
-        session = open_session(config, reward=None, prompts=None, data=None, plugins=None, resume=False)
-        session.maker.close()
-        session.run.close()
+        trainer = RLTrainer.from_config(config)
+        trainer.close()
         expected = chatted_ids(folder) if chats else load_card(folder).codec.encode("the cat")
-        assert expected in session.training_ids
+        assert expected in trainer.texts.training_ids
 
 
 def test_prefer(file, chat_folder, tmp_path):

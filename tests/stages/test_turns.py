@@ -12,7 +12,7 @@ from lmrl.models.loading import load
 from lmrl.stages.asking import answer_spec, ask, in_chat
 from lmrl.stages.chat import ChatSession
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.trainer import RLTrainer
 from lmrl.text.card import load_card
 from lmrl.text.chat_template import response_row, template_end_id
 from lmrl.text.turns import holds_turns, with_turn_end
@@ -138,19 +138,11 @@ OPTIMIZERS["kto"] = [
 def test_every_optimizer_stops_at_the_end_of_a_turn(tmp_path, optimizer):
     folder, end = model_of(tmp_path / "m", "chatml")
     data = OPTIMIZERS[optimizer] and OPTIMIZERS[optimizer] * 4
-    session = open_session(
-        config_of(folder, tmp_path / "run", optimizer),
-        reward=reward,
-        prompts=[{"prompt": MESSAGES}] * 4,
-        data=data,
-        plugins=None,
-        resume=False,
-    )
-    session.maker.close()
-    session.run.close()
-    assert set(session.maker.spec.eos_ids) == {2, end}
-    session.save(0)
-    assert ends_of(tmp_path / "run" / "checkpoint") == {2, end}
+    config = config_of(folder, tmp_path / "run", optimizer)
+    trainer = RLTrainer.from_config(config, reward=reward, prompts=[{"prompt": MESSAGES}] * 4, data=data)
+    trainer.close()
+    assert set(trainer.maker.spec.eos_ids) == {2, end}
+    assert ends_of(trainer.save(tmp_path / "saved")) == {2, end}
 
 
 def test_texts_keep_their_meaning(tmp_path):

@@ -32,8 +32,8 @@ def change_of(world, rollout, name, accelerator=None, **train):
     """Return what one step changes, and its metrics."""
     world = copy.deepcopy(world)
     before = world.parameters()
-    metrics = world.updater(optimizer_of(name), accelerator or Accelerator(cpu=True), **train).update(
-        rollout, 0.05, 1, seed=0
+    metrics = world.updater(optimizer_of(name), accelerator or Accelerator(cpu=True), **train).learn(
+        rollout, beta=0.05, update=1, seed=0
     )
     return world.parameters() - before, metrics
 
@@ -200,7 +200,11 @@ def train(folder, steps, state=None):
     for step in range(first, steps):
         made = world.rollout(step)
         logged.append(
-            (made.inputs.ids.tolist(), made.sampler_logprobs.tolist(), updater.update(made, 0.05, step + 1, step))
+            (
+                made.inputs.ids.tolist(),
+                made.sampler_logprobs.tolist(),
+                updater.learn(made, beta=0.05, update=step + 1, seed=step),
+            )
         )
     return logged, copy.deepcopy(
         {"policy": world.policy.state_dict(), "torch_optimizer": torch_optimizer.state_dict(), "step": steps}

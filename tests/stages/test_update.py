@@ -34,7 +34,9 @@ def test_microbatches_change_no_gradient(toy, name, aggregation, placement):
     for tokens in (10_000, 40, 1):
         world = toy(kl=KLSettings(beta=0.1, placement=placement), values=name == "ppo")
         before = world.parameters()
-        world.updater(optimizer_of(name, aggregation), microbatch_tokens=tokens).update(world.rollout(), 0.1, 1, seed=0)
+        world.updater(optimizer_of(name, aggregation), microbatch_tokens=tokens).learn(
+            world.rollout(), beta=0.1, update=1, seed=0
+        )
         results.append(world.parameters() - before)
     assert results[0].abs().max() > 1e-4
     for other in results[1:]:
@@ -43,7 +45,7 @@ def test_microbatches_change_no_gradient(toy, name, aggregation, placement):
 
 def test_the_first_step_starts_at_ratio_one(toy):
     world = toy()
-    metrics = world.updater(optimizer_of("ppo")).update(world.rollout(), 0.1, 1, seed=0)
+    metrics = world.updater(optimizer_of("ppo")).learn(world.rollout(), beta=0.1, update=1, seed=0)
     assert metrics["optimizer/ratio"] == pytest.approx(1, abs=1e-4)
     assert metrics["optimizer/approximate_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["optimizer/clip_fraction"] == 0
@@ -62,7 +64,7 @@ def test_an_update_leaves_reference_and_rollout_alone(toy):
     rollout = world.rollout()
     kept = copy.deepcopy(rollout)
     reference = [p.clone() for p in world.reference.parameters()]
-    world.updater(optimizer_of("ppo", epochs=2, minibatches=3)).update(rollout, 0.1, 1, seed=0)
+    world.updater(optimizer_of("ppo", epochs=2, minibatches=3)).learn(rollout, beta=0.1, update=1, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(reference, world.reference.parameters(), strict=True))
     assert torch.equal(rollout.rewards, kept.rewards) and torch.equal(rollout.values, kept.values)
     assert torch.equal(rollout.sampler_logprobs, kept.sampler_logprobs)
@@ -72,10 +74,10 @@ def test_target_kl_leaves_out_the_step_and_the_rest(toy):
     world = toy()
     rollout = world.rollout()
     free = world.updater(optimizer_of("ppo", epochs=4, minibatches=2), learning_rate=0.3)
-    assert free.update(rollout, 0.1, 1, seed=0)["optimizer/steps"] == 8
+    assert free.learn(rollout, beta=0.1, update=1, seed=0)["optimizer/steps"] == 8
     world = toy()
     bound = world.updater(optimizer_of("ppo", epochs=4, minibatches=2, target_kl=1e-3), learning_rate=0.3)
-    assert 1 <= bound.update(rollout, 0.1, 1, seed=0)["optimizer/steps"] < 8
+    assert 1 <= bound.learn(rollout, beta=0.1, update=1, seed=0)["optimizer/steps"] < 8
 
 
 def test_minibatches_cover_every_row_once_and_keep_groups_together(toy):
@@ -94,8 +96,8 @@ def test_metrics_are_means_over_tokens_whatever_the_split(toy):
     for tokens in (10_000, 1):
         world = toy()
         results.append(
-            world.updater(optimizer_of("ppo"), microbatch_tokens=tokens, learning_rate=0.0).update(
-                world.rollout(), 0.1, 1, seed=0
+            world.updater(optimizer_of("ppo"), microbatch_tokens=tokens, learning_rate=0.0).learn(
+                world.rollout(), beta=0.1, update=1, seed=0
             )
         )
     for name, value in results[0].items():
@@ -116,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(toy):
     world = toy()
     before = world.parameters()
     with pytest.raises(NonFiniteError, match="update 7, epoch 1, minibatch 1: the loss is nan"):
-        world.updater(Explodes(OptimizerSettings())).update(world.rollout(), 0.1, 7, seed=0)
+        world.updater(Explodes(OptimizerSettings())).learn(world.rollout(), beta=0.1, update=7, seed=0)
     assert torch.equal(world.parameters(), before)
 
 

@@ -109,7 +109,7 @@ class TwoTurns:
         torch_optimizer = torch_optimizer or torch.optim.SGD(self.policy.parameters(), lr=0.1)
         settings = TrainSettings(max_gradient_norm=0.0, **train)
         face = TextPolicy(module or self.policy, SPEC, self.values)
-        return Updater(optimizer, face, torch_optimizer, accelerator, settings, KL)
+        return Updater(optimizer, face, settings, kl=KL, accelerator=accelerator, torch_optimizer=torch_optimizer)
 
     def parameters(self):
         return torch.cat([p.detach().flatten() for p in self.policy.parameters()])

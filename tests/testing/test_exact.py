@@ -33,8 +33,6 @@ from lmrl.testing import (
 )
 from lmrl.testing.exact_policy import EnumeratedPolicy
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, make_rollout
-from lmrl.training.devices import make_accelerator
-from lmrl.training.settings import RunSettings
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ilql import ILQL
@@ -266,7 +264,6 @@ def test_expected_updates_are_weighted_steps_of_the_real_model(small):
     """The table's chain rule against one step of SGD on the model itself for every response."""
     kl = KLSettings(0.3, placement="loss")
     settings = PPOSettings(epochs=1, minibatches=1, entropy_coefficient=0.1)
-    accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
 
     def policy_with_values():
         policy = small.policy(with_values=True, noise=0.2)
@@ -279,11 +276,11 @@ def test_expected_updates_are_weighted_steps_of_the_real_model(small):
         policy = policy_with_values()
         before = torch.cat([p.detach().flatten() for p in policy_parameters(policy)])
         rows = torch.tensor([place])
-        rollout = make_rollout(small, table, rows, rows * 0, kl, PPO_SPEC.needs)
+        rollout = make_rollout(small, table, rows, rows * 0, kl, PPO_SPEC.needs, PPO(settings))
         optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
         train = TrainSettings(max_gradient_norm=0.0)
         face = TextPolicy(policy, small.spec, with_values=True)
-        Updater(PPO(settings), face, optimizer, accelerator, train, kl).update(rollout, 0.3, 1, 0)
+        Updater(PPO(settings), face, train, kl=kl, torch_optimizer=optimizer).learn(rollout, update=1, seed=0)
         after = torch.cat([p.detach().flatten() for p in policy_parameters(policy)])
         total += probability / 2 * (after - before)
     found = expected_update(PPO_SPEC, small, settings=settings, policy=policy_with_values(), kl=kl)
@@ -371,7 +368,6 @@ def test_groups_that_say_nothing_are_drawn_anew():
     for kind in (Reinforce, NeedsSpread):
         train = replace(TRAIN, group_size=2, resamples=20)
         trainer = ExactTrainer(problem, OptimizerSpec("kind", kind, ReinforceSettings), train=train)
-        trainer.updates = 1
         rollout = trainer.rollout(torch.Generator().manual_seed(0))
         spreads[kind] = (rollout.scores.view(-1, 2).std(1) > 0).double().mean()
     assert spreads[Reinforce] < 0.8 and spreads[NeedsSpread] == 1
@@ -411,7 +407,7 @@ def test_a_mask_policy_restricts_what_is_drawn_and_measured():
         assert torch.isfinite(log_probabilities[rows]).all()
         expected = problem.objective_of(log_probabilities, 0.3)
         assert trainer.measure().objective == pytest.approx(expected)
-        trainer.update()
+        trainer.step()
         assert torch.equal(trainer.support.sets, sets) == (update % 2 == 1), "with every second update"
 
 
@@ -439,7 +435,7 @@ def test_logged_answers_are_measured_with_the_action_values_in_the_logits():
 def test_what_cannot_be_served_is_refused(small):
     strange = OptimizerSpec("strange", Preference, OptimizerSettings, Needs(experience="dreams"))
     with pytest.raises(SettingsError, match="strange learns from 'dreams'; expected rollouts, preferences"):
-        ExactTrainer(small, strange).update()
+        ExactTrainer(small, strange).step()
     with pytest.raises(SettingsError, match="learns from trajectories"):
         expected_update(replace(strange, needs=Needs(experience="trajectories")), small)
     masked = OptimizerSpec("masked", type("Masked", (Reinforce,), {"processor": NLPO.processor}), ReinforceSettings)

@@ -19,7 +19,6 @@ from lmrl.bench.suite_kind import Metric, RunResult, SuiteKind, SuiteRun, substi
 from lmrl.config import build, resolved, to_toml, unread
 from lmrl.errors import SettingsError
 from lmrl.plugins import PluginManager
-from lmrl.plugins.specs import Needs
 from lmrl.stages.rl import RLConfig
 from lmrl_suites.models import imported, model_identity, model_path, prepare_model
 
@@ -148,7 +147,7 @@ class RLKind(SuiteKind):
             },
         )
         config = build(RLConfig, table)
-        config.train.updates = self._updates(suite, config, spec.needs)
+        config.train.updates = self._updates(suite, config, plugins)
         if config.evaluation.prompts < 1:
             raise SettingsError("settings.evaluation.prompts is 0; expected at least one held-out prompt")
         if config.train.group_size < spec.needs.minimum_group_size:
@@ -196,11 +195,15 @@ class RLKind(SuiteKind):
         )
         return rows
 
-    def _updates(self, suite: Suite, config: RLConfig, needs: Needs) -> int:
+    def _updates(self, suite: Suite, config: RLConfig, plugins: PluginManager) -> int:
         """Return how many updates the budget allows, every answer counted at its full length, greedy ones too."""
         if suite.budget.unit == "updates":
             return suite.budget.amount
-        rows = config.train.prompts_per_update * (config.train.group_size + needs.greedy_scores)
+        from lmrl.engines import Request, SamplingSpec
+
+        spec, settings = config.optimizer.resolve(plugins)
+        further = spec.build(settings).further_requests([Request([0], SamplingSpec(), seed=0)])
+        rows = config.train.prompts_per_update * (config.train.group_size + len(further))
         updates = suite.budget.amount // (rows * config.sampling.max_new_tokens)
         if updates < 1:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""lmrl as a side: a session of the RL stage, and one of its updates after another."""
+"""lmrl as a side: a trainer of the RL stage, and one of its updates after another."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from lmrl.algorithms.rollout import Rollout, Scored
+from lmrl.algorithms.rollout import Rollout
 from lmrl.config import build
 from lmrl.plugins import PluginManager
-from lmrl.seeds import derive_seed
 from lmrl.stages.rl import RLConfig
-from lmrl.stages.rl.setup import open_session
+from lmrl.stages.rl.trainer import RLTrainer
 from lmrl.training.memory import microbatch_budget
 from lmrl_suites.throughput.setting import Cell
 from lmrl_suites.throughput.shapes import ShareOfWords
@@ -34,7 +33,7 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 
 
 class Learner:
-    """An lmrl session on a cell's workload."""
+    """An ``RLTrainer`` on a cell's workload."""
 
     def __init__(
         self,
@@ -75,58 +74,45 @@ class Learner:
         config = build(RLConfig, table)
         own = config.train.microbatch_tokens or microbatch_budget(config.train, torch.device(stage.device))
         config.train.microbatch_tokens = min(own, settings.budget)
-        self.session = open_session(
-            config,
-            reward=self.reward,
-            prompts=stage.texts(cell.rows // cell.group_size),
-            data=None,
-            plugins=PluginManager(),
-            resume=False,
+        self.trainer = RLTrainer.from_config(
+            config, reward=self.reward, prompts=stage.texts(cell.rows // cell.group_size), plugins=PluginManager()
         )
-        maker = self.session.maker
+        maker = self.trainer.maker
         maker.spec = replace(maker.spec, eos_ids=stage.spec(cell.lengths).eos_ids)
         self.number = 0
 
     @property
     def microbatch_tokens(self) -> int:
         """Positions per forward and backward pass."""
-        return self.session.updater.token_budget
+        return self.trainer.updater.token_budget
 
-    def rollout(self) -> tuple[Scored, Rollout]:
+    def rollout(self) -> Rollout:
         """Sample and score the next batch, the reference's log-probabilities included."""
-        session, seed = self.session, self.session.config.run.seed
         self.number += 1
-        with session.accelerator.autocast():
-            session.maker.publish(self.number - 1)
-            scored = session.maker.sample(session.training_batch(self.number), derive_seed(seed, "sample", self.number))
-            reference = session.maker.reference_logprobs(scored.samples)
-            rollout = session.maker.complete(scored, reference, session.controller.beta)
-        # What lmrl logs of every batch.
-        session.rollout_means(scored, (scored.samples.sampler_logprobs - reference).sum(1))
-        return scored, rollout
+        rollout = self.trainer.source.next(self.number - 1).experience
+        assert isinstance(rollout, Rollout)
+        return rollout
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Update from a rollout."""
-        session = self.session
-        seed = derive_seed(session.config.run.seed, "minibatches", self.number)
-        return session.updater.update(rollout, session.controller.beta, max(self.number, 1), seed)
+        return self.trainer.updater.learn(rollout, update=max(self.number, 1))
 
     def step(self) -> list[int]:
         """Sample, score and learn once; return every response's length."""
-        scored, rollout = self.rollout()
+        rollout = self.rollout()
         self.learn(rollout)
-        lengths: list[int] = scored.samples.inputs.action_counts.tolist()
+        lengths: list[int] = rollout.inputs.action_counts.tolist()
         return lengths
 
     def train(self) -> None:
         """Take all updates."""
-        for _ in range(self.session.config.train.updates):
+        for _ in range(self.trainer.config.train.updates):
             self.step()
         self.close()
 
     def close(self) -> None:
         """Let go of the run folder."""
-        self.session.run.close()
+        self.trainer.log.close()
 
 
 def _free(stem: Path) -> Path:

@@ -21,7 +21,7 @@ BASELINE = "padded"
 def measure(stage: Stage, cell: Cell) -> Comparison:
     """Compare response tokens learned from per second: GRPO where there are groups, REINFORCE elsewhere."""
     learner = Learner(stage, cell, "grpo" if cell.group_size > 1 else "reinforce")
-    _, rollout = learner.rollout()
+    rollout = learner.rollout()
     lengths: list[int] = rollout.action_mask.sum(1).tolist()
     tokens = sum(lengths)
 
@@ -31,9 +31,9 @@ def measure(stage: Stage, cell: Cell) -> Comparison:
 
     sides: dict[str, SuiteRun] = {"lmrl": with_lmrl}
     if stage.settings.takes(BASELINE):
-        model = copy.deepcopy(learner.session.maker.policy.model)
+        model = copy.deepcopy(learner.trainer.maker.policy.model)
         padded = PaddedLearner(model, stage.settings.microbatch_rows)
-        batch = PaddedBatch.of(rollout, learner.session.updater.optimizer.advantages(rollout).advantages)
+        batch = PaddedBatch.of(rollout, learner.trainer.updater.optimizer.advantages(rollout).advantages)
 
         def with_padded(number: int) -> int:
             with torch.autocast(stage.device, torch.bfloat16, enabled=stage.device == "cuda"):

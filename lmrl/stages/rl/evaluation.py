@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmrl.engines.protocol import FinishReason
-from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import RolloutMaker
 from lmrl.statistics.intervals import Interval, RewardScale, bootstrap_interval, group_means
 
 
@@ -22,12 +23,13 @@ class Evaluation:
     """Result of one evaluation; intervals as in `lmrl eval`, over prompts, each prompt's samples averaged first.
 
     ``reward`` is over scored responses, ``scored`` of them; its mean is NaN without any. ``kl`` is log pi - log pi_ref
-    summed over the response, in nats per sequence. ``texts`` are prompt and response of the first samples, always of
-    the same prompts. ``rewards`` and ``shown_rewards`` are None for unscored responses.
+    summed over the response, in nats per sequence; None where no reference was computed. ``texts`` are prompt and
+    response of the first samples, always of the same prompts. ``rewards`` and ``shown_rewards`` are None for unscored
+    responses.
     """
 
     reward: Interval
-    kl: Interval
+    kl: Interval | None
     length: Interval
     ended_share: float
     texts: list[str]
@@ -40,7 +42,9 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers as they are logged."""
-        named = {"reward": self.reward, "kl": self.kl, "length": self.length}
+        named = {"reward": self.reward, "length": self.length}
+        if self.kl is not None:
+            named["kl"] = self.kl
         numbers = {f"evaluation/{name}": found.mean for name, found in named.items() if not math.isnan(found.mean)}
         for name, interval in named.items():
             if interval.is_finite:  # JSON knows no infinity
@@ -53,8 +57,11 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     """Sample the held-out prompts (all rows of one prompt share its group number) and measure."""
     scored = maker.sample(prompts, seed)
     samples = scored.samples
-    log_ratio = maker.proximal_logprobs(samples) - maker.reference_logprobs(samples)
-    groups = np.asarray(prompts.groups)
+    groups, kl = np.asarray(prompts.groups), None
+    reference = None if maker.kl.log_reference == "never" else maker.reference_logprobs(samples)
+    if reference is not None:
+        log_ratio = (maker.proximal_logprobs(samples) - reference).sum(1)
+        kl = bootstrap_interval(_over_prompts(log_ratio, groups), seed=seed)
     reasons = samples.finish_reasons.cpu()
     ended = (reasons == int(FinishReason.EOS)) | (reasons == int(FinishReason.STOP))
     lengths = samples.inputs.action_counts
@@ -70,7 +77,7 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     shown = [int(np.flatnonzero(groups == group)[0]) for group in np.unique(groups)[:show]]
     return Evaluation(
         reward=reward,
-        kl=bootstrap_interval(_over_prompts(log_ratio.sum(1), groups), seed=seed),
+        kl=kl,
         length=bootstrap_interval(_over_prompts(lengths, groups), seed=seed),
         ended_share=float(ended.float().mean()),
         texts=[f"{scored.prompts[row]}{scored.responses[row]}" for row in shown],

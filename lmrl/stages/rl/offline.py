@@ -7,6 +7,7 @@ computed when it is first drawn and kept, so no epoch repeats them.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.sequences import Sequences
+from lmrl.data import PromptOrder
 from lmrl.data.logged import load_logged
 from lmrl.data.notes import log_notes
 from lmrl.data.prompts import dropped_keys
@@ -25,10 +27,12 @@ from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError
 from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.config import LearningData
+from lmrl.stages.rl.prompts import share_of
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
 from lmrl.training.encoding import LeftOut, encode_all
+from lmrl.training.trainer import Drawn
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +57,13 @@ class OfflineData:
         self,
         items: Sequence[Item],
         needs: Needs,
-        scorer: Scorer | None,
         device: torch.device,
         context_length: int | None = None,
     ) -> None:
         self.items = list(items)
         self.needs = needs
-        self.scorer = scorer if needs.reference else None
+        self.scorer: Scorer | None = None
+        """Computes the reference's log-probabilities, where the optimizer needs them."""
         self.device = device
         self.context_length = context_length
         self._reference: dict[Row, Tensor] = {}
@@ -122,8 +126,37 @@ class OfflineData:
         return table.to(self.device)
 
 
+class DataSource:
+    """The source of a run that learns from data: each update takes the next items of ``order``.
+
+    ``check`` (batch) is called with the first batch.
+    """
+
+    def __init__(
+        self, data: OfflineData, order: PromptOrder, accelerator: Any, check: Callable[[Experience], None]
+    ) -> None:
+        self.data, self.order, self.accelerator, self.check = data, order, accelerator, check
+        self._checked = False
+
+    def next(self, updates: int) -> Drawn:
+        """Return this rank's share of the data of the next update."""
+        start, accelerator = time.perf_counter(), self.accelerator
+        with accelerator.autocast():
+            batch = self.data.batch(
+                share_of(self.order, updates + 1, accelerator.process_index, accelerator.num_processes)
+            )
+        if not self._checked:
+            self.check(batch)
+            self._checked = True
+        tokens = float(batch.row_lengths.sum()) * accelerator.num_processes
+        return Drawn(batch, {"time/score_seconds": time.perf_counter() - start}, tokens, self.order.batch)
+
+    def close(self) -> None:
+        """Do nothing: data keep nothing running."""
+
+
 def load_offline(
-    settings: LearningData, source: Any, card: ModelCard, needs: Needs, scorer: Scorer, device: torch.device
+    settings: LearningData, source: Any, card: ModelCard, needs: Needs, device: torch.device
 ) -> OfflineData:
     """Read and encode what the optimizer learns from; what does not fit the context is left out and counted.
 
@@ -150,7 +183,7 @@ def load_offline(
     if found.skipped:
         left_out = len(records) - len(found.rows)
         logger.warning("%d of %d rows were left out: %s", left_out, len(records), found.reasons())
-    return OfflineData(found.rows, needs, scorer, device, card.context_length)
+    return OfflineData(found.rows, needs, device, card.context_length)
 
 
 Record = tuple[Prompt, tuple[Answer, ...], float]

@@ -14,7 +14,8 @@ import torch
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
+from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import FurtherRequests, RolloutMaker
 
 MorePrompts = Callable[[int, Sequence[int]], PromptBatch]
 """(round, group numbers) -> another prompt for each of these groups, as often as the group size says."""
@@ -29,6 +30,7 @@ def resample(
     seeds: Callable[[int], int],
     rounds: int,
     accelerator: Any,
+    further: FurtherRequests | None = None,
 ) -> tuple[Scored, PromptBatch, int]:
     """Replace uninformative groups by informative ones of new prompts.
 
@@ -46,7 +48,7 @@ def resample(
         free = (~_informative_groups(optimizer, scored)).nonzero().squeeze(1).tolist()
         if free:
             fresh_prompts = more(number, free)
-            fresh = maker.sample(fresh_prompts, seeds(number), scored.greedy_scores is not None)
+            fresh = maker.sample(fresh_prompts, seeds(number), further)
             scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
     return scored, prompts, int(lacking().sum())
 
@@ -69,7 +71,7 @@ def _exchange(
     optimizer: PolicyOptimizer, old: Scored, old_prompts: PromptBatch, new: Scored, new_prompts: PromptBatch
 ) -> tuple[Scored, PromptBatch]:
     """Put informative new groups in the place of the old ones of the same number."""
-    old_rows, new_rows = _rows_of_groups(old_prompts), _rows_of_groups(new_prompts)
+    old_rows, new_rows = old_prompts.rows_of_groups(), new_prompts.rows_of_groups()
     found = _informative_groups(optimizer, new).tolist()
     taken = {group for group, informative in zip(sorted(new_rows), found, strict=True) if informative}
     count = len(old_prompts.groups)
@@ -91,10 +93,3 @@ def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
         replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})
         for record in records
     ]
-
-
-def _rows_of_groups(prompts: PromptBatch) -> dict[int, list[int]]:
-    rows: dict[int, list[int]] = {}
-    for row, group in enumerate(prompts.groups):
-        rows.setdefault(group, []).append(row)
-    return rows

@@ -1,8 +1,8 @@
-"""From prompts to a Rollout: sample, decode once, score, then reference, values and shaped rewards."""
+"""From prompts to a ``Rollout``: sample, decode once, score, then reference, values and shaped rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,51 +14,21 @@ from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
+from lmrl.engines.batch import generate_all, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
 from lmrl.models.policy import PolicyModel, PolicyWeights
 from lmrl.models.reference import Reference, score_reference
-from lmrl.models.text_policy import reference_spec, score_values
+from lmrl.models.text_policy import TextPolicy, reference_spec, score_values
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.stages.rl.early_scores import EarlyScores
+from lmrl.stages.rl.prompts import PromptBatch
 from lmrl.text.card import ModelCard, response_texts
+from lmrl.training.proximal import proximal_logprobs
 
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts of one batch, one entry per row; samples of one prompt share their number in ``groups``.
-
-    ``first_group`` is the number of groups on the ranks before this one: what is drawn depends on a group's number in
-    the whole batch, not on the rank that draws it.
-    """
-
-    ids: list[list[int]]
-    texts: list[str]
-    columns: Mapping[str, Sequence[Any]]
-    groups: list[int]
-    first_group: int = 0
-
-    def select(self, rows: Sequence[int]) -> PromptBatch:
-        """Return the rows with these indices."""
-        columns = {name: [column[row] for row in rows] for name, column in self.columns.items()}
-        return PromptBatch(
-            [self.ids[row] for row in rows],
-            [self.texts[row] for row in rows],
-            columns,
-            [self.groups[row] for row in rows],
-            self.first_group,
-        )
-
-    def one_of_each(self) -> PromptBatch:
-        """Return the first row of every group, by its number."""
-        first = {group: row for row, group in reversed(list(enumerate(self.groups)))}
-        return self.select([first[group] for group in sorted(first)])
-
-    def requests(self, spec: SamplingSpec, seed: int) -> list[Request]:
-        """Return a request for every row; its seed derives from ``seed``, the group and the sample's place in it."""
-        return requests_of(self.ids, spec, seed, self.groups, self.first_group)
+FurtherRequests = Callable[[Sequence[Request]], Sequence[Request]]
+"""Requests of one group -> requests to the same prompt whose responses are scored beside them and not learned from."""
 
 
 @dataclass
@@ -67,7 +37,8 @@ class RolloutMaker:
 
     engine: Engine
     policy: PolicyModel
-    reference: Reference
+    reference: Reference | None
+    """None where nothing needs it."""
     reward: Any
     card: ModelCard
     spec: SamplingSpec
@@ -78,10 +49,10 @@ class RolloutMaker:
     """Restricts the tokens that the policy may sample."""
     concurrent: ConcurrentReward | None = None
     """Calls the reward while the engine samples; None calls it once per batch, afterwards."""
-    proximal: Callable[[Samples], Tensor] | None = None
-    """Returns the policy's own log-probabilities of samples; None where those of the engine are always the same."""
+    own: TextPolicy | None = None
+    """Evaluates the policy in the layout and precision of the update; None where the engine is always exact."""
     exact: bool = True
-    """True if the engine's are the same, for tokens that the current weights sampled."""
+    """True if the engine's log-probabilities are the policy's own, for tokens that the current weights sampled."""
     on_any_rank: Callable[[bool], bool] = bool
     """Returns whether a flag is true on any rank."""
     version: int = 0
@@ -92,36 +63,34 @@ class RolloutMaker:
         self.engine.publish(PolicyWeights(self.policy, self.card, self.processor), version)
         self.version = version
 
-    def sample(self, prompts: PromptBatch, seed: int, greedy: bool = False) -> Scored:
+    def sample(self, prompts: PromptBatch, seed: int, further: FurtherRequests | None = None) -> Scored:
         """Sample a response to every row with the published weights, and score those that are not truncated.
 
-        ``greedy`` adds the score of the greedy response to each row's prompt; one is decoded per group, among the
-        others.
+        ``further`` makes further requests of each group's; their scores are in ``Scored.further_scores``.
         """
-        rows = len(prompts.ids)
-        asked, requests = prompts, prompts.requests(self.spec, seed)
-        once = prompts.one_of_each() if greedy else None
-        if once is not None:
-            asked = join_records([prompts, once])
-            further = once.requests(replace(self.spec, temperature=0.0), seed)
-            requests += [replace(request, id=rows + request.id) for request in further]
+        requests = prompts.requests(self.spec, seed)
+        rows, beside = len(requests), _Beside.none()
+        if further is not None:
+            beside = _Beside.of(prompts, requests, further)
+        asked = join_records([prompts, beside.prompts]) if beside.prompts is not None else prompts
         early = None
         if self.concurrent is not None:
             early = EarlyScores(self.concurrent, self.card.codec, asked.texts, asked.columns)
         try:
-            responses = generate_all(self.engine, requests, early.add if early is not None else None)
+            responses = generate_all(
+                self.engine, [*requests, *beside.requests], early.add if early is not None else None
+            )
             require_sampled_ids([response.ids for response in responses], self.card)
             scored = self._score(responses[:rows], prompts, early)
-            if once is None:
+            if beside.prompts is None:
                 return scored
-            best = self._score(responses[rows:], once, early, rows)
+            return replace(
+                scored, further_scores=beside.columns(self._score(responses[rows:], beside.prompts, early, rows))
+            )
         except BaseException:
             if early is not None:
                 early.cancel()
             raise
-        places = {group: place for place, group in enumerate(once.groups)}
-        scores = best.scores.masked_fill(~best.scored, torch.nan)
-        return replace(scored, greedy_scores=scores[[places[group] for group in prompts.groups]])
 
     def close(self) -> None:
         """End what engine and reward keep running; they start it anew when they are called again."""
@@ -165,38 +134,36 @@ class RolloutMaker:
             torch.tensor(scored, device=device),
         )
 
-    def reference_logprobs(self, samples: Samples) -> Tensor:
-        """Return the frozen reference's log-probabilities of the sampled tokens, (B, T)."""
+    @property
+    def scores_reference(self) -> bool:
+        """True if every update computes the reference's log-probabilities of its rollout."""
+        return self.needs.reference or self.kl.beta > 0 or self.kl.log_reference == "always"
+
+    def reference_logprobs(self, samples: Samples) -> Tensor | None:
+        """Return the frozen reference's log-probabilities of the sampled tokens, (B, T); None without a reference."""
+        if self.reference is None:
+            return None
         return score_reference(self.reference, samples.inputs, reference_spec(self.spec), self.token_budget)
-
-    def reference_as_sampler(self, samples: Samples, reference_logprobs: Tensor) -> Tensor:
-        """Return the reference's log-probabilities over the tokens that the sampler may draw, (B, T).
-
-        They are ``reference_logprobs`` themselves unless the sampler forbids tokens.
-        """
-        if not self.spec.forbidden_ids:
-            return reference_logprobs
-        return score_reference(self.reference, samples.inputs, self.spec, self.token_budget)
 
     def proximal_logprobs(self, samples: Samples) -> Tensor:
         """Return the policy's own log-probabilities of the sampled tokens, (B, T); the engine's if it is exact."""
         lagged = bool((samples.policy_version != self.version)[samples.action_mask].any())
-        if self.proximal is None or (self.exact and not self.on_any_rank(lagged)):
+        if self.own is None or (self.exact and not self.on_any_rank(lagged)):
             return samples.sampler_logprobs
-        return self.proximal(samples)
+        return proximal_logprobs(self.own, samples, self.token_budget)
 
-    def complete(self, scored: Scored, reference_logprobs: Tensor, beta: float) -> Rollout:
+    def complete(self, scored: Scored, reference_logprobs: Tensor | None, beta: float) -> Rollout:
         """Add values and per-token rewards; ``beta`` is the KL coefficient."""
         samples = scored.samples
         proximal = self.proximal_logprobs(samples)
         declared: dict[str, Tensor] = {}
-        if self.needs.reference or (self.kl.placement == "loss" and beta > 0):
+        if reference_logprobs is not None and (self.needs.reference or (self.kl.placement == "loss" and beta > 0)):
             declared["reference_logprobs"] = reference_logprobs
         if self.needs.values:
             values, bootstrap = score_values(self.policy, samples.inputs, self.token_budget)
             declared |= {"values": values, "bootstrap_values": bootstrap}
-        if scored.greedy_scores is not None:
-            declared["greedy_scores"] = scored.greedy_scores
+        if scored.further_scores is not None:
+            declared["further_scores"] = scored.further_scores
         rewards = shape_rewards(scored.scores, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
         return Rollout(
             inputs=samples.inputs,
@@ -212,3 +179,41 @@ class RolloutMaker:
             proximal_logprobs=proximal,
             policy_version=samples.policy_version,
         )
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Further requests beside those of a batch, as many to each group."""
+
+    prompts: PromptBatch | None
+    requests: list[Request]
+    groups: list[int]
+
+    @classmethod
+    def none(cls) -> _Beside:
+        return cls(None, [], [])
+
+    @classmethod
+    def of(cls, prompts: PromptBatch, requests: Sequence[Request], further: FurtherRequests) -> _Beside:
+        """Ask ``further`` about every group. Raises ``ValueError`` for another number of requests, or other prompts."""
+        first: list[int] = []
+        made: list[Request] = []
+        for rows in prompts.rows_of_groups().values():
+            found = list(further([requests[row] for row in rows]))
+            if made and len(found) != len(made) // len(set(first)):
+                raise ValueError(
+                    f"further_requests returned {len(found)} requests for a group; expected as many for every group"
+                )
+            if any(list(request.ids) != list(requests[rows[0]].ids) for request in found):
+                raise ValueError("further_requests returned a request with other ids; expected those of the group")
+            first += [rows[0]] * len(found)
+            made += found
+        numbered = [replace(request, id=len(requests) + place) for place, request in enumerate(made)]
+        return cls(prompts.select(first) if made else None, numbered, prompts.groups)
+
+    def columns(self, scored: Scored) -> Tensor:
+        """Return the scores of each row's group, (B, K): NaN where a response has none."""
+        assert self.prompts is not None
+        scores = scored.scores.masked_fill(~scored.scored, torch.nan)
+        places = self.prompts.rows_of_groups()
+        return torch.stack([scores[places[group]] for group in self.groups])

@@ -1,11 +1,13 @@
-"""Putting an RL run together: models, data, reward, optimizer and run folder, all checked before any sampling."""
+"""Putting an RL run together: models, data, reward and optimizer, all checked before any sampling.
+
+``check`` reads the settings, ``read_texts`` the prompts and data, ``build`` makes the source and the updater.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,16 +20,15 @@ from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data, log_notes
 from lmrl.data.splitting import digest_of
 from lmrl.engines.opening import open_engine
+from lmrl.engines.protocol import Engine, SamplingSpec
 from lmrl.engines.texts import sampling_spec
-from lmrl.errors import ResumeError, SettingsError
-from lmrl.models import PolicyModel, load
+from lmrl.errors import SettingsError
+from lmrl.models import LanguageModel, PolicyModel, load
 from lmrl.models.loading import require_trainable
-from lmrl.models.processors import load_processor
-from lmrl.models.reference import AdapterOff, FrozenReference, Reference, score_reference
-from lmrl.models.saving import saved_dtype
+from lmrl.models.reference import FrozenReference, make_reference, score_reference
 from lmrl.models.text_policy import TextPolicy, reference_spec
 from lmrl.plugins import PluginManager
-from lmrl.plugins.specs import Needs
+from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
@@ -43,176 +44,169 @@ from lmrl.stages.rl.checks import (
     usable_prompts,
 )
 from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.offline import load_offline
-from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
-from lmrl.stages.rl.session import Session, prompt_batch
-from lmrl.stages.rl.starting import check_adapter, make_policy, refuse_second_adapter
+from lmrl.stages.rl.first_update import check_data
+from lmrl.stages.rl.offline import DataSource, OfflineData, load_offline
+from lmrl.stages.rl.prompts import PromptBatch, PromptStream
+from lmrl.stages.rl.rollouts import RolloutMaker
+from lmrl.stages.rl.source import PromptSource
+from lmrl.stages.rl.starting import check_adapter, make_policy
 from lmrl.text.card import load_card
 from lmrl.text.turns import end_turns
 from lmrl.text.vocabulary import require_same_vocabulary
-from lmrl.training.adamw import ParameterGroup, make_adamw
-from lmrl.training.checkpoint import list_checkpoints, load_state
-from lmrl.training.devices import any_rank, free_folder, make_accelerator
+from lmrl.training.adamw import policy_adamw
+from lmrl.training.devices import any_rank, make_accelerator
 from lmrl.training.memory import microbatch_budget
-from lmrl.training.opening import open_run
-from lmrl.training.plugin_files import plugins_of
-from lmrl.training.proximal import proximal_logprobs
-from lmrl.training.run import (
-    CONFIG_FILE,
-)
-from lmrl.training.schedule import extension_note, finished_note
 from lmrl.training.settings import note_unread
 from lmrl.training.update import Updater
-from lmrl.training.update_settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
 
-def open_session(
+@dataclass
+class Checked:
+    """Settings of a run, and what they name, before any model is loaded."""
+
+    config: RLConfig
+    plugins: PluginManager
+    spec: OptimizerSpec
+    settings: Any
+    """The optimizer's settings."""
+    reward: RewardFunction
+    accelerator: Any
+
+    @property
+    def needs(self) -> Needs:
+        """What the optimizer needs."""
+        return self.spec.needs
+
+    @property
+    def samples(self) -> bool:
+        """True if the optimizer learns from samples."""
+        return self.needs.experience == "rollouts"
+
+    @property
+    def wants_reference(self) -> bool:
+        """True if a penalty, the optimizer or the log needs the reference."""
+        kl, evaluates = self.config.kl, self.config.evaluation.prompts > 0
+        penalty = self.samples and kl.beta > 0
+        logged = (self.samples and kl.log_reference == "always") or (kl.log_reference != "never" and evaluates)
+        return self.needs.reference or penalty or logged
+
+
+@dataclass
+class Texts:
+    """The starting model, its reference, and the prompts and data of a run, encoded for it."""
+
+    start: LanguageModel
+    other_reference: Any
+    """The model of ``config.reference``, if it is named and needed."""
+    spec: SamplingSpec
+    training: PromptSet
+    training_ids: list[list[int]]
+    held_out: PromptSet
+    held_out_ids: list[list[int]]
+    offline: OfflineData | None
+    fingerprint: str
+    in_turns: bool
+
+
+@dataclass
+class Built:
+    """Source and updater of a run, with what evaluations and checkpoints need beside them."""
+
+    source: PromptSource | DataSource
+    updater: Updater
+    maker: RolloutMaker
+    policy: PolicyModel
+    evaluation_batch: PromptBatch | None
+
+
+def check(
     config: RLConfig,
-    *,
     reward: Any,
     prompts: Sequence[Any] | None,
     data: Any,
-    plugins: PluginManager | None,
-    resume: bool,
-) -> Session:
-    """Build a session; every setting is checked here, so that a refused run has sampled nothing."""
-    plugins = plugins or plugins_of(config.run.folder, resume)
-    optimizer_spec, optimizer_settings = config.optimizer.resolve(plugins)
-    check_settings(config, optimizer_spec, optimizer_settings, data is not None)
-    refuse_second_adapter(config)
+    plugins: PluginManager,
+    accelerator: Any = None,
+) -> Checked:
+    """Read every setting; raises ``SettingsError`` for what cannot be trained."""
+    spec, settings = config.optimizer.resolve(plugins)
+    check_settings(config, spec, settings, data is not None)
+    check_adapter(config, spec.build(settings))
     note_unread(config, plugins)
-    refuse_defaults(config, optimizer_spec, prompts is not None, reward is not None)
+    refuse_defaults(config, spec, prompts is not None, reward is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
-    given = reward is not None
-    reward_function = resolve_reward(reward, None, plugins) if given else configured_reward(config, plugins)
-    accelerator = make_accelerator(config.run)
-    check_ranks(config, optimizer_spec.needs, accelerator.num_processes)
-    trust, device = config.trust_remote_code, accelerator.device
-    start = load(config.model or embedded_model(), device=device, dtype=torch.float32, trust_remote_code=trust)
-    require_trainable(start.model, start.card.path)
-    other = None
-    if config.reference:
-        require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)
-        other = load(config.reference, device=device, trust_remote_code=trust).model
-    given_rows = _dataset_rows(config, plugins) if prompts is None else prompts
+    function = configured_reward(config, plugins) if reward is None else resolve_reward(reward, None, plugins)
+    accelerator = accelerator or make_accelerator(config.run)
+    check_ranks(config, spec.needs, accelerator.num_processes)
+    return Checked(config, plugins, spec, settings, function, accelerator)
+
+
+def read_texts(checked: Checked, prompts: Sequence[Any] | None, data: Any, start: LanguageModel | None = None) -> Texts:
+    """Load the starting model and the reference, and read and encode prompts and data for them."""
+    config, plugins = checked.config, checked.plugins
+    start, other = _models(checked, start)
+    given = _dataset_rows(config, plugins) if prompts is None else prompts
     reading = PromptSettings() if prompts is None else prompt_settings(config.prompts)
-    rows = load_prompts(given_rows, reading, codec=start.card.codec)
+    rows = load_prompts(given, reading, codec=start.card.codec)
     log_notes(logger, [note for note in rows.notes if prompts is not None or is_loss_of_data(note)])
-    rows = rows.select(scorable_rows([reward_function], rows.columns, rows.origins, config.scoring.on_unreadable))
+    rows = rows.select(scorable_rows([checked.reward], rows.columns, rows.origins, config.scoring.on_unreadable))
     note_plain_prompts(start, rows)
-    needs: Needs = optimizer_spec.needs
-    frozen = None
-    if other is not None or config.adapter.method == "none":
-        frozen = FrozenReference(start.model if other is None else other)
     offline = None
-    if needs.experience != "rollouts":
-        budget = microbatch_budget(config.train, accelerator.device)
-        as_sampled = reference_spec(sampling_spec(config.sampling, start.card))
-        offline = load_offline(
-            config.data,
-            data,
-            start.card,
-            needs,
-            lambda inputs: score_reference(reference, inputs, as_sampled, budget),
-            accelerator.device,
-        )
+    if not checked.samples:
+        offline = load_offline(config.data, data, start.card, checked.needs, checked.accelerator.device)
     turns = in_turns(start, rows) or (offline is not None and offline.in_turns(start.card))
     start = end_turns(start) if turns else start
     spec = sampling_spec(config.sampling, start.card)
     training, held_out = _split(usable_prompts(start, rows, spec), config)
-    training_ids = encode_prompts(start, training)
-    held_out_ids = encode_prompts(start, held_out)
-    engine_spec, engine_settings = config.engine.resolve(plugins)
-    if not engine_spec.draws_from_policy:
-        raise SettingsError(
-            f"engine {engine_spec.name!r} does not draw from the policy, so its log-probabilities are not those of "
-            "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
-        )
-    engine = open_engine(engine_spec, engine_settings)
-    optimizer: PolicyOptimizer = optimizer_spec.build(optimizer_settings)
-    check_adapter(config, optimizer)
-    if optimizer.defines("processor") and not engine.capabilities.logits_processors:
-        raise SettingsError(
-            f"optimizer {optimizer_spec.name!r} restricts the tokens that are drawn, and engine {engine_spec.name!r} "
-            "has no logits processors; use engine.name=transformers"
-        )
+    training_ids, held_out_ids = encode_prompts(start, training), encode_prompts(start, held_out)
     fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
-    checkpoint, state = _newest_checkpoint(config, fingerprint) if resume else (None, None)
-    policy = make_policy(config, optimizer, needs, start, checkpoint, turns)
-    reference: Reference = frozen if frozen is not None else AdapterOff(policy)
-    torch_optimizer = make_torch_optimizer(policy, config.train)
-    module, prepared = accelerator.prepare(policy, torch_optimizer)
-    controller = KLController(config.kl)
-    processor = optimizer.processor(policy.model, spec, accelerator.autocast)
-    if processor is not None and checkpoint:
-        load_processor(processor, Path(checkpoint))
+    return Texts(start, other, spec, training, training_ids, held_out, held_out_ids, offline, fingerprint, turns)
 
+
+def build(checked: Checked, texts: Texts, torch_optimizer: torch.optim.Optimizer | None = None) -> Built:
+    """Make the policy, its updater and its source; ``torch_optimizer`` takes the place of AdamW."""
+    config, needs, accelerator = checked.config, checked.needs, checked.accelerator
+    optimizer = checked.spec.build(checked.settings)
+    engine = _engine(checked, optimizer)
+    policy = make_policy(config, optimizer, needs, texts.start, texts.in_turns)
+    reference = make_reference(policy, texts.other_reference) if checked.wants_reference else None
+    adamw = torch_optimizer or policy_adamw(policy.trainable(), config.train)
+    module, prepared = accelerator.prepare(policy, adamw)
+    processor = optimizer.processor(policy.model, texts.spec, accelerator.autocast)
+    support = processor.support if processor is not None else None
+    updater = Updater(
+        optimizer,
+        TextPolicy(module, texts.spec, bool(needs.values), optimizer.defines("heads"), support),
+        config.train,
+        kl=config.kl,
+        needs=needs,
+        accelerator=accelerator,
+        torch_optimizer=prepared,
+        token_budget=microbatch_budget(config.train, accelerator.device, policy),
+        seed=config.run.seed,
+    )
     maker = RolloutMaker(
         engine,
         policy,
         reference,
-        reward_function,
-        start.card,
-        spec,
+        checked.reward,
+        texts.start.card,
+        texts.spec,
         config.kl,
         needs,
         microbatch_budget(config.train, accelerator.device),
         processor,
-        _concurrent_reward(config, reward_function),
+        _concurrent_reward(config, checked.reward),
+        TextPolicy(policy, texts.spec, with_values=False, support=support),
+        engine.capabilities.exact and accelerator.mixed_precision == "no",
+        lambda flag: any_rank(accelerator, flag),
     )
-    support = processor.support if processor is not None else None
-    own = TextPolicy(policy, spec, with_values=False, support=support)
-    maker.proximal = lambda samples: proximal_logprobs(own, samples, maker.token_budget)
-    maker.on_any_rank = lambda flag: any_rank(accelerator, flag)
-    maker.exact = engine.capabilities.exact and accelerator.mixed_precision == "no"
-    policy_face = TextPolicy(module, spec, bool(needs.values), optimizer.defines("heads"), support)
-    updater = Updater(
-        optimizer, policy_face, prepared, accelerator, config.train, config.kl, optimizer_spec.needs.importance
-    )
-    if state is not None:  # after the updater, which reads the peak learning rates: a checkpoint holds scheduled ones
-        prepared.load_state_dict(state["torch_optimizer"])
-        optimizer.load_state_dict(state["optimizer"])
-        controller.load_state_dict(state["controller"])
-        _note_length(config.train, int(state["update"]), int(state.get("updates", config.train.updates)))
-    if not config.run.folder:
-        config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
-    last = (int(state["update"]) if state else -1) if resume else None
-    run = open_run(config, plugins, accelerator.is_main_process, "rl", "update", last)
-    return Session(
-        config=config,
-        run=run,
-        plugins=plugins,
-        accelerator=accelerator,
-        maker=maker,
-        updater=updater,
-        controller=controller,
-        training=training,
-        training_ids=training_ids,
-        evaluation_batch=_evaluation_batch(held_out, held_out_ids, config),
-        order=PromptOrder(
-            len(training if offline is None else offline),
-            config.train.prompts_per_update,
-            derive_seed(config.run.seed, "prompts"),
-        ),
-        fingerprint=fingerprint,
-        start_update=int(state["update"]) if state else 0,
-        dtype=saved_dtype(config.checkpoint.dtype, start.stored_dtype),
-        offline=offline,
-    )
-
-
-def make_torch_optimizer(policy: PolicyModel, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return AdamW over the policy, with a learning rate of its own for the value head."""
-    trained = policy.policy_parameters()
-    head, trunk = policy.value_parameters()
-    groups = [
-        ParameterGroup(trained, settings.learning_rate),
-        ParameterGroup(head, settings.value_learning_rate, "value"),
-        ParameterGroup(trunk, settings.learning_rate, "value"),
-    ]
-    return make_adamw(groups, settings)
+    if texts.offline is not None and reference is not None and needs.reference:
+        frozen, as_sampled = reference, reference_spec(texts.spec)
+        texts.offline.scorer = lambda inputs: score_reference(frozen, inputs, as_sampled, maker.token_budget)
+    source = _source(checked, texts, maker, updater)
+    return Built(source, updater, maker, policy, _evaluation_batch(texts, config))
 
 
 def embedded_model() -> str:
@@ -220,6 +214,74 @@ def embedded_model() -> str:
     from lmrl.stories import MODEL_PATH
 
     return str(MODEL_PATH)
+
+
+def configured_reward(config: RLConfig, plugins: PluginManager) -> RewardFunction:
+    """Return the reward that a recipe names, or the weighted sum of several."""
+    tables = config.reward.tables
+    if config.reward_weights:
+        return resolve_reward(config.reward_weights, tables, plugins)
+    return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
+
+
+def _models(checked: Checked, start: LanguageModel | None) -> tuple[LanguageModel, Any]:
+    """Return the starting model, and the reference if the settings name another model."""
+    config, device = checked.config, checked.accelerator.device
+    trust = config.trust_remote_code
+    if start is None:
+        start = load(config.model or embedded_model(), device=device, dtype=torch.float32, trust_remote_code=trust)
+    require_trainable(start.model, start.card.path)
+    if not (config.reference and checked.wants_reference):
+        return start, None
+    require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)
+    return start, load(config.reference, device=device, trust_remote_code=trust).model
+
+
+def _engine(checked: Checked, optimizer: PolicyOptimizer) -> Engine:
+    """Return the engine. Raises ``SettingsError`` for one that this optimizer cannot learn from."""
+    spec, settings = checked.config.engine.resolve(checked.plugins)
+    if not spec.draws_from_policy:
+        raise SettingsError(
+            f"engine {spec.name!r} does not draw from the policy, so its log-probabilities are not those of "
+            "what it gives, and nothing can be learned from them; use it in lmrl eval or lmrl prefer"
+        )
+    engine: Engine = open_engine(spec, settings)
+    if optimizer.defines("processor") and not engine.capabilities.logits_processors:
+        raise SettingsError(
+            f"optimizer {checked.spec.name!r} restricts the tokens that are drawn, and engine {spec.name!r} "
+            "has no logits processors; use engine.name=transformers"
+        )
+    return engine
+
+
+def _source(checked: Checked, texts: Texts, maker: RolloutMaker, updater: Updater) -> PromptSource | DataSource:
+    config, accelerator = checked.config, checked.accelerator
+    controller: KLController = updater.controller
+    count = len(texts.training) if texts.offline is None else len(texts.offline)
+    order = PromptOrder(count, config.train.prompts_per_update, derive_seed(config.run.seed, "prompts"))
+    if texts.offline is not None:
+        model = maker.policy.model
+        starts_as_reference = not config.reference
+
+        def check_first(batch: Any) -> None:
+            if starts_as_reference and updater.updates == 0:
+                check_data(batch, updater.policy, accelerator, model)
+
+        return DataSource(texts.offline, order, accelerator, check_first)
+    stream = PromptStream(
+        texts.training,
+        texts.training_ids,
+        order,
+        config.train.group_size,
+        config.run.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    frozen, reference = None, maker.reference
+    if isinstance(reference, FrozenReference) and not config.reference and maker.processor is None:
+        frozen = TextPolicy(reference.policy, texts.spec, with_values=False)
+    resamples, seed = config.train.resamples, config.run.seed
+    return PromptSource(maker, stream, updater.optimizer, controller, accelerator, resamples, seed, frozen)
 
 
 def _dataset_rows(config: RLConfig, plugins: PluginManager) -> list[Mapping[str, Any]]:
@@ -240,45 +302,15 @@ def _split(rows: PromptSet, config: RLConfig) -> tuple[PromptSet, PromptSet]:
         ) from error
 
 
-def _evaluation_batch(held_out: PromptSet, ids: list[list[int]], config: RLConfig) -> PromptBatch | None:
+def _evaluation_batch(texts: Texts, config: RLConfig) -> PromptBatch | None:
+    held_out = texts.held_out
     if not len(held_out):
         return None
-    return prompt_batch(held_out, ids, range(len(held_out)), config.evaluation.samples_per_prompt)
-
-
-def configured_reward(config: RLConfig, plugins: PluginManager) -> RewardFunction:
-    """Return the reward that a recipe names, or the weighted sum of several."""
-    tables = config.reward.tables
-    if config.reward_weights:
-        return resolve_reward(config.reward_weights, tables, plugins)
-    return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
+    samples = config.evaluation.samples_per_prompt
+    return PromptBatch.of(held_out, texts.held_out_ids, range(len(held_out)), samples)
 
 
 def _concurrent_reward(config: RLConfig, reward: Any) -> ConcurrentReward | None:
     wanted = config.scoring.concurrency
     kind = reward.concurrency if wanted == "auto" else wanted
     return None if kind == "none" else ConcurrentReward(reward, kind, config.scoring.workers)
-
-
-def _newest_checkpoint(config: RLConfig, fingerprint: str) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-    """Return the checkpoint to go on from and its state, or nothing if the run was killed before its first."""
-    folder = Path(config.run.folder)
-    if not (folder / CONFIG_FILE).exists():
-        raise ResumeError(f"{folder} holds no run to continue; expected the folder that a run was started in")
-    checkpoints = list_checkpoints(folder)
-    if not checkpoints:
-        return None, None
-    state = load_state(checkpoints[-1])
-    if state["prompts"] != fingerprint:
-        raise ResumeError(
-            f"the prompts have changed since {checkpoints[-1].name} was written, so the run would not be the same; "
-            "bring back the old data, or start a new run from that checkpoint with model=" + str(checkpoints[-1])
-        )
-    return str(checkpoints[-1]), state
-
-
-def _note_length(settings: TrainSettings, done: int, planned: int) -> None:
-    """Log what another number of updates changes in a resumed run, or that nothing is left to do."""
-    for note in (extension_note(done, planned, settings.updates, settings), finished_note(done, settings.updates)):
-        if note:
-            logger.warning(note)

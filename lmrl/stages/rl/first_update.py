@@ -1,4 +1,4 @@
-"""Check in update 1: before the first optimizer step, the policy and its frozen copy give equal log-probabilities.
+"""Check before a run's first optimizer step: the policy gives the log-probabilities that were sampled or stored.
 
 A difference means that the model computes a token differently when it samples, or in another layout of rows, so that
 every ratio and KL of the run would be wrong.
@@ -6,12 +6,14 @@ every ratio and KL of the run would be wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.rollout import Samples
 from lmrl.errors import ModelError
 from lmrl.models.text_policy import TextPolicy, reference_spec
 
@@ -22,19 +24,24 @@ ROWS = 8
 """Responses of the data that are evaluated for the check."""
 
 
-def check_samples(
-    sampled: Tensor, reference: Tensor, mask: Tensor, accelerator: Any, model: Any, exact: bool = True
-) -> None:
-    """Raise ``ModelError`` if sampled tokens' log-probabilities differ from those of the frozen copy, (B, T) each.
+@torch.no_grad()
+def check_samples(samples: Samples, policies: Sequence[TextPolicy], accelerator: Any, exact: bool) -> None:
+    """Raise ``ModelError`` if sampled tokens' log-probabilities differ from those that a policy evaluates.
 
-    An engine that is not ``exact`` may differ by as much as lower precision does.
+    ``policies`` are the policy itself, and its frozen copy where it has not learned yet. An engine that is not
+    ``exact`` may differ by as much as lower precision does.
     """
     cause = (
         "A state outside the cache, positions that depend on padding, or dropout are likely causes; so is an engine "
         "that samples from other weights"
     )
     tolerance = TOLERANCE.get(str(accelerator.mixed_precision), INEXACT) if exact else INEXACT
-    _check("while it samples", sampled, reference, mask, accelerator, model, cause, tolerance)
+    few = samples.select(torch.arange(min(ROWS, len(samples.action_mask)), device=samples.action_mask.device)).narrow()
+    for policy in policies:
+        now = policy.evaluate(Responses(few.inputs, few.action_mask)).logprobs
+        policy.forget()
+        model = policy.model.model
+        _check("while it samples", few.sampler_logprobs, now, few.action_mask, accelerator, model, cause, tolerance)
 
 
 @torch.no_grad()
@@ -59,20 +66,21 @@ def _responses(batch: Experience) -> Responses | None:
 
 def _check(
     where: str,
-    policy: Tensor,
-    reference: Tensor,
+    found: Tensor,
+    expected: Tensor,
     mask: Tensor,
     accelerator: Any,
     model: Any,
     cause: str,
     tolerance: float,
 ) -> None:
-    differences = (policy.float() - reference.float()).abs().masked_fill(~mask, 0).sum()
+    differences = (found.float() - expected.float()).abs().masked_fill(~mask, 0).sum()
     total, count = accelerator.reduce(torch.stack([differences, mask.sum().to(differences)]), reduction="sum").tolist()
     mean = total / max(count, 1)
     if mean > tolerance:
         raise ModelError(
-            f"update 1: the log-probabilities of {type(model).__name__} {where} differ from those of its own frozen "
-            f"copy by {mean:.3g} nats per token on average; expected at most {tolerance:g}, because no optimizer step "
-            f"was taken yet. {cause}. Train a model of another family or with another engine.name."
+            f"update 1: the log-probabilities of {type(model).__name__} {where} differ from those of its own forward "
+            f"pass, or of its frozen copy, by {mean:.3g} nats per token on average; expected at most {tolerance:g}, "
+            f"because no optimizer step was taken yet. {cause}. Train a model of another family or with another "
+            "engine.name."
         )

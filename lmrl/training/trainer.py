@@ -1,0 +1,75 @@
+"""The training loop that every kind of experience shares: draw from a source, learn, count.
+
+Open this to train with your own source of experience: ``Trainer(source, updater).steps(100)``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lmrl.algorithms.experience import Experience
+from lmrl.algorithms.rollout import Rollout
+from lmrl.training.update import Updater
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Experience of one update, with metrics of it.
+
+    ``tokens`` and ``rows`` are counts over all ranks. ``histograms`` are distributions to log, by name.
+    """
+
+    experience: Rollout | Experience
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens: float = 0.0
+    rows: int = 0
+    histograms: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Source of experience: sampled responses, stored data, episodes of a task, an enumerated problem."""
+
+    def next(self, updates: int) -> Drawn:
+        """Return this rank's experience of the next update, after ``updates`` updates."""
+        ...
+
+
+class Trainer:
+    """Learns from a source, update by update.
+
+    ``updates`` counts the updates that were made. An adaptive KL coefficient follows the metric ``rollout/kl``.
+    """
+
+    def __init__(self, source: Source, updater: Updater) -> None:
+        self.source, self.updater = source, updater
+
+    @property
+    def updates(self) -> int:
+        """The number of updates so far, which is the version of the policy."""
+        return self.updater.updates
+
+    def step(self) -> dict[str, float]:
+        """Draw experience, learn from it once, and return the metrics."""
+        start = time.perf_counter()
+        drawn = self.source.next(self.updates)
+        self.received(drawn)
+        ready = time.perf_counter()
+        metrics = {**drawn.metrics, **self.updater.learn(drawn.experience)}
+        if "rollout/kl" in metrics:
+            self.updater.controller.adapt(metrics["rollout/kl"], drawn.rows)
+        end = time.perf_counter()
+        metrics["time/update_seconds"] = end - ready
+        if drawn.tokens:
+            metrics["time/tokens_per_second"] = drawn.tokens / (end - start)
+        return metrics
+
+    def steps(self, count: int) -> Iterator[dict[str, float]]:
+        """Make ``count`` updates and yield the metrics of each."""
+        for _ in range(count):
+            yield self.step()
+
+    def received(self, drawn: Drawn) -> None:
+        """Do what follows drawing and comes before learning; a subclass may log or observe here."""
