@@ -2,7 +2,6 @@
 
 from lmrl.data.examples import Example, ExampleSet, load_examples
 from lmrl.data.layouts.rows import RowSettings
-from lmrl.data.order import PromptOrder
 from lmrl.data.prompts import PromptSet, PromptSettings, load_prompts, load_rows
 from lmrl.data.rankings import RankingSet, load_rankings
 from lmrl.data.records import Answer, ChatExample, CompletionExample, Message, Prompt, Ranking
@@ -15,7 +14,6 @@ __all__ = [
     "ExampleSet",
     "Message",
     "Prompt",
-    "PromptOrder",
     "PromptSet",
     "PromptSettings",
     "Ranking",

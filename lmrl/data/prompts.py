@@ -1,7 +1,8 @@
 """Prompts for training and evaluation, with the columns that a reward checks against.
 
 ``load_prompts`` takes lists, files and hub ids; ``PromptSet.split`` keeps prompts back for evaluation. Leaves out
-tokenization (except of chat prompts, whose template speaks in tokens) and the order of training (``PromptOrder``).
+tokenization (except of chat prompts, whose template speaks in tokens) and the order of training
+(``lmrl.training.schedule``).
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.sequences import Sequences
-from lmrl.data import PromptOrder
 from lmrl.data.logged import load_logged
 from lmrl.data.notes import log_notes
 from lmrl.data.prompts import dropped_keys
@@ -32,6 +31,7 @@ from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
 from lmrl.training.encoding import LeftOut, encode_all
+from lmrl.training.schedule import PromptOrder
 from lmrl.training.trainer import Drawn
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmrl.data import PromptOrder, PromptSet
+from lmrl.data import PromptSet
 from lmrl.engines.batch import requests_of
 from lmrl.engines.protocol import Request, SamplingSpec
 from lmrl.seeds import derive_seed
+from lmrl.training.schedule import PromptOrder
 
 
 @dataclass(frozen=True)

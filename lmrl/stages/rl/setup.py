@@ -15,7 +15,7 @@ import torch
 from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.config import resolved
-from lmrl.data import PromptOrder, PromptSet, PromptSettings, load_prompts
+from lmrl.data import PromptSet, PromptSettings, load_prompts
 from lmrl.data.builtin import prompt_settings
 from lmrl.data.notes import is_loss_of_data, log_notes
 from lmrl.data.splitting import digest_of
@@ -56,6 +56,7 @@ from lmrl.text.vocabulary import require_same_vocabulary
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.devices import any_rank, make_accelerator
 from lmrl.training.memory import microbatch_budget
+from lmrl.training.schedule import PromptOrder
 from lmrl.training.settings import note_unread
 from lmrl.training.update import Updater
 

@@ -16,7 +16,6 @@ import torch
 
 from lmrl.data.examples import ExampleSet, load_examples
 from lmrl.data.notes import log_notes
-from lmrl.data.order import PromptOrder
 from lmrl.data.records import ChatExample
 from lmrl.engines.texts import sampling_spec
 from lmrl.errors import SettingsError
@@ -34,6 +33,7 @@ from lmrl.text.chat_setup import ChatSetup, add_token_rows, set_up_chat
 from lmrl.text.turns import end_turns
 from lmrl.training.devices import make_accelerator
 from lmrl.training.plugin_files import plugins_of
+from lmrl.training.schedule import PromptOrder
 from lmrl.training.settings import note_unread
 from lmrl.training.supervised import FitResult, fit
 

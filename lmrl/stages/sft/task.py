@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmrl.data.order import PromptOrder
 from lmrl.engines.protocol import SamplingSpec
 from lmrl.engines.texts import sample_texts
 from lmrl.models.adapters import ADAPTER_FOLDER, load_adapter, merged_copy, save_adapter
@@ -24,6 +23,7 @@ from lmrl.stages.sft.batches import AnswerModel, Microbatch, Row, make_microbatc
 from lmrl.stages.sft.rows import Question
 from lmrl.statistics.intervals import bootstrap_interval
 from lmrl.text.folders import copy_tokenizer
+from lmrl.training.schedule import PromptOrder
 
 
 @dataclass(frozen=True)
