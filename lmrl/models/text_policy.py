@@ -2,17 +2,17 @@
 
 Scores have no gradients. Rows that share a prompt, or are of like length where the model cannot pack, share a forward
 pass; results come back in the caller's order. No two scores of a rollout walk one trunk over the same tokens: the
-reference is a frozen copy, the values are the policy's or those of a critic's own trunk, and the policy's
-log-probabilities come from sampling.
+reference is a frozen copy, or the policy's backbone with its adapter switched off; the values are the policy's or those
+of a critic's own trunk, and the policy's log-probabilities come from sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ from lmrl.engines.protocol import SamplingSpec
 from lmrl.errors import ModelError, unknown
 from lmrl.models.layouts import Layout
 from lmrl.models.layouts.padded import PaddedLayout
-from lmrl.models.policy import StateOutputs
+from lmrl.models.loading import freeze_copy
+from lmrl.models.policy import PolicyModel, StateOutputs
 
 PADDED = PaddedLayout()
 
@@ -205,3 +206,53 @@ def _unwrapped(module: nn.Module) -> Any:
 def reference_spec(spec: SamplingSpec) -> SamplingSpec:
     """Return how the reference is scored: at the sampler's temperature, with its full support."""
     return SamplingSpec(temperature=spec.temperature, max_new_tokens=spec.max_new_tokens)
+
+
+class Reference(Protocol):
+    """Reference model, given for the time of a scoring pass."""
+
+    def module(self) -> Any:
+        """Return a context that gives a module to pass to ``score_logprobs``."""
+        ...
+
+
+class FrozenReference:
+    """A frozen copy of ``model``."""
+
+    def __init__(self, model: Any) -> None:
+        self.policy = PolicyModel(freeze_copy(model))
+
+    @contextmanager
+    def module(self) -> Iterator[nn.Module]:
+        """Give the copy."""
+        yield self.policy
+
+
+class AdapterOff:
+    """The policy's own backbone: it needs no memory, and is the initial policy bit for bit."""
+
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy = policy
+
+    @contextmanager
+    def module(self) -> Iterator[nn.Module]:
+        """Give the policy with its adapter switched off."""
+        assert self.policy.adapter is not None
+        with self.policy.adapter.off():
+            yield self.policy
+
+
+def score_reference(reference: Reference, inputs: Sequences, spec: SamplingSpec, token_budget: int) -> Tensor:
+    """Return the reference's log-probabilities of the sampled tokens under ``spec``, (B, T)."""
+    with reference.module() as module:
+        return score_logprobs(module, inputs, spec, token_budget)
+
+
+def make_reference(policy: PolicyModel, other: Any = None) -> Reference:
+    """Return the reference of a policy that has not been trained yet, or a frozen copy of ``other``, a named model."""
+    if other is None and policy.adapter is not None:
+        return AdapterOff(policy)
+    if other is not None:
+        return FrozenReference(other)
+    with policy.extracted() as model:  # with the LM head that is sampled
+        return FrozenReference(model)

@@ -17,8 +17,7 @@ from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.adapters import AdapterSettings, add_adapter
 from lmrl.models.layouts import LAYOUTS
 from lmrl.models.policy import PolicyWeights
-from lmrl.models.reference import make_reference
-from lmrl.models.text_policy import score_logprobs, score_values
+from lmrl.models.text_policy import make_reference, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
 
 peft = pytest.importorskip("peft")

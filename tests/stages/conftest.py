@@ -11,8 +11,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import SamplingSpec
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, load
-from lmrl.models.reference import FrozenReference
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import FrozenReference, TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.prompts import PromptBatch
 from lmrl.stages.rl.rollouts import RolloutMaker

@@ -50,7 +50,7 @@ def run(model, folder, optimizer, **sampling):
 
 @pytest.mark.parametrize("optimizer", ["ppo", "grpo", "dpo", "kto"])
 def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_path, monkeypatch, optimizer):
-    from lmrl.models import reference
+    from lmrl.models import text_policy
 
     def changed_copy(model):
         copy = original(model)
@@ -58,8 +58,8 @@ def test_a_policy_that_differs_from_its_copy_stops_in_update_1(tiny_folder, tmp_
             copy.get_output_embeddings().weight.mul_(1.5)
         return copy
 
-    original = reference.freeze_copy
-    monkeypatch.setattr(reference, "freeze_copy", changed_copy)
+    original = text_policy.freeze_copy
+    monkeypatch.setattr(text_policy, "freeze_copy", changed_copy)
     with pytest.raises(ModelError, match=r"update 1: .* nats per token on average; expected at most 0.001"):
         run(tiny_folder, tmp_path / "run", optimizer)
 

@@ -13,7 +13,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.engines import FinishReason, SamplingSpec
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, load
-from lmrl.models.reference import FrozenReference
+from lmrl.models.text_policy import FrozenReference
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
 from lmrl.stages.rl.prompts import PromptBatch

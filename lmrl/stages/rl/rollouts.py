@@ -17,8 +17,7 @@ from lmrl.algorithms.rows import join_records
 from lmrl.engines.batch import generate_all, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
 from lmrl.models.policy import PolicyModel, PolicyWeights
-from lmrl.models.reference import Reference, score_reference
-from lmrl.models.text_policy import TextPolicy, reference_spec, score_values
+from lmrl.models.text_policy import Reference, TextPolicy, reference_spec, score_reference, score_values
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward

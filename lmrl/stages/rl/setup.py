@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,7 @@ from lmrl.engines.texts import sampling_spec
 from lmrl.errors import SettingsError
 from lmrl.models import LanguageModel, PolicyModel, load
 from lmrl.models.loading import require_trainable
-from lmrl.models.reference import FrozenReference, make_reference, score_reference
-from lmrl.models.text_policy import TextPolicy, reference_spec
+from lmrl.models.text_policy import FrozenReference, TextPolicy, make_reference, reference_spec, score_reference
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.rewards import resolve as resolve_reward
@@ -201,7 +201,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: torch.optim.Optimizer
         _concurrent_reward(config, checked.reward),
         TextPolicy(policy, texts.spec, with_values=False, support=support),
         engine.capabilities.exact and accelerator.mixed_precision == "no",
-        lambda flag: any_rank(accelerator, flag),
+        partial(any_rank, accelerator),
     )
     if texts.offline is not None and reference is not None and needs.reference:
         frozen, as_sampled = reference, reference_spec(texts.spec)
