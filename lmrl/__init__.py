@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from lmrl.stages.rl.config import RLConfig
     from lmrl.stages.rl.stage import RLResult, rl
+    from lmrl.stages.rl.trainer import RLTrainer
 
 __version__ = "0.2.0"
 
@@ -62,6 +63,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "lmrl.stages.rl.stage": ("RLResult", "rl"),
     "lmrl.stages.rl.config": ("RLConfig",),
+    "lmrl.stages.rl.trainer": ("RLTrainer",),
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "PolicyOptimizer",
     "RLConfig",
     "RLResult",
+    "RLTrainer",
     "RewardSpec",
     "Rollout",
     "Samples",

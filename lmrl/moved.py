@@ -63,7 +63,7 @@ HOMES: dict[str, str] = {
 MOVED = {old: home for home, modules in HOMES.items() for old in modules.split()}
 
 NAME_HOMES: dict[tuple[str, str], str] = {
-    ("lmrl.data", "lmrl.training.schedule"): "PromptOrder",
+    ("lmrl.data", "lmrl.seeds"): "PromptOrder",
     ("lmrl.models", "lmrl.text"): "ModelCard load_card response_texts",
     ("lmrl.rewards.answers", "lmrl.rewards.answers.exact_match"): "ExactMatch ExactMatchSettings",
     ("lmrl.rewards.answers", "lmrl.rewards.answers.numeric_answer"): "NumericAnswer NumericAnswerSettings",

@@ -62,23 +62,18 @@ def shape_rewards(
 
     ``scores`` (B,) is 0 for rows without a score; ``logprobs`` are those of whoever sampled.
     """
-    import torch
-
     from lmrl.algorithms.ops import kl_estimate
+    from lmrl.algorithms.rows import at_last_action
 
-    rewards = torch.zeros_like(logprobs)
-    if settings.placement == "reward" and beta > 0 and reference_logprobs is not None:
-        if settings.estimator == "k1":
-            rewards = shaping_term(logprobs, reference_logprobs, beta)
-        else:
-            rewards = -beta * kl_estimate(logprobs, reference_logprobs, settings.estimator)
-        rewards = rewards.masked_fill(~mask, 0)
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, steps, -1).amax(1)
-    acted = last >= 0
-    rows = torch.arange(len(scores), device=mask.device)
-    rewards = rewards.index_put((rows[acted], last[acted]), scores.to(rewards.dtype)[acted], accumulate=True)
-    return rewards
+    rewards = at_last_action(scores.to(logprobs.dtype), mask)
+    if settings.placement != "reward" or beta == 0 or reference_logprobs is None:
+        return rewards
+    if settings.estimator == "k1":
+        penalty = shaping_term(logprobs, reference_logprobs, beta)
+    else:
+        penalty = -beta * kl_estimate(logprobs, reference_logprobs, settings.estimator)
+    shaped: Tensor = penalty.masked_fill(~mask, 0) + rewards
+    return shaped
 
 
 def kl_losses(

@@ -112,3 +112,10 @@ def split_groups(group: Tensor, lengths: Tensor, token_budget: int) -> list[Tens
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
     """Return the (B, width) bool mask that is true on the first ``lengths[i]`` columns of row i."""
     return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def at_last_action(numbers: Tensor, mask: Tensor) -> Tensor:
+    """Return (B, T) with each row's number (B,) at the last true column of ``mask`` (B, T), and 0 elsewhere."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).amax(1)
+    return (steps == last[:, None]) * numbers[:, None]

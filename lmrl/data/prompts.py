@@ -2,7 +2,7 @@
 
 ``load_prompts`` takes lists, files and hub ids; ``PromptSet.split`` keeps prompts back for evaluation. Leaves out
 tokenization (except of chat prompts, whose template speaks in tokens) and the order of training
-(``lmrl.training.schedule``).
+(``lmrl.seeds``).
 """
 
 from __future__ import annotations

@@ -206,6 +206,10 @@ class PluginManager:
             except Exception as error:
                 self._warn_once(plugin, hook, f"raised in {hook}", error, "The run goes on")
 
+    def observed(self, hook: str) -> bool:
+        """Return whether a plugin implements an observer's hook."""
+        return any(hook in plugin.observes for plugin in self._plugins)
+
     def warn(self, kind: str, name: str, error: Exception, doing: str, consequence: str) -> None:
         """Warn that what a plugin offers raised an error: once for each record and activity."""
         [plugin, *_] = self._offered(kind)[name]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lmrl.engines.protocol import FinishReason
 from lmrl.errors import RewardError, SettingsError, nearest
 from lmrl.rewards.signatures import PLACES, signature_of
-from lmrl.text.responses import continuations
+from lmrl.text.codec import continuations
 
 if TYPE_CHECKING:
     from lmrl.text.card import TextCodec

@@ -120,7 +120,7 @@ class ExactTrainer(Trainer):
         return Drawn(self.experience(torch.Generator().manual_seed(derive_seed(self.seed, "draws", updates + 1))))
 
     def step(self) -> dict[str, float]:
-        """Make the next update's data, learn from it once, and return the optimizer's metrics."""
+        """Make the next update's data, learn from it once, and return the metrics."""
         metrics = super().step()
         self._table = None
         if self.support is not None:

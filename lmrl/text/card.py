@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lmrl.errors import ModelError
-from lmrl.text.codec import FastCodec, TextCodec, TransformersCodec
+from lmrl.text.codec import FastCodec, TextCodec, TransformersCodec, response_texts
 from lmrl.text.files import CheckpointFiles, find_files, read_json
 from lmrl.text.kinds import require_causal
-from lmrl.text.responses import contains_stop, response_texts
+from lmrl.text.responses import contains_stop
 from lmrl.text.vocabulary import adapted_rows, require_rows
 
 __all__ = [

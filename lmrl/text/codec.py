@@ -19,6 +19,7 @@ from lmrl.text.files import read_json
 TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Names under which a chat template finds the special tokens, as in transformers."""
 
+Ids = Sequence[int]
 TEMPLATE_FILE = "chat_template.jinja"
 
 
@@ -254,6 +255,52 @@ class TransformersCodec(Placeholders):
                     **{**variables_of(messages), "chat_template": template, "tokenize": False, **how},
                 )
             )
+
+
+def response_texts(
+    codec: TextCodec,
+    prompt_rows: Sequence[Ids],
+    response_rows: Sequence[Ids],
+    eos_ids: Ids = (),
+    stop_strings: Sequence[str] = (),
+) -> list[str]:
+    """Return the text of each response, as it continues its prompt.
+
+    A trailing EOS is left out, and so is everything from the first stop string on. Decoding prompt and response
+    together keeps the space between them, which tokenizers that strip a leading space would lose.
+    """
+    ended = set(eos_ids)
+    bare = [list(row[:-1]) if len(row) and row[-1] in ended else list(row) for row in response_rows]
+    texts = continuations(codec, prompt_rows, bare)
+    if not stop_strings:
+        return texts
+    from lmrl.text.responses import first_stop, stops_with_tokens, text_before
+
+    texts = [text[: first_stop(text, stop_strings)] for text in texts]
+    marked = stops_with_tokens(codec, stop_strings)
+    if not marked:
+        return texts
+    shown = continuations(codec, prompt_rows, response_rows, special=True)
+    for place, whole in enumerate(shown):
+        at = first_stop(whole, marked)
+        if at is not None:
+            before = text_before(codec, prompt_rows[place], response_rows[place], at)
+            texts[place] = min(texts[place], before, key=len)
+    return texts
+
+
+def continuations(
+    codec: TextCodec, prompt_rows: Sequence[Ids], rows: Sequence[Ids], special: bool = False
+) -> list[str]:
+    """Return the text of each row behind its prompt, with special tokens if ``special``."""
+    distinct = list({tuple(row): None for row in prompt_rows})
+    prompt_text = dict(zip(distinct, codec.decode_batch(distinct, special), strict=True))
+    joined = codec.decode_batch([[*prompt, *row] for prompt, row in zip(prompt_rows, rows, strict=True)], special)
+    texts = []
+    for prompt, row, whole in zip(prompt_rows, rows, joined, strict=True):
+        prefix = prompt_text[tuple(prompt)]
+        texts.append(whole[len(prefix) :] if whole.startswith(prefix) else codec.decode_batch([row], special)[0])
+    return texts
 
 
 def read_tokenizer(path: Path) -> Any:

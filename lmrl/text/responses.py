@@ -1,4 +1,4 @@
-"""Token ids of responses as texts, and the stop strings in them. Needs neither torch nor transformers.
+"""Stop strings in the texts of responses. Needs neither torch nor transformers.
 
 Special tokens are not part of a text, but a stop string may name them: it is searched for in the text with them.
 """
@@ -7,50 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lmrl.text.codec import TextCodec
-
-Ids = Sequence[int]
-
-
-def response_texts(
-    codec: TextCodec,
-    prompt_rows: Sequence[Ids],
-    response_rows: Sequence[Ids],
-    eos_ids: Ids = (),
-    stop_strings: Sequence[str] = (),
-) -> list[str]:
-    """Return the text of each response, as it continues its prompt.
-
-    A trailing EOS is left out, and so is everything from the first stop string on. Decoding prompt and response
-    together keeps the space between them, which tokenizers that strip a leading space would lose.
-    """
-    ended = set(eos_ids)
-    bare = [list(row[:-1]) if len(row) and row[-1] in ended else list(row) for row in response_rows]
-    texts = continuations(codec, prompt_rows, bare)
-    texts = [text[: _first(text, stop_strings)] for text in texts]
-    marked = stops_with_tokens(codec, stop_strings)
-    if not marked:
-        return texts
-    shown = continuations(codec, prompt_rows, response_rows, special=True)
-    for place, whole in enumerate(shown):
-        at = _first(whole, marked)
-        if at is not None:
-            before = text_before(codec, prompt_rows[place], response_rows[place], at)
-            texts[place] = min(texts[place], before, key=len)
-    return texts
+from lmrl.text.codec import Ids, TextCodec, continuations
 
 
 def contains_stop(codec: TextCodec, prompt: Ids, response: Ids, stop_strings: Sequence[str]) -> bool:
     """Return whether the response's text holds a stop string; one that names special tokens may match these."""
     if not stop_strings:
         return False
-    if _first(continuations(codec, [prompt], [response])[0], stop_strings) is not None:
+    if first_stop(continuations(codec, [prompt], [response])[0], stop_strings) is not None:
         return True
     marked = stops_with_tokens(codec, stop_strings)
-    return bool(marked) and _first(continuations(codec, [prompt], [response], special=True)[0], marked) is not None
+    return bool(marked) and first_stop(continuations(codec, [prompt], [response], special=True)[0], marked) is not None
 
 
 def certain_text(codec: TextCodec, prompt: Ids, response: Ids, stop_strings: Sequence[str]) -> str:
@@ -62,20 +30,6 @@ def certain_text(codec: TextCodec, prompt: Ids, response: Ids, stop_strings: Seq
         return text
     shown = continuations(codec, [prompt], [response], special=True)[0]
     return min(text, text_before(codec, prompt, response, _certain(shown, marked)), key=len)
-
-
-def continuations(
-    codec: TextCodec, prompt_rows: Sequence[Ids], rows: Sequence[Ids], special: bool = False
-) -> list[str]:
-    """Return the text of each row behind its prompt, with special tokens if ``special``."""
-    distinct = list({tuple(row): None for row in prompt_rows})
-    prompt_text = dict(zip(distinct, codec.decode_batch(distinct, special), strict=True))
-    joined = codec.decode_batch([[*prompt, *row] for prompt, row in zip(prompt_rows, rows, strict=True)], special)
-    texts = []
-    for prompt, row, whole in zip(prompt_rows, rows, joined, strict=True):
-        prefix = prompt_text[tuple(prompt)]
-        texts.append(whole[len(prefix) :] if whole.startswith(prefix) else codec.decode_batch([row], special)[0])
-    return texts
 
 
 def text_before(codec: TextCodec, prompt: Ids, row: Ids, end: int) -> str:
@@ -98,10 +52,6 @@ def stops_with_tokens(codec: TextCodec, stop_strings: Sequence[str]) -> list[str
     return [stop for stop in stop_strings if any(token in stop for token in tokens)]
 
 
-def _first(text: str, stops: Sequence[str]) -> int | None:
-    return min((at for at in map(text.find, stops) if at >= 0), default=None)
-
-
 def _certain(text: str, stops: Sequence[str]) -> int:
     """Return how many characters of a text cannot change or vanish with the tokens to come."""
     end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
@@ -111,3 +61,8 @@ def _certain(text: str, stops: Sequence[str]) -> int:
                 end -= size
                 break
     return end
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Return where the first stop string begins, or None."""
+    return min((at for at in map(text.find, stops) if at >= 0), default=None)

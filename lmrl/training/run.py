@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from lmrl import __version__
 from lmrl.config import read_toml, resolved, to_toml
-from lmrl.errors import NonFiniteError, ResumeError, SettingsError
+from lmrl.errors import ResumeError, SettingsError
 from lmrl.locks import folder_lock
 from lmrl.plugins import PLUGIN_API, PluginManager
 from lmrl.reporting.metrics import METRICS_FILE, read_metrics
@@ -224,13 +223,3 @@ def truncate_metrics(folder: Path, last: int, unit: str = "update") -> None:
     for file in (folder / "samples").glob("*.txt"):
         if int(file.stem.rsplit("-", 1)[1]) > last:
             file.unlink()
-
-
-def require_finite(name: str, value: float, where: str) -> float:
-    """Return ``value``, or raise ``NonFiniteError`` with the step and its cause."""
-    if not math.isfinite(value):
-        raise NonFiniteError(
-            f"{where}: {name} is {value}. The run stops here and its last checkpoint is kept. Lower the learning "
-            "rate, raise kl.beta, or look at the reward's range."
-        )
-    return value

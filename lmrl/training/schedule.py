@@ -1,17 +1,9 @@
-"""Schedules of a run: the learning rate, and which rows of the data belong to which update.
-
-Both are functions of the update's number, the order of the seed too, so a resume needs no state.
-"""
+"""The learning rate over a run: a linear warm-up, then constant, a straight line, or a cosine."""
 
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
-
-from lmrl.errors import SettingsError
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -59,41 +51,3 @@ def finished_note(done: int, total: int, unit: str = "update") -> str:
     if done < total:
         return ""
     return f"The run has made {done} of {total} {unit}s, so nothing is left to do."
-
-
-@dataclass(frozen=True)
-class PromptOrder:
-    """The order of ``count`` prompts in batches of ``batch``: every prompt once per epoch, each epoch shuffled anew.
-
-    Batches run across the end of an epoch, so none is short. Ranks use the same seed and take slices of one batch.
-    Raises ``SettingsError`` when ``count`` or ``batch`` is below 1.
-    """
-
-    count: int
-    batch: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in (("count", self.count), ("batch", self.batch)):
-            if value < 1:
-                raise SettingsError(f"the prompt order's {name} is {value}; expected at least 1.")
-
-    def indices(self, update: int) -> list[int]:
-        """Return the prompts' indices of one update; updates count from 0."""
-        if update < 0:
-            raise SettingsError(f"the update's number is {update}; updates count from 0.")
-        first = update * self.batch
-        places = (divmod(place, self.count) for place in range(first, first + self.batch))
-        return [_permutation(self.count, self.seed, epoch)[place] for epoch, place in places]
-
-    def epoch(self, update: int) -> float:
-        """Return how often every prompt has been drawn before this update, as a fraction."""
-        return update * self.batch / self.count
-
-
-@lru_cache(maxsize=8)
-def _permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    # random.Random and not numpy: numpy reserves the right to change its permutations between versions.
-    order = list(range(count))
-    random.Random(f"prompt order {seed} {epoch}").shuffle(order)
-    return tuple(order)

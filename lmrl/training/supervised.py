@@ -30,12 +30,12 @@ from lmrl.training.plugin_files import plugins_of
 from lmrl.training.run import (
     Run,
     open_run,
-    require_finite,
     stage_of,
 )
 from lmrl.training.schedule import extension_note, finished_note, schedule_factor
 from lmrl.training.settings import SupervisedSettings
 from lmrl.training.stopping import stop_requests
+from lmrl.training.update import require_finite
 
 logger = logging.getLogger(__name__)
 UNIT = "step"

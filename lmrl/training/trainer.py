@@ -6,7 +6,7 @@ Open this to train with your own source of experience: ``Trainer(source, updater
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,11 +40,19 @@ class Source(Protocol):
 class Trainer:
     """Learns from a source, update by update.
 
-    ``updates`` counts the updates that were made. An adaptive KL coefficient follows the metric ``rollout/kl``.
+    ``drawn`` is called with each batch before it is learned from, ``updated`` with the number of each update after its
+    optimizer steps. An adaptive KL coefficient follows the metric ``rollout/kl``.
     """
 
-    def __init__(self, source: Source, updater: Updater) -> None:
+    def __init__(
+        self,
+        source: Source,
+        updater: Updater,
+        drawn: Callable[[Drawn], None] | None = None,
+        updated: Callable[[int], None] | None = None,
+    ) -> None:
         self.source, self.updater = source, updater
+        self.drawn, self.updated = drawn, updated
 
     @property
     def updates(self) -> int:
@@ -55,11 +63,14 @@ class Trainer:
         """Draw experience, learn from it once, and return the metrics."""
         start = time.perf_counter()
         drawn = self.source.next(self.updates)
-        self.received(drawn)
+        if self.drawn is not None:
+            self.drawn(drawn)
         ready = time.perf_counter()
         metrics = {**drawn.metrics, **self.updater.learn(drawn.experience)}
         if "rollout/kl" in metrics:
             self.updater.controller.adapt(metrics["rollout/kl"], drawn.rows)
+        if self.updated is not None:
+            self.updated(self.updates)
         end = time.perf_counter()
         metrics["time/update_seconds"] = end - ready
         if drawn.tokens:
@@ -70,6 +81,3 @@ class Trainer:
         """Make ``count`` updates and yield the metrics of each."""
         for _ in range(count):
             yield self.step()
-
-    def received(self, drawn: Drawn) -> None:
-        """Do what follows drawing and comes before learning; a subclass may log or observe here."""

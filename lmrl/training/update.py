@@ -21,6 +21,7 @@ from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout, loss_mask
 from lmrl.algorithms.rows import split_groups
+from lmrl.errors import NonFiniteError
 from lmrl.plugins.specs import Needs
 from lmrl.seeds import derive_seed
 from lmrl.training.adamw import policy_adamw
@@ -30,7 +31,6 @@ from lmrl.training.minibatch import WholeMinibatch
 from lmrl.training.over_ranks import advantages_over_ranks
 from lmrl.training.policy import TrainablePolicy
 from lmrl.training.proximal import importance_weights
-from lmrl.training.run import require_finite
 from lmrl.training.schedule import schedule_factor
 from lmrl.training.settings import RunSettings
 from lmrl.training.update_settings import TrainSettings
@@ -80,6 +80,8 @@ class MetricMeans:
 
 def learning_rate_factor(update: int, settings: TrainSettings) -> float:
     """Return what the peak learning rate is multiplied by in update 1, 2, ...: linear warm-up, then the schedule."""
+    if settings.schedule == "constant" and update > settings.warmup_updates:
+        return 1.0
     return schedule_factor(update - 1, settings.updates, settings.warmup_updates, settings.schedule)
 
 
@@ -287,3 +289,13 @@ def minibatch_rows(batch: Rollout | Experience, minibatches: int, generator: tor
     order = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
     for chosen in order.tensor_split(min(minibatches, len(groups))):
         yield torch.isin(batch.group, chosen).nonzero().squeeze(1)
+
+
+def require_finite(name: str, value: float, where: str) -> float:
+    """Return ``value``, or raise ``NonFiniteError`` with the step and its cause."""
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"{where}: {name} is {value}. The run stops here and its last checkpoint is kept. Lower the learning "
+            "rate, raise kl.beta, or look at the reward's range."
+        )
+    return value

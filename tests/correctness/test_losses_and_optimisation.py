@@ -23,7 +23,7 @@ from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl import RLConfig, rl
 from lmrl.stages.rl import source as rl_source
-from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.training import update as update_module
 from lmrl.training.checkpoint import list_checkpoints
 

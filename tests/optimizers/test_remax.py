@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
-from lmrl.stages.rl.prompts import PromptBatch
+from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.testing.toys import WORDS
 from lmrl.training.over_ranks import advantages_over_ranks
 from lmrl_remax import ReMax, ReMaxSettings

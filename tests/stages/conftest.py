@@ -13,8 +13,7 @@ from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import FrozenReference, TextPolicy
 from lmrl.plugins.specs import Needs
-from lmrl.stages.rl.prompts import PromptBatch
-from lmrl.stages.rl.rollouts import RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.update import Updater

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrl.errors import SettingsError
-from lmrl.training.schedule import PromptOrder
+from lmrl.seeds import PromptOrder
 
 
 @given(count=st.integers(1, 40), batch=st.integers(1, 60), seed=st.integers(-5, 5))

@@ -16,8 +16,7 @@ from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import FrozenReference
 from lmrl.plugins.specs import Needs
 from lmrl.rewards import resolve
-from lmrl.stages.rl.prompts import PromptBatch
-from lmrl.stages.rl.rollouts import RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
 PROMPTS = [
     {"prompt": "the cat", "wanted": "home"},

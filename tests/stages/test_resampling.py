@@ -17,8 +17,8 @@ from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
-from lmrl.stages.rl.prompts import PromptBatch
 from lmrl.stages.rl.resampling import resample
+from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.training.checkpoint import list_checkpoints
 
 TEXTS = ["the cat", "a", "the dog sat home", "a cat ran", "home", "far ."]

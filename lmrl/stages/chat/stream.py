@@ -17,7 +17,8 @@ from lmrl.engines.protocol import FinishReason, SamplingSpec
 from lmrl.errors import NonFiniteError
 from lmrl.models.loading import LanguageModel
 from lmrl.seeds import response_seeds, token_uniforms
-from lmrl.text.responses import certain_text, contains_stop, response_texts
+from lmrl.text.codec import response_texts
+from lmrl.text.responses import certain_text, contains_stop
 
 CONTEXT_TOKENS = 16
 """Tokens of the prompt that an answer's text is decoded behind: enough for the space between them."""

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from lmrl.models.ranking_losses import centring, pairwise_bradley_terry, plackett_luce
 from lmrl.models.reward_model import RewardModel
 from lmrl.models.saving import saved_dtype
-from lmrl.seeds import derive_seed
+from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.reward.config import ObjectiveSettings, RewardConfig
 from lmrl.stages.reward.data import RankedRows, RankingBatch, collate, split_by_tokens
 from lmrl.stages.reward.measures import HeldOut, pair_accuracy
-from lmrl.training.schedule import PromptOrder
 
 PIECES = 4
 """A microbatch is computed in this many pieces of rows of like length, or more: little padding in each."""

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmrl.engines.protocol import FinishReason
-from lmrl.stages.rl.prompts import PromptBatch
-from lmrl.stages.rl.rollouts import RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.statistics.intervals import Interval, RewardScale, bootstrap_interval, group_means
 
 

@@ -25,13 +25,13 @@ from lmrl.data.records import Answer, Prompt
 from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError
 from lmrl.plugins.specs import Needs
+from lmrl.seeds import PromptOrder
 from lmrl.stages.rl.config import LearningData
-from lmrl.stages.rl.prompts import share_of
+from lmrl.stages.rl.rollouts import share_of
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
 from lmrl.training.encoding import LeftOut, encode_all
-from lmrl.training.schedule import PromptOrder
 from lmrl.training.trainer import Drawn
 
 logger = logging.getLogger(__name__)

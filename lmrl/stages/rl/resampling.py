@@ -14,8 +14,7 @@ import torch
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Scored
 from lmrl.algorithms.rows import join_records
-from lmrl.stages.rl.prompts import PromptBatch
-from lmrl.stages.rl.rollouts import FurtherRequests, RolloutMaker
+from lmrl.stages.rl.rollouts import FurtherRequests, PromptBatch, RolloutMaker
 
 MorePrompts = Callable[[int, Sequence[int]], PromptBatch]
 """(round, group numbers) -> another prompt for each of these groups, as often as the group size says."""

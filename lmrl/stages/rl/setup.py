@@ -33,7 +33,7 @@ from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.scorable import scorable_rows
-from lmrl.seeds import derive_seed
+from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.rl.checks import (
     check_ranks,
     check_settings,
@@ -46,8 +46,7 @@ from lmrl.stages.rl.checks import (
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.first_update import check_data
 from lmrl.stages.rl.offline import DataSource, OfflineData, load_offline
-from lmrl.stages.rl.prompts import PromptBatch, PromptStream
-from lmrl.stages.rl.rollouts import RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, PromptStream, RolloutMaker
 from lmrl.stages.rl.source import PromptSource
 from lmrl.stages.rl.starting import check_adapter, make_policy
 from lmrl.text.card import load_card
@@ -56,7 +55,6 @@ from lmrl.text.vocabulary import require_same_vocabulary
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.devices import any_rank, make_accelerator
 from lmrl.training.memory import microbatch_budget
-from lmrl.training.schedule import PromptOrder
 from lmrl.training.settings import note_unread
 from lmrl.training.update import Updater
 
@@ -201,7 +199,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: torch.optim.Optimizer
         _concurrent_reward(config, checked.reward),
         TextPolicy(policy, texts.spec, with_values=False, support=support),
         engine.capabilities.exact and accelerator.mixed_precision == "no",
-        partial(any_rank, accelerator),
+        bool if accelerator.num_processes == 1 else partial(any_rank, accelerator),
     )
     if texts.offline is not None and reference is not None and needs.reference:
         frozen, as_sampled = reference, reference_spec(texts.spec)

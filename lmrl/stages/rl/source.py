@@ -19,12 +19,10 @@ from lmrl.errors import NonFiniteError, RewardError
 from lmrl.models.text_policy import TextPolicy
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl.first_update import check_samples
-from lmrl.stages.rl.prompts import PromptStream
 from lmrl.stages.rl.resampling import resample
-from lmrl.stages.rl.rollouts import RolloutMaker
-from lmrl.training.run import require_finite
+from lmrl.stages.rl.rollouts import PromptStream, RolloutMaker
 from lmrl.training.trainer import Drawn
-from lmrl.training.update import MetricMeans
+from lmrl.training.update import MetricMeans, require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +49,7 @@ class PromptSource:
         self.controller, self.accelerator = controller, accelerator
         self.resamples, self.seed, self.frozen = resamples, seed, frozen
         self._further = optimizer.further_requests if optimizer.defines("further_requests") else None
+        self._selects = optimizer.defines("informative")
         self._checked = False
 
     def next(self, updates: int) -> Drawn:
@@ -91,7 +90,7 @@ class PromptSource:
         """Sample an update's prompts, and others for groups from which the optimizer can learn nothing."""
         maker, prompts = self.maker, self.prompts.batch(update)
         scored = maker.sample(prompts, derive_seed(self.seed, "sample", update), self._further)
-        if not self.optimizer.defines("informative"):
+        if not self._selects:
             return scored, {}
         scored, _, lacking = resample(
             maker,

@@ -106,11 +106,16 @@ class RLTrainer(Trainer):
             config = replace(config, run=replace(config.run, folder=free_folder(config.optimizer.name)))
         last = (trainer.updates if state else -1) if resume else None
         trainer.config = config
+        trainer.drawn = trainer._show
         trainer.log = open_run(config, plugins, checked.accelerator.is_main_process, "rl", "update", last)
         return trainer
 
     def _take(self, checked: Checked, texts: Texts, built: Built, log: Run) -> None:
-        super().__init__(built.source, built.updater)
+        processor = built.maker.processor
+        follow = None if processor is None else lambda update: processor.after_update(update, built.policy.model)
+        super().__init__(built.source, built.updater, updated=follow)
+        if checked.plugins.observed("lmrl_rollout"):
+            self.drawn = self._show
         self.config, self.plugins, self.accelerator = checked.config, checked.plugins, checked.accelerator
         self.texts, self.maker, self.policy = texts, built.maker, built.policy
         self.evaluation_batch = built.evaluation_batch
@@ -129,16 +134,9 @@ class RLTrainer(Trainer):
             ends.callback(self.log.close)
             ends.callback(self.maker.close)
 
-    def step(self) -> dict[str, float]:
-        """Sample, score and learn once; return the metrics."""
-        self.log.update = self.updates + 1
-        metrics = super().step()
-        if self.maker.processor is not None:
-            self.maker.processor.after_update(self.updates, self.policy.model)
-        return metrics
-
-    def received(self, drawn: Drawn) -> None:
+    def _show(self, drawn: Drawn) -> None:
         """Show the rollout to observers, and its distributions to trackers."""
+        self.log.update = self.updates + 1
         if self.texts.offline is None:
             self.plugins.observe("lmrl_rollout", run=self.log, rollout=drawn.experience)
         for name, values in drawn.histograms.items():

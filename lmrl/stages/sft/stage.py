@@ -24,7 +24,7 @@ from lmrl.models.adapters import add_adapter
 from lmrl.models.loading import require_trainable
 from lmrl.models.saving import saved_dtype
 from lmrl.plugins import PluginManager
-from lmrl.seeds import derive_seed
+from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.sft.batches import can_pack
 from lmrl.stages.sft.config import SFTConfig
 from lmrl.stages.sft.rows import EncodedSet, Question, encode_examples, question_of
@@ -33,7 +33,6 @@ from lmrl.text.chat_setup import ChatSetup, add_token_rows, set_up_chat
 from lmrl.text.turns import end_turns
 from lmrl.training.devices import make_accelerator
 from lmrl.training.plugin_files import plugins_of
-from lmrl.training.schedule import PromptOrder
 from lmrl.training.settings import note_unread
 from lmrl.training.supervised import FitResult, fit
 

@@ -18,12 +18,11 @@ from lmrl.engines.texts import sample_texts
 from lmrl.models.adapters import ADAPTER_FOLDER, load_adapter, merged_copy, save_adapter
 from lmrl.models.loading import LOADER, LanguageModel
 from lmrl.models.saving import read_back, save_model
-from lmrl.seeds import derive_seed
+from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.sft.batches import AnswerModel, Microbatch, Row, make_microbatches
 from lmrl.stages.sft.rows import Question
 from lmrl.statistics.intervals import bootstrap_interval
 from lmrl.text.folders import copy_tokenizer
-from lmrl.training.schedule import PromptOrder
 
 
 @dataclass(frozen=True)
