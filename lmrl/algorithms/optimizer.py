@@ -20,10 +20,9 @@ from lmrl.algorithms.rollout import Advantages, Rollout
 from lmrl.algorithms.sequences import Sequences
 
 if TYPE_CHECKING:
+    from lmrl.engines import Request
     from lmrl.engines.protocol import SamplingSpec
 
-if TYPE_CHECKING:
-    from lmrl.engines import Request
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
