@@ -58,7 +58,7 @@ def test_the_readme_has_every_kind_of_block():
     assert len(blocks(ROOT / "README.md", "python")) >= 2 and blocks(ROOT / "README.md", "sh", "toml")
 
 
-EXECUTED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("prompts", "control", "exact"))]
+EXECUTED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("prompts", "control", "exact", "trainer"))]
 
 
 @pytest.mark.parametrize("body", [body for path in EXECUTED for body in blocks(path, "python")])
