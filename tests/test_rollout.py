@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrl.algorithms.rows import lengths_to_mask, split_by_length
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, lengths_to_mask, split_by_length
 from lmrl.models.layouts.packed import PackedLayout
 
 

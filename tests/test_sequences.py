@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrl.algorithms.experience import Responses
-from lmrl.algorithms.rows import join_records
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, join_records
 from lmrl.models.layouts import LAYOUTS
 
 BY_HAND = [

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
         PolicyOptimizer,
     )
     from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, UndeclaredNeed
-    from lmrl.algorithms.rows import lengths_to_mask
-    from lmrl.algorithms.sequences import Sequences
+    from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 
 __all__ = [
     "ActorCritic",
@@ -80,7 +79,6 @@ __getattr__, __dir__ = lazy_names(
             "Samples",
             "UndeclaredNeed",
         ),
-        "lmrl.algorithms.rows": ("lengths_to_mask",),
-        "lmrl.algorithms.sequences": ("Sequences",),
+        "lmrl.algorithms.sequences": ("Sequences", "lengths_to_mask"),
     },
 )

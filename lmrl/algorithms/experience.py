@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
-from lmrl.algorithms.rows import select_record
+from lmrl.algorithms.sequences import select_record
 
 
 class Experience(Protocol):

@@ -63,7 +63,7 @@ def shape_rewards(
     ``scores`` (B,) is 0 for rows without a score; ``logprobs`` are those of whoever sampled.
     """
     from lmrl.algorithms.ops import kl_estimate
-    from lmrl.algorithms.rows import at_last_action
+    from lmrl.algorithms.sequences import at_last_action
 
     rewards = at_last_action(scores.to(logprobs.dtype), mask)
     if settings.placement != "reward" or beta == 0 or reference_logprobs is None:

@@ -17,8 +17,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import select_record
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, select_record
 from lmrl.errors import LmrlError, RenamedError
 
 

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import lengths_to_mask
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 from lmrl.errors import ModelError
 
 ATTENTION_NAME = "lmrl_packed"

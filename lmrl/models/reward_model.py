@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrl.algorithms.rows import lengths_to_mask, pad_rows, split_by_length
+from lmrl.algorithms.sequences import lengths_to_mask, pad_rows, split_by_length
 from lmrl.errors import ModelError, NonFiniteError
 from lmrl.models.loading import require_trainable
 from lmrl.models.pretrained import load_weights

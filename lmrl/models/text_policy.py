@@ -21,8 +21,7 @@ from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.rollout import Batch
-from lmrl.algorithms.rows import lengths_to_mask, split_by_length
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, lengths_to_mask, split_by_length
 from lmrl.engines.protocol import SamplingSpec
 from lmrl.errors import ModelError, unknown
 from lmrl.models.layouts import Layout

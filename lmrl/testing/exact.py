@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.optimizer import PolicyOptimizer
-from lmrl.algorithms.rows import lengths_to_mask
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError, SettingsError
 from lmrl.models import PolicyModel, freeze_copy

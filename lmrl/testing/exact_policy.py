@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.optimizer import LogitsProcessor
-from lmrl.algorithms.rows import lengths_to_mask
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 from lmrl.models.policy import StateOutputs
 from lmrl.models.text_policy import TextPolicy
 from lmrl.plugins.specs import Needs

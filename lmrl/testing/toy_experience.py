@@ -16,7 +16,7 @@ from torch import Tensor
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import lengths_to_mask
 from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
 
 EVERYTHING = frozenset({"values", "reference"})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rollout import UndeclaredNeed
-from lmrl.algorithms.rows import lengths_to_mask, select_record
+from lmrl.algorithms.sequences import lengths_to_mask, select_record
 from lmrl.errors import ModelError, unknown
 from lmrl.training.policy import LocalPolicy
 

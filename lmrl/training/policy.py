@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmrl.algorithms.optimizer import Evaluation, Policy
 from lmrl.algorithms.parameters import TrainedParameters
-from lmrl.algorithms.rows import split_by_length
+from lmrl.algorithms.sequences import split_by_length
 
 
 class TrainablePolicy(Policy, Protocol):

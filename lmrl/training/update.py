@@ -20,7 +20,7 @@ from lmrl.algorithms.kl import KLController, KLSettings, kl_losses
 from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout, loss_mask
-from lmrl.algorithms.rows import split_groups
+from lmrl.algorithms.sequences import split_groups
 from lmrl.errors import NonFiniteError
 from lmrl.plugins.specs import Needs
 from lmrl.seeds import derive_seed

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmrl.algorithms import UndeclaredNeed
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
-from lmrl.algorithms.rows import select_record
+from lmrl.algorithms.sequences import select_record
 from lmrl.training import LocalPolicy
 
 

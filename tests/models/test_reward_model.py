@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrl.algorithms.rows import pad_rows
+from lmrl.algorithms.sequences import pad_rows
 from lmrl.errors import DataError, ModelError, NonFiniteError
 from lmrl.models.reward_model import load_reward_model, start_reward_model
 from lmrl.models.reward_rows import fitted_row, reward_row, with_template

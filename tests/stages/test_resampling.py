@@ -12,7 +12,7 @@ import torch
 
 from lmrl.algorithms import ops
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
-from lmrl.algorithms.rows import join_records
+from lmrl.algorithms.sequences import join_records
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.reporting.metrics import read_metrics

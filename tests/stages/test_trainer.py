@@ -211,7 +211,7 @@ def test_an_evaluation_without_a_reference_has_no_kl(tiny_folder):
     assert found.kl is None and "evaluation/kl" not in found.metrics()
 
 
-MOST_FILES = 25
+MOST_FILES = 24
 
 
 def test_one_update_passes_through_few_files(tiny_folder):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms import lengths_to_mask
-from lmrl.algorithms.rows import pad_rows
+from lmrl.algorithms.sequences import pad_rows
 from lmrl.stories.grammar import Split, Story, story
 from lmrl.stories.prompts import question
 from lmrl_suites.story_model.report import report

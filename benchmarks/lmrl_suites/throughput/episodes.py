@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lmrl.algorithms.ops import group_normalise
-from lmrl.algorithms.rows import lengths_to_mask
+from lmrl.algorithms.sequences import lengths_to_mask
 from lmrl_suites.throughput import trl_peer
 from lmrl_suites.throughput.flops import episode_flops
 from lmrl_suites.throughput.learner import Learner

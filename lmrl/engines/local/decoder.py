@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import pad_rows
+from lmrl.algorithms.sequences import pad_rows
 from lmrl.engines.local.cache import is_preallocated, make_cache, refuse_unfilled, select_rows
 
 

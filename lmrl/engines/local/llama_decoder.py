@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lmrl.algorithms.rows import pad_rows, split_by_length
+from lmrl.algorithms.sequences import pad_rows, split_by_length
 from lmrl.engines.local.cache import PrefilledPrompt, PromptGroups, WindowBuffer
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import lengths_to_mask, select_record
+from lmrl.algorithms.sequences import lengths_to_mask, select_record
 from lmrl.engines.protocol import FinishReason, Request, Response, SamplingSpec, finish_codes
 from lmrl.errors import NonFiniteError
 from lmrl.seeds import token_uniforms

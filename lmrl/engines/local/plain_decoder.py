@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import pad_rows
+from lmrl.algorithms.sequences import pad_rows
 from lmrl.engines.local.decoder import Decoder, TransformersDecoder
 
 logger = logging.getLogger(__name__)

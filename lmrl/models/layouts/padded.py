@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lmrl.algorithms.rows import split_by_length
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, split_by_length
 from lmrl.models.head import head_is_linear
 from lmrl.models.packing import state_positions
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.rows import pad_rows, split_by_length
+from lmrl.algorithms.sequences import pad_rows, split_by_length
 from lmrl.data.records import Ranking, dense_ranks
 from lmrl.errors import DataError
 from lmrl.models.reward_rows import fitted_row, reward_row

@@ -13,7 +13,7 @@ import torch
 
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Scored
-from lmrl.algorithms.rows import join_records
+from lmrl.algorithms.sequences import join_records
 from lmrl.stages.rl.rollouts import FurtherRequests, PromptBatch, RolloutMaker
 
 MorePrompts = Callable[[int, Sequence[int]], PromptBatch]

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
-from lmrl.algorithms.rows import join_records
+from lmrl.algorithms.sequences import join_records
 from lmrl.data import PromptSet
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
