@@ -110,7 +110,7 @@ def test_optimizers_that_learn_from_data_do_too(tiny_folder, tmp_path, optimizer
 
 
 @pytest.mark.parametrize(
-    ("method", "optimizer", "critic"), [("lora", "ppo", True), ("dora", "ppo", False), ("rslora", "grpo", False)]
+    ("method", "optimizer", "critic"), [("lora", "ppo", True), ("dora", "nlpo", False), ("rslora", "grpo", False)]
 )
 def test_resumed_equals_undisturbed_bit_for_bit(tiny_folder, tmp_path, method, optimizer, critic):
     def config(folder, updates):
