@@ -141,6 +141,20 @@ class Sequences:
         """Sequences of each trajectory, (B,)."""
         return self._over_trajectories(torch.ones_like(self.lengths))
 
+    def prompts_and_costs(self) -> tuple[dict[tuple[int, ...], list[int]], list[int]]:
+        """Return the trajectories by their first sequence's context, and the tokens of each without this context."""
+        context_lengths = self.context_lengths
+        ids, trajectory = self.ids.tolist(), self.trajectory.tolist()
+        groups: dict[tuple[int, ...], list[int]] = {}
+        costs: list[int] = []
+        for place, (length, context) in enumerate(zip(self.lengths.tolist(), context_lengths.tolist(), strict=True)):
+            if trajectory[place] < len(costs):
+                costs[-1] += length
+            else:
+                groups.setdefault(tuple(ids[place][:context]), []).append(len(costs))
+                costs.append(length - context)
+        return groups, costs
+
     def select(self, rows: Tensor) -> Sequences:
         """Return these trajectories (R,), by index, with all their sequences."""
         if self.count == len(self.lengths):
@@ -290,3 +304,15 @@ def at_last_action(numbers: Tensor, mask: Tensor) -> Tensor:
     steps = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, steps, -1).amax(1)
     return (steps == last[:, None]) * numbers[:, None]
+
+
+def state_positions(inputs: Sequences, width: int, include_last: bool) -> Tensor:
+    """Return the (N, width) bool mask of positions whose output predicts a sampled token.
+
+    Position p predicts token p + 1. ``include_last`` adds the state at the end of each trajectory's last sequence.
+    """
+    chosen = torch.nn.functional.pad(inputs.sampled[:, 1 : width + 1], (0, max(0, width + 1 - inputs.ids.shape[1])))
+    if include_last:
+        last = inputs.ends_trajectory
+        chosen[last, inputs.lengths[last] - 1] = True
+    return chosen

@@ -24,8 +24,8 @@ from transformers import (
 from lmrl.algorithms.sequences import Sequences
 from lmrl.models.head import head_logprobs
 from lmrl.models.layouts import LAYOUTS
-from lmrl.models.layouts.packed import PackedLayout, attends_to_everything
-from lmrl.models.packing import ATTENTION_NAME, pack
+from lmrl.models.layouts.packable import attends_to_everything
+from lmrl.models.layouts.packed import ATTENTION_NAME, PackedLayout, pack
 from lmrl.models.policy import PolicyModel
 
 SIZES = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -9,13 +9,12 @@ from torch.nn.functional import pad
 
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.rollout import Batch, Rollout, UndeclaredNeed
-from lmrl.algorithms.sequences import Sequences
+from lmrl.algorithms.sequences import Sequences, state_positions
 from lmrl.engines import SamplingSpec
 from lmrl.errors import ModelError
 from lmrl.models import PolicyModel, load
 from lmrl.models.head import head_is_linear
 from lmrl.models.layouts.padded import GeneralLayout
-from lmrl.models.packing import state_positions
 from lmrl.models.text_policy import TextPolicy, score_logprobs, score_values
 from lmrl.testing import write_tiny_model
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lmrl.algorithms.sequences import Sequences, split_by_length
+from lmrl.algorithms.sequences import Sequences, split_by_length, state_positions
 from lmrl.models.head import head_is_linear
-from lmrl.models.packing import state_positions
 
 if TYPE_CHECKING:
     from lmrl.models.layouts import States
