@@ -48,14 +48,16 @@ def unread(config: Any, plugins: PluginManager) -> dict[str, str]:
     return found
 
 
-def refuse_unread(config: Any, plugins: PluginManager, given: Iterable[str]) -> None:
+def refuse_unread(
+    config: Any, plugins: PluginManager, given: Iterable[str], where: str = "on the command line"
+) -> None:
     """Raise ``SettingsError`` if nothing reads one of the settings ``given`` on the command line, as dotted names."""
     found = unread(config, plugins)
     problems = []
     for name in given:
         switch = _nearest(name, found)
         if switch:
-            problems.append(f"{name} is set on the command line, but this run reads it only with {switch}")
+            problems.append(f"{name} is set {where}, but this run reads it only with {switch}")
     if problems:
         wanted = "one" if len(problems) == 1 else "each"
         raise SettingsError(f"{'; '.join(problems)}. Set {wanted} that way too, or leave it out.")

@@ -42,15 +42,18 @@ def save_checkpoint(
 
 
 def write_checkpoint(final: Path, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-    """Write one checkpoint under another name, and move it to ``final``, which it replaces."""
+    """Write one checkpoint under another name, and move it to ``final``, which it replaces; return its path."""
+    final = final.resolve()
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial)
     torch.save(dict(state), partial / STATE_FILE)
+    replaced = final.with_name(final.name + ".replaced")
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(replaced)
     partial.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 

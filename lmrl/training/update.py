@@ -6,6 +6,7 @@ microbatches and ranks change no gradient.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -35,6 +36,7 @@ from lmrl.training.schedule import schedule_factor
 from lmrl.training.settings import RunSettings
 from lmrl.training.update_settings import TrainSettings
 
+logger = logging.getLogger(__name__)
 OPTIONAL = ("pairs", "statistics", "step", "after_step", "should_stop")
 """Methods of ``PolicyOptimizer`` that are called where an optimizer writes them."""
 
@@ -132,15 +134,18 @@ class Updater:
         and ``seed`` derives from the updater's and that number. Raises ``NonFiniteError`` before a step that is not
         finite.
         """
-        self.updates = self.updates + 1 if update is None else update
+        number = self.updates + 1 if update is None else update
         beta = self.controller.beta if beta is None else beta
         total = MetricMeans()
         batch: Any = self._credited(experience, total) if isinstance(experience, Rollout) else experience
-        factor = learning_rate_factor(self.updates, self.settings)
+        factor = learning_rate_factor(number, self.settings)
+        if number == self.settings.updates + 1 and self.settings.schedule != "constant":
+            logger.warning("the %s schedule has ended: train.updates is %d", self.settings.schedule, number - 1)
         for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        shuffled = derive_seed(self.seed, "minibatches", self.updates) if seed is None else seed
-        steps = self._epochs(batch, beta, torch.Generator().manual_seed(shuffled), total)
+        shuffled = derive_seed(self.seed, "minibatches", number) if seed is None else seed
+        steps = self._epochs(batch, beta, torch.Generator().manual_seed(shuffled), total, number)
+        self.updates = number
         means = total.means(self.accelerator)
         if "importance_weight_squared" in means:
             squared = means.pop("importance_weight_squared")
@@ -191,12 +196,14 @@ class Updater:
         total.add("importance_weight_squared", weights.square(), batch.loss_mask)
         return replace(batch, advantages=batch.advantages * weights) if self.needs.importance else batch
 
-    def _epochs(self, batch: Experience, beta: float, generator: torch.Generator, total: MetricMeans) -> int:
+    def _epochs(
+        self, batch: Experience, beta: float, generator: torch.Generator, total: MetricMeans, update: int
+    ) -> int:
         """Step over every minibatch of every epoch, or until the optimizer stops; return the number of steps."""
         steps, settings = 0, self.optimizer.settings
         for epoch in range(settings.epochs):
             for number, rows in enumerate(minibatch_rows(batch, settings.minibatches, generator)):
-                where = f"update {self.updates}, epoch {epoch + 1}, minibatch {number + 1}"
+                where = f"update {update}, epoch {epoch + 1}, minibatch {number + 1}"
                 if self._step(batch.select(rows), beta, epoch, where, total):
                     return steps
                 steps += 1

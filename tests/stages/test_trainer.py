@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import lmrl
 from lmrl import Loss, OptimizerSpec, PolicyOptimizer, RLTrainer, SettingsError, load
 from lmrl.algorithms import Advantages, OptimizerSettings, ops
 from lmrl.config import build
-from lmrl.errors import ResumeError
+from lmrl.errors import NonFiniteError, ResumeError
 from lmrl.models import text_policy
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
@@ -98,6 +99,56 @@ def test_a_model_in_memory_an_accelerator_and_a_torch_optimizer_are_taken(tiny_f
     assert moved == pytest.approx(0.25 * min(metrics["optimizer/gradient_norm"], 1.0), rel=1e-3)
 
 
+def test_a_torch_optimizer_moves_everything_that_learns(tiny_folder):
+    model = load(tiny_folder, device="cpu")
+    with pytest.raises(SettingsError, match="torch_optimizer lacks 2 of the parameters that learn"):
+        trainer_of(
+            model,
+            optimizer={"name": "ppo", "minibatches": 1},
+            torch_optimizer=torch.optim.SGD(model.model.parameters(), lr=0.1),
+        )
+
+    def sgd(groups):
+        return torch.optim.SGD([one for group in groups for one in group.parameters], lr=0.1)
+
+    trainer = trainer_of(tiny_folder, optimizer={"name": "ppo", "minibatches": 1}, torch_optimizer=sgd)
+    trainer.step()
+    assert trainer.policy.value_head.weight.abs().max() > 0
+
+
+def test_a_model_of_another_precision_is_trained_in_float32(tiny_folder):
+    model = load(tiny_folder, device="cpu", dtype=torch.bfloat16)
+    trainer = trainer_of(model)
+    trainer.step()
+    assert {parameter.dtype for parameter in trainer.policy.parameters()} == {torch.float32}
+
+
+def test_an_accelerator_that_accumulates_is_refused(tiny_folder):
+    accelerator = SimpleNamespace(gradient_accumulation_steps=4, num_processes=1)
+    with pytest.raises(SettingsError, match="gradient_accumulation_steps=4; expected 1"):
+        trainer_of(tiny_folder, accelerator=accelerator)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_updates_beyond_the_schedule_do_not_climb(tiny_folder, caplog, schedule):
+    trainer = trainer_of(tiny_folder, schedule=schedule, updates=2)
+    rates = [metrics["optimizer/learning_rate"] for metrics in trainer.steps(5)]
+    assert rates[0] > rates[1] > 0 and rates[2:] == [0.0, 0.0, 0.0]
+    assert caplog.text.count(f"the {schedule} schedule has ended: train.updates is 2") == 1
+
+
+def test_an_update_that_fails_does_not_count(tiny_folder):
+    trainer = trainer_of(tiny_folder, learning_rate=1e30, max_gradient_norm=0.0)
+    with pytest.raises(NonFiniteError):
+        list(trainer.steps(9))
+    assert trainer.updates < 9 and trainer.updater.updates == trainer.updates
+
+
+def test_a_run_needs_a_folder(tiny_folder):
+    with pytest.raises(SettingsError, match=r"run\(\) writes a run folder; use steps"):
+        trainer_of(tiny_folder).run()
+
+
 def test_an_optimizer_of_the_program_is_trained(tiny_folder):
     class Plain(PolicyOptimizer):
         def advantages(self, rollout):
@@ -135,6 +186,11 @@ def test_evaluation_is_there_where_prompts_are_held_out(tiny_folder):
         ({"optimizer": {"epochs": 2}}, "optimizer has the keys epochs; expected 'name' among them"),
         ({"optimizer": "grop"}, "grpo"),
         ({"learning_rate": "fast"}, "train.learning_rate"),
+        ({"limit": 2}, "unknown setting 'limit'"),
+        ({"run": {"folder": "run"}}, "run.folder is of run folders"),
+        ({"train": 3}, "train is 3; expected a mapping of settings"),
+        ({"clip_range": 0.1}, "unknown setting 'clip_range'"),
+        ({"value_learning_rate": 0.1}, "train.value_learning_rate is set as a keyword, but this run reads it"),
         ({"every": 2}, r"the setting 'every' is in 2 sections; say which one: evaluation=\{'every': ...\} or"),
     ],
 )
@@ -153,6 +209,12 @@ def test_a_folder_of_something_else_is_kept(tiny_folder, tmp_path):
         trainer.restore(tmp_path)
     trainer.save(tmp_path / "one")
     assert trainer.save(tmp_path / "one").exists(), "a checkpoint is replaced"
+    with pytest.raises(ResumeError, match="is of optimizer 'grpo', and this trainer's is 'rloo'"):
+        trainer_of(tiny_folder, optimizer="rloo").restore(tmp_path / "one")
+    torch.save({"step": 1}, tmp_path / "one" / "trainer_state.pt")
+    with pytest.raises(ResumeError, match="was not written by lmrl rl"):
+        trainer.restore(tmp_path / "one")
+    trainer.save(tmp_path / "one")
     with pytest.raises(ResumeError, match="the prompts have changed"):
         trainer_of(tiny_folder, prompts=["the cat", "a"]).restore(tmp_path / "one")
 
@@ -186,7 +248,7 @@ def copies(monkeypatch):
         ({"beta": 0.1}, (1, 1)),
         ({"beta": 0.1, "kl": {"placement": "loss"}}, (1, 1)),
         ({"beta": 0.1, "log_reference": "never"}, (1, 1)),
-        ({"beta": 0.0, "optimizer": "online_dpo", "log_reference": "never"}, (1, 1)),
+        ({"optimizer": "online_dpo", "log_reference": "never"}, (1, 1)),
     ],
     ids=str,
 )

@@ -105,7 +105,8 @@ class RLConfig:
         samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
         reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
         found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
-        found |= only_if(samples, "the optimizer.name of one that samples", "kl", "train.group_size", "train.resamples")
+        kl = [f"kl.{name}" for name in all_but(self.kl, "log_reference")]
+        found |= only_if(samples, "the optimizer.name of one that samples", *kl, "train.group_size", "train.resamples")
         found |= only_if(
             needs.experience == "preferences", "the optimizer.name of one that learns from pairs", "data.pairs"
         )
@@ -114,7 +115,7 @@ class RLConfig:
         found |= only_if(dynamic, "an optimizer with dynamic sampling", "train.resamples")
         if samples:
             pairs = built.defines("pairs")
-            found |= only_if(not pairs, "the optimizer.name of one that does not learn from pairs", "kl")
+            found |= only_if(not pairs, "the optimizer.name of one that does not learn from pairs", *kl)
             penalized = pairs or optimizer.reads_rewards or self.kl.placement == "loss"
             penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
             found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)

@@ -86,7 +86,7 @@ def _exchange(
 
 
 def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
-    """Return the records with NaN for terms of the reward that only others have: where all rows were truncated."""
+    """Return the records with 0 for terms of the reward that only others have: where all rows were truncated."""
     names = sorted({name for record in records for name in record.score_parts})
     return [
         replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.optimizer import PolicyOptimizer
+from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.config import resolved
 from lmrl.data import PromptSet, PromptSettings, load_prompts
 from lmrl.data.builtin import prompt_settings
@@ -137,6 +138,11 @@ def check(
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
     function = configured_reward(config, plugins) if reward is None else resolve_reward(reward, None, plugins)
     accelerator = accelerator or make_accelerator(config.run)
+    if getattr(accelerator, "gradient_accumulation_steps", 1) != 1:
+        raise SettingsError(
+            f"the accelerator has gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; expected 1, "
+            "because microbatches are accumulated already (train.microbatch_tokens)"
+        )
     check_ranks(config, spec.needs, accelerator.num_processes)
     return Checked(config, plugins, spec, settings, function, accelerator)
 
@@ -163,15 +169,18 @@ def read_texts(checked: Checked, prompts: Sequence[Any] | None, data: Any, start
     return Texts(start, other, spec, training, training_ids, held_out, held_out_ids, offline, fingerprint, turns)
 
 
-def build(checked: Checked, texts: Texts, torch_optimizer: torch.optim.Optimizer | None = None) -> Built:
+TorchOptimizer = torch.optim.Optimizer | Callable[[Sequence[TrainedParameters]], torch.optim.Optimizer]
+"""A torch optimizer, or what makes one of the parameters that learn."""
+
+
+def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None = None) -> Built:
     """Make the policy, its updater and its source; ``torch_optimizer`` takes the place of AdamW."""
     config, needs, accelerator = checked.config, checked.needs, checked.accelerator
     optimizer = checked.spec.build(checked.settings)
     engine = _engine(checked, optimizer)
     policy = make_policy(config, optimizer, needs, texts.start, texts.in_turns)
     reference = make_reference(policy, texts.other_reference) if checked.wants_reference else None
-    adamw = torch_optimizer or policy_adamw(policy.trainable(), config.train)
-    module, prepared = accelerator.prepare(policy, adamw)
+    module, prepared = accelerator.prepare(policy, _torch_optimizer(policy, config, torch_optimizer))
     processor = optimizer.processor(policy.model, texts.spec, accelerator.autocast)
     support = processor.support if processor is not None else None
     updater = Updater(
@@ -208,6 +217,23 @@ def build(checked: Checked, texts: Texts, torch_optimizer: torch.optim.Optimizer
     return Built(source, updater, maker, policy, _evaluation_batch(texts, config))
 
 
+def _torch_optimizer(policy: PolicyModel, config: RLConfig, given: TorchOptimizer | None) -> torch.optim.Optimizer:
+    """Return the torch optimizer; raises ``SettingsError`` for one without all parameters that learn."""
+    trained = policy.trainable()
+    if given is None:
+        return policy_adamw(trained, config.train)
+    made = given if isinstance(given, torch.optim.Optimizer) else given(trained)
+    held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
+    missing = [one for group in trained for one in group.parameters if id(one) not in held]
+    if missing:
+        raise SettingsError(
+            f"torch_optimizer lacks {len(missing)} of the parameters that learn, such as those of a value head or an "
+            "adapter, which are made with the trainer; expected all of them: give a function of their groups, such as "
+            "torch_optimizer=lambda groups: torch.optim.SGD([p for group in groups for p in group.parameters], lr=0.1)"
+        )
+    return made
+
+
 def embedded_model() -> str:
     """Return the folder of the model that a recipe without one begins with."""
     from lmrl.stories import MODEL_PATH
@@ -230,6 +256,7 @@ def _models(checked: Checked, start: LanguageModel | None) -> tuple[LanguageMode
     if start is None:
         start = load(config.model or embedded_model(), device=device, dtype=torch.float32, trust_remote_code=trust)
     require_trainable(start.model, start.card.path)
+    start.model.to(device=device, dtype=torch.float32)  # a loaded model may be elsewhere, in another precision
     if not (config.reference and checked.wants_reference):
         return start, None
     require_same_vocabulary(load_card(config.reference, trust_remote_code=trust), start.card)

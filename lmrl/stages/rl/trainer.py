@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from tqdm import tqdm
 
 from lmrl.errors import JudgeError, ResumeError, SettingsError
@@ -22,7 +21,7 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl.keywords import config_of
-from lmrl.stages.rl.setup import Built, Checked, Texts, build, check, read_texts
+from lmrl.stages.rl.setup import Built, Checked, Texts, TorchOptimizer, build, check, read_texts
 from lmrl.stages.rl.source import errors_named
 from lmrl.training.checkpoint import STATE_FILE, list_checkpoints, load_state, save_run, write_checkpoint
 from lmrl.training.devices import any_rank, free_folder
@@ -44,8 +43,10 @@ class RLTrainer(Trainer):
     keywords are settings of `lmrl rl` by their last names (``group_size=8``, ``learning_rate=1e-5``, ``beta=0.0``,
     ``max_new_tokens=64``) or whole sections (``train={...}``). Without ``evaluation`` no prompts are held out.
 
-    ``accelerator`` and ``torch_optimizer`` take the place of those that the settings describe; the latter is made from
-    the model's parameters. No run folder is written: ``steps`` yields the metrics, ``save`` writes a checkpoint.
+    ``accelerator`` and ``torch_optimizer`` take the place of those that the settings describe; the latter is a torch
+    optimizer, or a function of the groups of parameters that learn (``lmrl.algorithms.parameters``) which returns one.
+    A loaded model is trained in place. No run folder is written: ``steps`` yields the metrics, ``save`` writes a
+    checkpoint.
 
     Raises ``SettingsError``, ``ModelError`` and ``DataError`` before anything is sampled.
     """
@@ -60,7 +61,7 @@ class RLTrainer(Trainer):
         data: Any = None,
         plugins: PluginManager | None = None,
         accelerator: Any = None,
-        torch_optimizer: torch.optim.Optimizer | None = None,
+        torch_optimizer: TorchOptimizer | None = None,
         **settings: Any,
     ) -> None:
         plugins = plugins or PluginManager()
@@ -68,7 +69,7 @@ class RLTrainer(Trainer):
             plugins.offer_optimizer(optimizer)
             optimizer = optimizer.name
         start = model if isinstance(model, LanguageModel) else None
-        config = config_of("" if start else str(model), optimizer, settings)
+        config = config_of("" if start else str(model), optimizer, settings, plugins)
         if start is not None:
             config = replace(config, model=start.card.path)
         checked = check(config, reward, prompts, data, plugins, accelerator)
@@ -95,7 +96,7 @@ class RLTrainer(Trainer):
         checked = check(config, reward, prompts, data, plugins)
         texts = read_texts(checked, prompts, data)
         checkpoint = _newest_checkpoint(config) if resume else None
-        state = _checked_state(checkpoint, texts) if checkpoint else None
+        state = _checked_state(checkpoint, texts, config.optimizer.name) if checkpoint else None
         built = build(checked, texts)
         trainer = cls.__new__(cls)
         trainer._take(checked, texts, built, Run(Path(), config, is_main=False))
@@ -172,7 +173,7 @@ class RLTrainer(Trainer):
 
         Raises ``ResumeError`` for a folder without a checkpoint and for other prompts or data.
         """
-        self._restore(Path(folder), _checked_state(Path(folder), self.texts))
+        self._restore(Path(folder), _checked_state(Path(folder), self.texts, self.config.optimizer.name))
 
     def run(self, progress: bool = True) -> tuple[Evaluation | None, Evaluation | None]:
         """Train to ``config.train.updates``, evaluating, logging and saving; return the first and last evaluations.
@@ -180,6 +181,10 @@ class RLTrainer(Trainer):
         Ctrl-C finishes the update, saves and returns; a second one stops at once.
         """
         config, log, before, after = self.config, self.log, None, None
+        if log.folder == Path():
+            raise SettingsError(
+                "run() writes a run folder; use steps(count), or make the trainer by from_config(config)"
+            )
         total = config.train.updates
         if self.updates == 0:
             with self._saved_first():
@@ -214,7 +219,8 @@ class RLTrainer(Trainer):
             save_processor(self.maker.processor, folder)
 
     def _state(self) -> dict[str, Any]:
-        return self.updater.state_dict() | {"prompts": self.texts.fingerprint}
+        name = self.config.optimizer.name
+        return self.updater.state_dict() | {"prompts": self.texts.fingerprint, "optimizer_name": name}
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.policy.restore(folder, self.config.trust_remote_code)
@@ -258,7 +264,7 @@ def _postfix(metrics: Mapping[str, float]) -> str:
         parts.append(f"reward {metrics['rollout/reward']:.3f}" if "rollout/reward" in metrics else "no scores")
     if "rollout/kl" in metrics:
         parts.append(f"KL {round(metrics['rollout/kl'], 2) + 0.0:.2f}")
-    return ", ".join([*parts, f"{metrics['time/tokens_per_second']:.0f} tokens/s"])
+    return ", ".join([*parts, f"{metrics.get('time/tokens_per_second', 0.0):.0f} tokens/s"])
 
 
 def _newest_checkpoint(config: RLConfig) -> Path | None:
@@ -270,9 +276,14 @@ def _newest_checkpoint(config: RLConfig) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _checked_state(checkpoint: Path, texts: Texts) -> dict[str, Any]:
-    """Return a checkpoint's state; raises ``ResumeError`` if the prompts or data are others."""
+def _checked_state(checkpoint: Path, texts: Texts, optimizer: str) -> dict[str, Any]:
+    """Return a checkpoint's state; raises ``ResumeError`` if it is of another stage, optimizer, prompts or data."""
     state = load_state(checkpoint)
+    if "prompts" not in state:
+        raise ResumeError(f"{checkpoint} was not written by lmrl rl; expected a checkpoint of it")
+    found = state.get("optimizer_name", optimizer)
+    if found != optimizer:
+        raise ResumeError(f"{checkpoint} is of optimizer {found!r}, and this trainer's is {optimizer!r}")
     if state["prompts"] != texts.fingerprint:
         raise ResumeError(
             f"the prompts have changed since {checkpoint.name} was written, so the run would not be the same; "
