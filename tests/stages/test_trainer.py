@@ -14,7 +14,7 @@ import lmrl
 from lmrl import Loss, OptimizerSpec, PolicyOptimizer, RLTrainer, SettingsError, load
 from lmrl.algorithms import Advantages, OptimizerSettings, ops
 from lmrl.config import build
-from lmrl.errors import NonFiniteError, ResumeError
+from lmrl.errors import JudgeError, NonFiniteError, ResumeError
 from lmrl.models import text_policy
 from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
@@ -300,3 +300,36 @@ def test_settings_of_a_section_and_of_one_name_are_the_same(tiny_folder):
     other = trainer_of(tiny_folder, learning_rate=0.5, temperature=0.7).config
     assert dataclasses.asdict(one.train) == dataclasses.asdict(other.train)
     assert dataclasses.asdict(one.sampling) == dataclasses.asdict(other.sampling)
+
+
+@pytest.mark.parametrize("lost", [3, 5])
+def test_an_evaluation_that_a_judge_did_not_finish_is_made_on_resume(tiny_folder, tmp_path, lost):
+    """Calls of the reward: evaluation, update 1, evaluation, update 2, evaluation."""
+    calls = []
+
+    def judge(prompts, responses):
+        calls.append(prompts)
+        if len(calls) == lost:
+            raise JudgeError("the endpoint is gone.")
+        return cats(prompts, responses)
+
+    def config(folder):
+        table = {
+            "model": str(tiny_folder),
+            "run": {"folder": str(tmp_path / folder), "device": "cpu"},
+            "sampling": {"max_new_tokens": 4},
+            "train": {"updates": 2, "prompts_per_update": 2, "group_size": 2},
+            "optimizer": {"name": "grpo"},
+            "evaluation": {"prompts": 1, "every": 1},
+        }
+        return build(RLConfig, table)
+
+    whole = rl(config("whole"), prompts=PROMPTS, reward=cats, progress=False)
+    with pytest.raises(JudgeError, match="continue with lmrl rl --resume"):
+        rl(config("run"), prompts=PROMPTS, reward=judge, progress=False)
+    again = rl(config("run"), prompts=PROMPTS, reward=cats, resume=True, progress=False)
+    assert again.after.rewards == whole.after.rewards
+    records = [[numbers(record) for record in read_metrics(tmp_path / folder)] for folder in ("run", "whole")]
+    assert records[0] == records[1]
+    texts = [sorted(file.name for file in (tmp_path / folder / "samples").iterdir()) for folder in ("run", "whole")]
+    assert texts[0] == texts[1]

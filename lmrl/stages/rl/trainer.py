@@ -17,6 +17,7 @@ from lmrl.models.processors import load_processor, save_processor
 from lmrl.models.saving import saved_dtype
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import OptimizerSpec
+from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import Evaluation, evaluate_policy
@@ -26,7 +27,7 @@ from lmrl.stages.rl.source import errors_named
 from lmrl.training.checkpoint import STATE_FILE, list_checkpoints, load_state, save_run, write_checkpoint
 from lmrl.training.devices import any_rank, free_folder
 from lmrl.training.plugin_files import plugins_of
-from lmrl.training.run import CONFIG_FILE, Run, open_run
+from lmrl.training.run import CONFIG_FILE, Run, open_run, truncate_metrics
 from lmrl.training.schedule import extension_note, finished_note
 from lmrl.training.stopping import stop_requests
 from lmrl.training.trainer import Drawn, Trainer
@@ -190,6 +191,8 @@ class RLTrainer(Trainer):
             with self._saved_first():
                 before = self.evaluate()
             log.log(0, before.metrics() if before else {})
+        else:
+            after = self._evaluate_lost()
         hidden = not (progress and log.is_main)
         bar = tqdm(total=total, initial=self.updates, desc=config.optimizer.name, unit="update", disable=hidden)
         with bar, stop_requests("update") as stop_requested:
@@ -210,6 +213,23 @@ class RLTrainer(Trainer):
                 bar.set_postfix_str(_postfix(metrics))
                 bar.update()
         return before, after
+
+    def _evaluate_lost(self) -> Evaluation | None:
+        """Make the evaluation that was due when the run stopped, because a judge could not go on, and log it."""
+        last = self.updates == self.config.train.updates
+        records = read_metrics(self.log.folder) if self.log.is_main else []
+        logged = bool(records) and records[-1]["update"] == self.updates
+        lost = logged and "evaluation/length" not in records[-1]
+        due = self.evaluation_batch is not None and (last or _due(self.updates, self.config.evaluation.every))
+        if not (due and any_rank(self.accelerator, lost)):
+            return None
+        metrics = records[-1] if records else None
+        if self.log.is_main:
+            truncate_metrics(self.log.folder, self.updates - 1)
+        with self._saved_first(metrics):
+            found = self.evaluate()
+        self.log.log(self.updates, {**(metrics or {}), **(found.metrics() if found else {})})
+        return found
 
     def _write(self, folder: Path) -> None:
         card = self.texts.start.card
