@@ -11,7 +11,9 @@ import torch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
+from lmrl.algorithms.sequences import split_groups
 from lmrl.errors import NonFiniteError
+from lmrl.plugins.specs import Needs
 from lmrl.training.update import learning_rate_factor, minibatch_rows
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
@@ -168,3 +170,46 @@ def test_truncated_rows_bootstrap_and_terminated_ones_do_not(toy):
     ended = optimizer.advantages(rollout).extra["returns"]
     cut = optimizer.advantages(replace(rollout, truncated=~rollout.truncated)).extra["returns"]
     assert torch.allclose((cut - ended)[rollout.action_mask], torch.tensor(1.0))
+
+
+class GroupMean(PolicyOptimizer):
+    """Couples the rows of a prompt: each is compared with the mean of their current log-probabilities."""
+
+    def advantages(self, rollout):
+        return Advantages(rollout.rewards)
+
+    def loss(self, policy, batch):
+        total = policy.evaluate(batch).logprobs.sum(1)
+        labels, place = batch.group.unique(return_inverse=True)
+        sums = torch.zeros(len(labels)).index_add(0, place, total)
+        counts = torch.zeros(len(labels)).index_add(0, place, torch.ones_like(total))
+        return Loss((total - (sums / counts)[place]).square())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loss_that_couples_a_group_sees_all_of_it(toy, whole):
+    moved = []
+    for tokens in (10_000, 1):
+        world = toy()
+        updater = world.updater(
+            GroupMean(OptimizerSettings(loss_aggregation="sequence_mean")), microbatch_tokens=tokens
+        )
+        updater.needs = Needs(whole_groups=whole)
+        before = world.parameters()
+        updater.learn(world.rollout(rows=12, group_size=3), beta=0.0, update=1, seed=0)
+        moved.append(world.parameters() - before)
+    assert moved[0].abs().max() > 1e-3
+    same = torch.allclose(moved[1], moved[0], atol=1e-5 * float(moved[0].abs().max()))
+    assert same == whole, "cut apart, each row is its own mean"
+
+
+def test_groups_are_cut_whole():
+    group, lengths = torch.tensor([4, 4, 1, 1, 1, 9]), torch.tensor([2, 2, 3, 3, 3, 1])
+    for budget, count in ((100, 1), (13, 2), (5, 2), (1, 3)):
+        pieces = [piece.tolist() for piece in split_groups(group, lengths, budget)]
+        assert sorted(row for piece in pieces for row in piece) == list(range(6))
+        assert len(pieces) == count
+        for piece in pieces:
+            members = {int(group[row]) for row in piece}
+            assert sorted(piece) == [row for row in range(6) if int(group[row]) in members], "no group is cut"
+            assert len(members) == 1 or int(lengths[piece].sum()) <= budget
