@@ -1,4 +1,4 @@
-"""What the suites' results say, for the documentation: tables of all optimizers, and one's own rows and curves."""
+"""Results of the suites for the documentation: tables of all optimizers, and one's own rows and curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the core itself offers, registered through the same hooks as a stranger's plugin.
+"""Records of the core itself, registered through the same hooks as a stranger's plugin.
 
 Each hook imports what it offers when it is called; what is expensive (transformers, TensorBoard) waits for ``build``.
 """

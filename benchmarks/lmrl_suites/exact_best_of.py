@@ -7,7 +7,7 @@ from torch import Tensor
 from lmrl.testing.exact import ExactMeasures, ExactProblem
 
 BEST_OF = "best_of_n"
-"""What its row is called."""
+"""Name of its row."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """The n that are tried; the one with the best objective is reported."""
 

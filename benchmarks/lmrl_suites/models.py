@@ -21,10 +21,10 @@ from typing import Any
 
 from lmrl.config import build
 from lmrl.errors import SettingsError
+from lmrl_suites.story_model.tokenizer import SPECIALS, UNKNOWN, write
 
 STORIES = "stories"
 """The embedded story model, by this name."""
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 END = 1 << 20
 """Bytes at each end of a file that tell two files of one size apart."""
 SURVEYED = 2000
@@ -145,10 +145,9 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
     """Train on generated texts, save model and tokenizer, and return the last batches' mean loss in nats per token."""
     import torch
     from tqdm import trange
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from lmrl.models.pretrained import quiet_transformers
-    from lmrl_suites.story_model.train import batch, schedule
+    from lmrl_suites.story_model.train import batch, new_model, schedule
 
     write = imported(settings.texts, "texts")
     try:
@@ -168,21 +167,7 @@ def pretrain(settings: GeneratedModel, folder: Path, name: str = "model", progre
     try:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=tokenizer.get_vocab_size(),
-                    hidden_size=settings.hidden_size,
-                    intermediate_size=2 * settings.hidden_size,
-                    num_hidden_layers=settings.layers,
-                    num_attention_heads=settings.heads,
-                    max_position_embeddings=settings.context_length,
-                    tie_word_embeddings=True,
-                    initializer_range=0.05,
-                    bos_token_id=None,
-                    eos_token_id=tokenizer.token_to_id(EOS),
-                    pad_token_id=tokenizer.token_to_id(PAD),
-                )
-            )
+            model = new_model(settings, 2 * settings.hidden_size, tokenizer)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.1
         )
@@ -210,21 +195,9 @@ def save_tokenizer(words: list[str], folder: Path, context_length: int) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import WordLevel
 
-    specials = (PAD, EOS, UNKNOWN)
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([*specials, *words])}, unk_token=UNKNOWN))
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIALS, *words])}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     # Every word gets a space before it, so that what some ids say does not depend on the ids that follow.
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context_length,
-        "pad_token": PAD,
-        "eos_token": EOS,
-        "unk_token": UNKNOWN,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return tokenizer
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
+    return write(tokenizer, folder, context_length)

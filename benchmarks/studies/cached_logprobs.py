@@ -1,4 +1,4 @@
-"""How far log-probabilities that were captured while sampling lie from those of one pass over the finished rows.
+"""Differences between log-probabilities captured while sampling and those of one pass over the finished rows.
 
     python benchmarks/studies/cached_logprobs.py
 

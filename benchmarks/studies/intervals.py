@@ -1,4 +1,4 @@
-"""How often 95% intervals hold the truth, on data as evaluations have them: shares, win rates with ties, skewed KL.
+"""Coverage of 95% intervals, on data as evaluations have them: shares, win rates with ties, skewed KL.
 
 Each kind of data is drawn again and again from a known distribution; the table shows the share of intervals that hold
 its mean, and their mean width, for Student's t and for the interval that `lmrl eval` takes.

@@ -34,7 +34,7 @@ class KLSettings:
     horizon: float = 10000.0
     """Adaptive: episodes over which beta can change by 20% at most."""
     log_reference: Literal["never", "evaluation", "always"] = "evaluation"
-    """When the KL to the reference is computed for the log alone: never, in evaluations, or in every update too. A
+    """The KL to the reference is computed for the log alone: never, in evaluations, or in every update too. A
     penalty, or an optimizer that reads the reference, computes it in any case; without either, `never` keeps no
     reference in memory."""
 

@@ -25,7 +25,7 @@ class PairLossSettings(OptimizerSettings):
     """Settings of an optimizer that applies ``pair_loss``; its own inherit from this class."""
 
     beta: float = 0.1
-    """How strongly the reference holds the policy back; IPO's tau."""
+    """Strength of the pull to the reference; IPO's tau."""
     loss: PairLoss = "sigmoid"
     """sigmoid: DPO, conservative with label_smoothing; ipo: a squared distance to a finite gap; hinge: SLiC's; robust:
     unbiased where a share label_smoothing of the pairs is the wrong way round."""

@@ -272,7 +272,7 @@ class Batch(_Renamed):
 
     @property
     def group(self) -> Tensor:
-        """Which rows share a prompt, (B,)."""
+        """Number of each row's prompt, (B,)."""
         return self.rollout.group
 
     @property

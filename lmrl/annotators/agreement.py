@@ -1,4 +1,4 @@
-"""How well two annotators agree on the same comparisons, with intervals over prompts.
+"""Agreement of two annotators on the same comparisons, with intervals over prompts.
 
 Each pair of completions is a unit on which an annotator says better, worse or tie. Pairs of one prompt hang together,
 so intervals resample prompts.
@@ -22,7 +22,7 @@ Ranks = Sequence[int]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two annotators' rankings of the same completions compare; ``comparisons`` is the number of prompts.
+    """Comparison of two annotators' rankings of the same completions; ``comparisons`` is the number of prompts.
 
     ``agreement``: share of the pairs that neither ties on which both name the same one. ``exact``: share of all pairs
     on which both say the same, ties included. ``tau``: mean of Kendall's tau-b over the prompts where neither ties

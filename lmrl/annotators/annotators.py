@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an annotator is asked: which of these completions is the better answer to the prompt.
+    """Question to an annotator: which of these completions is the better answer to the prompt.
 
     ``prompt_text`` is the prompt as one text, for whoever reads no messages; ``columns`` are the other columns of the
     prompt's row, handed to rewards by name.
@@ -107,7 +107,7 @@ DEFAULT_REWARD = "happy_end"
 
 @dataclass
 class AnnotatorSettings:
-    """Who ranks completions, and how."""
+    """An annotator's kind and settings."""
 
     kind: Literal["reward", "judge", "person"] = "reward"
     """reward: a reward function or reward model; judge: a language model that is asked; person: you, here in the

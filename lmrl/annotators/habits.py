@@ -19,7 +19,7 @@ _SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
 @dataclass(frozen=True)
 class Habits:
-    """What an annotator's judgements have in common.
+    """Tendencies of an annotator's judgements.
 
     ``tied_pairs``: share of the pairs that tie. ``longer_preferred``: share of the pairs with a better completion, of
     different lengths in characters, where it is the longer one. Of judges only: ``consistency``, the share of pairs

@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class UnreadableAnswer(LmrlError, ValueError):
-    """What a person typed is no ranking; the message says why."""
+    """A person's input is no ranking; the message says why."""
 
 
 class PersonAnnotator:

@@ -1,4 +1,4 @@
-"""What a result means nothing without: the commit, the versions, and the machine without its name or any path."""
+"""Circumstances of a result: the commit, the versions, and the machine without its name or any path."""
 
 from __future__ import annotations
 

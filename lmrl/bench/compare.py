@@ -25,7 +25,7 @@ ALL = "all tasks"
 VERDICTS = ("failed", "worse", "undecided", "better", "equal")
 """In the order in which they are shown."""
 COLUMNS = ("verdict", "suite, task, optimizer", "old", "new", "difference", "margin")
-"""What tables call the cells of a comparison."""
+"""Names of a comparison's cells in tables."""
 Group = tuple[str, str, float | None]
 """Task (or ``ALL``), optimizer, coefficient (None over all)."""
 
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What was compared, in words."""
+        """The two cells of a comparison in words."""
         where = self.task if self.beta is None else f"{self.task}, beta {self.beta:g}"
         return f"{self.suite}, {where}, {self.optimizer}"
 
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether this is a reason to stop."""
+        """True if this is a reason to stop."""
         return self.verdict in ("worse", "failed")
 
 

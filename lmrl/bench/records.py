@@ -67,9 +67,9 @@ class Record:
     details: list[dict[str, Any]] = field(default_factory=list)
     """Lines of a kind that measures more than one thing at once."""
     asked: str = ""
-    """What names the suite on the command line, to repeat it: its name, --smoke, overrides."""
+    """Arguments that repeat the suite on the command line: its name, --smoke, overrides."""
     grid: Grid = field(default_factory=Grid)
-    """What was asked for together with it, so that what is not there is known to be missing."""
+    """The whole request that it is a part of, so that missing runs are known."""
     error: str = ""
     seconds: float = 0.0
     commit: str = ""
@@ -78,7 +78,7 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What tells this run apart from the others of its suite."""
+        """Key of this run among those of its suite."""
         return self.task, self.optimizer, self.beta, self.seed
 
     @property

@@ -1,4 +1,4 @@
-"""What results say, as one HTML page that needs nothing else, and as Markdown.
+"""Report of results as one HTML page that needs nothing else, and as Markdown.
 
 Both are made of the same parts; the figures stand on the page alone. A run that failed or is missing is shown, and is
 in no figure.

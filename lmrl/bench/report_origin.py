@@ -1,4 +1,4 @@
-"""Where a report's figures come from: what ran where, what is not there, what got worse, which settings and calls."""
+"""Origin of a report's figures: machines, missing runs, comparisons, settings and calls."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to do one run."""
+    """Job of a process that does one run."""
 
     suite: Suite
     planned: Planned

@@ -24,13 +24,13 @@ SMOKE = "smoke"
 
 @dataclass(frozen=True)
 class Budget:
-    """What every optimizer is given, the same for all."""
+    """Budget of every optimizer, the same for all."""
 
     unit: Literal["updates", "tokens", "epochs"] = "updates"
     """updates: rollout batches, or batches of data; tokens: sampled tokens, each answer counted at its full length, so
     that an optimizer whose answers are short is given no more updates; epochs: passes over the data."""
     amount: int = 100
-    """How many."""
+    """Number of these units."""
 
     def __post_init__(self) -> None:
         if self.amount < 1:
@@ -42,7 +42,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one row of the tables is given besides its optimizer's defaults, and why."""
+    """Settings of one row of the tables besides its optimizer's defaults, with the reason."""
 
     of: str = ""
     """The optimizer, for one that runs a second time under the recipe's name; empty is the one of that name."""
@@ -73,9 +73,9 @@ class Suite:
     """Everything that a suite file can say."""
 
     name: str
-    """What its results carry; letters, digits, - and _."""
+    """Name in its results; letters, digits, - and _."""
     kind: str = "rl"
-    """What runs it: see `lmrl.bench.kinds`."""
+    """Kind that runs it: see `lmrl.bench.suite_kind`."""
     measure: Measure = field(default_factory=Measure)
     optimizers: list[str] = field(default_factory=list)
     """Names; empty runs all that are installed and that the kind can run."""
@@ -95,7 +95,7 @@ class Suite:
     only: list[str] = field(default_factory=list)
     """Names of the tasks to run; empty runs all of them."""
     smoke: dict[str, Any] = field(default_factory=dict)
-    """What --smoke changes, written like the file itself."""
+    """Changes of --smoke, written like the file itself."""
     members: list[str] = field(default_factory=list)
     """Of the kind group: the suites that are run one after the other at their smoke sizes."""
 

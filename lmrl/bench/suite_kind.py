@@ -1,4 +1,4 @@
-"""What a kind of suite must say: its metrics, whom it can run, and one run."""
+"""Interface of a kind of suite: its metrics, the optimizers that it can run, and one run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SuiteRun:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. ``curve`` holds columns of one length, the first of which is what they are drawn over."""
+    """Result of a run. ``curve`` holds columns of one length, the first of which is what they are drawn over."""
 
     metrics: dict[str, float]
     curve: dict[str, list[float]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is called in reports."""
+    """Name of a metric in reports."""
 
     label: str
     decimals: int = 3
@@ -43,9 +43,9 @@ class Metric:
     high: float = math.inf
     """The greatest possible value."""
     shown: bool = True
-    """Whether reports have a table of it."""
+    """True if reports have a table of it."""
     is_measure: bool = True
-    """Whether a suite can compare it: more of it is better, in every task."""
+    """True if a suite can compare it: more of it is better, in every task."""
 
 
 class SuiteKind(ABC):
@@ -58,19 +58,19 @@ class SuiteKind(ABC):
     curves: tuple[str, ...] = ()
     """Columns of curves that reports draw, each over the first column."""
     curve_over = "update"
-    """What the first column of curves is."""
+    """Name of the first column of curves."""
     has_frontier = True
-    """Whether reward against KL says something: the metrics reward and kl are there."""
+    """True if reports draw reward against KL: the metrics reward and kl are there."""
     against_kl: tuple[str, ...] = ()
     """Columns of curves that reports draw together over the root of the curve's column kl."""
     takes_beta = True
-    """Whether the coefficient of the KL means anything; where it does not, suites have the one coefficient 0."""
+    """True if the kind uses the KL coefficient; otherwise suites have the one coefficient 0."""
     takes_recipes = True
-    """Whether recipes mean anything."""
+    """True if the kind uses recipes."""
     units: tuple[str, ...] = ("updates",)
-    """What budgets can be counted in."""
+    """Units of budgets."""
     exclusive = False
-    """Whether a run needs the machine for itself: then --jobs is 1."""
+    """True if a run needs the machine for itself: then --jobs is 1."""
 
     @abstractmethod
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Row:
     tokens_per_second: float
     """NaN where the kind has no such thing."""
     complete: bool = True
-    """Whether there are runs for every task and coefficient, and none failed."""
+    """True if there are runs for every task and coefficient, and none failed."""
 
     @property
     def title(self) -> str:
@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether scores are not the measure itself, since a task has bounds other than 0 and 1."""
+        """True if scores are not the measure itself, since a task has bounds other than 0 and 1."""
         return any(
             not math.isclose(record.score, record.metrics[self.measure], abs_tol=1e-9)
             for record in self.records

@@ -12,7 +12,7 @@ from lmrl.plugins.specs import CommandSpec
 
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 HIDDEN = "\x01{}\x02"
-"""How line editing is told that characters of its prompt take no room."""
+"""Marks for line editing around characters of its prompt that take no room."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from lmrl.plugins.specs import CommandSpec
 
 @dataclass(frozen=True)
 class Page:
-    """What one path shows: a title, its settings, the names that can be picked (with summaries), a TOML table."""
+    """View of one path: a title, its settings, the names that can be picked (with summaries), a TOML table."""
 
     title: str
     settings: list[FieldHelp]

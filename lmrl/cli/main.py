@@ -27,7 +27,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 USAGE = 2
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
-"""What a file system says no with: nothing that a traceback would explain."""
+"""Errors of a file system, which a traceback would not explain."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

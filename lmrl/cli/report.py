@@ -1,4 +1,4 @@
-"""What commands print at their end: tables with intervals, sample texts, and where things are."""
+"""Output at the end of commands: tables with intervals, sample texts, and paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How types and values are called in messages and in help: in TOML's words rather than in Python's."""
+"""Names of types and values in messages and in help: TOML's words rather than Python's."""
 
 from __future__ import annotations
 

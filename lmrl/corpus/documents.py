@@ -1,4 +1,4 @@
-"""What a corpus is made of: documents with the place they came from, and what the text extra brings."""
+"""Documents of a corpus with the place they came from, and the imports of the text extra."""
 
 from __future__ import annotations
 

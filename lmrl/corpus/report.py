@@ -1,4 +1,4 @@
-"""What became of the documents: how many each step left out or changed, why, and one example of each."""
+"""Report of a corpus: the documents that each step left out or changed, the reason, and one example of each."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CorpusReport:
 
     @property
     def dropped_documents(self) -> int:
-        """How many documents were left out in all."""
+        """Documents that were left out in all."""
         return sum(count.documents for reasons in self.dropped.values() for count in reasons.values())
 
     def rows(self) -> list[tuple[str, str, int, int, str]]:

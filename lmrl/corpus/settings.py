@@ -11,18 +11,18 @@ from lmrl.errors import SettingsError
 
 @dataclass
 class CorpusSettings:
-    """Where text comes from and where the prepared corpus is kept."""
+    """Sources of text, and the folder of the prepared corpus."""
 
     paths: list[str] = field(default_factory=list)
     """Files, folders, globs or ids on the hub: .txt, .html, .json, .jsonl, .csv (also with .gz and .zst), .parquet,
     .arrow, .warc and .wet (also with .gz)."""
     folder: str = ""
-    """Where the prepared corpus is kept; empty is runs/corpora/<fingerprint of sources and settings>, which a second
+    """Folder of the prepared corpus; empty is runs/corpora/<fingerprint of sources and settings>, which a second
     run finds again."""
     column: str = "text"
     """Column of the text in JSON, CSV and tables."""
     separator: str = ""
-    """What stands between the documents of a .txt file: "\\n\\n" is an empty line. Empty: a file is one document."""
+    """Separator of the documents of a .txt file: "\\n\\n" is an empty line. Empty: a file is one document."""
     split: str = "train"
     """Split of a data set on the hub, or in a folder saved by datasets."""
     subset: str = ""
@@ -102,7 +102,7 @@ class QualityRules:
 
 @dataclass
 class CleanSettings:
-    """What happens to documents before they are packed. By default only equal documents are left out."""
+    """Cleaning of documents before they are packed. By default only equal documents are left out."""
 
     exact_duplicates: bool = True
     """Keep the first of documents that are equal up to case and white space."""
@@ -154,7 +154,7 @@ class TokenizerSettings:
     vocabulary_size: int = 8192
     """Tokens at the most, the three special ones included."""
     min_frequency: int = 2
-    """How often a pair or a word must occur to become a token."""
+    """Occurrences that make a pair or a word a token."""
     max_characters: int = 500_000_000
     """Characters to train on, from the beginning of the corpus; 0 is all."""
     eos_token: str = ""

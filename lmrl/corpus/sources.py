@@ -1,4 +1,4 @@
-"""Where documents come from: files, folders, globs and ids on the hub, told apart and read one document at a time."""
+"""Sources of documents: files, folders, globs and ids on the hub, told apart and read one document at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READERS: dict[str, Reader] = {
     ".warc": archives.archive_documents,
     ".wet": archives.archive_documents,
 }
-"""How each kind of file is read, by its suffix without that of a compression."""
+"""Readers of each kind of file, by its suffix without that of a compression."""
 WHOLE_HASH = 1 << 26
 """Bytes up to which a file's fingerprint is that of all its content."""
 SAVED_FOLDER = ("dataset_info.json", "dataset_dict.json")
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def is_whole_text(self) -> bool:
-        """Whether it is a .txt file."""
+        """True for a .txt file."""
         return self.path is not None and kind_of(self.path) == ".txt"
 
     def documents(self, settings: CorpusSettings, report: CorpusReport) -> Iterator[Document]:

@@ -32,7 +32,7 @@ FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-"""What makes a tokenizer in a model's folder."""
+"""Files that make a tokenizer in a model's folder."""
 WORD = "\\w+(?:['\u2019-]\\w+)*|[^\\w\\s]"
 """A word, with the apostrophes and hyphens inside it, or one punctuation mark."""
 CLOSING = (":", ";", ")", "]", "\u201d", "\u2019", "\u2026", "%")

@@ -154,7 +154,7 @@ class TokenStream:
 
     @property
     def documents(self) -> int:
-        """How many documents there are."""
+        """Number of documents."""
         return int(self._document_starts[-1])
 
     @property

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PromptSettings:
-    """Where prompts come from."""
+    """Source of prompts."""
 
     path: str = ""
     """A file (.txt with a prompt per line, .json, .jsonl, .csv, .tsv, .parquet, .arrow; text kinds also with .gz, .bz2,

@@ -1,4 +1,4 @@
-"""What rows become: a conversation or completion to imitate, and answers to one prompt in order of preference.
+"""Records made of rows: a conversation or completion to imitate, and answers to one prompt in order of preference.
 
 Plain frozen records without torch. ``lmrl.data.load_examples`` and ``lmrl.data.load_rankings`` make them of rows.
 """

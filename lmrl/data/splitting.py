@@ -1,4 +1,4 @@
-"""Which rows are held out, and the fingerprint of rows: one logic for prompts, examples and rankings."""
+"""Held-out rows, and the fingerprint of rows: one logic for prompts, examples and rankings."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class SamplingSpec:
 
     @property
     def filters_support(self) -> bool:
-        """Whether top-k, top-p or min-p drop tokens, so that the support depends on the policy's own logits."""
+        """True if top-k, top-p or min-p drop tokens, so that the support depends on the policy's own logits."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def log_distribution(self, logits: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class TransformersEngineSettings:
 
 @dataclass
 class SamplingSettings:
-    """How responses are drawn."""
+    """Settings of sampling."""
 
     temperature: float = 1.0
     """Divides the logits; the scorer and the reference use the same."""

@@ -32,7 +32,7 @@ class Completion:
 
     @property
     def ended(self) -> bool:
-        """Whether the model ended it itself, by an end token or a stop string."""
+        """True if the model ended it itself, by an end token or a stop string."""
         return self.finish in (FinishReason.EOS, FinishReason.STOP)
 
 

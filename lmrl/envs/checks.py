@@ -13,7 +13,7 @@ from lmrl.envs.task import Task
 from lmrl.errors import InvalidAction, MissingActionLogprob
 
 LOGPROB_SLACK = 1e-5
-"""How far above 0 a log-probability may lie: float32 log-softmax rounds."""
+"""Largest log-probability above 0 that is accepted: float32 log-softmax rounds."""
 
 
 def check_action(action: Any, task: Task) -> int:

@@ -39,7 +39,7 @@ class FrozenModel:
         self.name, self.trust_remote_code = name, trust_remote_code
         self._model = live
         self.cache_works: bool | None = None
-        """Whether the key-value cache was found to agree with re-encoding; None before the first try."""
+        """True if the key-value cache was found to agree with re-encoding; None before the first try."""
         self._keep_last: dict[str, int] | None = None
 
     def load(self) -> LanguageModel:

@@ -1,4 +1,4 @@
-"""How the frozen reference is evaluated: with a key-value cache, or by reading every state anew.
+"""Scorers of the frozen reference: with a key-value cache, or by reading every state anew.
 
 Imports torch. Rows stand at different positions, because episodes end and start again at different times.
 """
@@ -126,7 +126,7 @@ class CachedScorer:
         self.spec = SamplingSpec(temperature=temperature)
         self.length = length
         self.cached = np.zeros(rows, dtype=np.int64)
-        """How many tokens of each row the cache holds."""
+        """Tokens of each row in the cache."""
         self.layers = [RowLayer(rows, length) for _ in DynamicCache(config=model.load().model.config).layers]
 
     def begin(self, row: int) -> None:

@@ -1,4 +1,4 @@
-"""What stays the same from episode to episode, made once from the environment's keywords and never changed."""
+"""The task of all episodes, made once from the environment's keywords and never changed."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class Task:
 
     @cached_property
     def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may be chosen, (V,)."""
+        """True for tokens that may be chosen, (V,)."""
         allowed = np.ones(self.card.vocab_size, dtype=np.bool_)
         allowed[list(self.spec.forbidden_ids)] = False
         return allowed
 
     @cached_property
     def ends_episode(self) -> NDArray[np.bool_]:
-        """Which tokens are EOS, (V,)."""
+        """True for EOS tokens, (V,)."""
         eos = np.zeros(self.card.vocab_size, dtype=np.bool_)
         eos[[token for token in self.spec.eos_ids if token < self.card.vocab_size]] = True
         return eos

@@ -88,7 +88,7 @@ class TextGenEnv(gym.Env[Observation, int]):
 
     @property
     def has_action_logprob(self) -> bool:
-        """Whether a log-probability waits for the next step."""
+        """True if a log-probability waits for the next step."""
         return self._logprob is not None
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step led to: ``rewards`` float64 (B,), flags bool (B,), 0 and false in rows that did not step.
+    """Result of a step: ``rewards`` float64 (B,), flags bool (B,), 0 and false in rows that did not step.
 
     ``reference_logprobs`` float64 (B,) exists if there is a reference; ``final_infos`` holds, for each row that ended,
     what is only known at the end.

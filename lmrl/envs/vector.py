@@ -24,7 +24,7 @@ except ImportError:  # Gymnasium 1.0
     from enum import Enum
 
     class AutoresetMode(Enum):  # type: ignore[no-redef]
-        """What happens after the end of an episode: reset with the next step, with the same one, or not at all."""
+        """Action after the end of an episode: reset with the next step, with the same one, or not at all."""
 
         NEXT_STEP = "NextStep"
         SAME_STEP = "SameStep"
@@ -137,7 +137,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
 
     @property
     def has_action_logprob(self) -> bool:
-        """Whether log-probabilities wait for the next step."""
+        """True if log-probabilities wait for the next step."""
         return self._logprobs is not None
 
     def action_masks(self) -> Flags:

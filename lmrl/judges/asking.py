@@ -1,4 +1,4 @@
-"""What a judge's model is to a judge: something that answers questions, within a budget."""
+"""A judge's model as a judge sees it: it answers questions, within a budget."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Budget:
 
     @property
     def spent(self) -> str:
-        """Which limit has been reached, in words; empty while there is something left."""
+        """The limit that has been reached, in words; empty while there is something left."""
         with self._lock:
             return self._spent()
 

@@ -31,7 +31,7 @@ class AskingSettings:
     model: str = ""
     """A local model's folder or hub id; with base_url, the name under which the endpoint knows its model."""
     device: Literal["auto", "cpu"] = "auto"
-    """Where a local model is loaded; auto takes a GPU where there is one."""
+    """Device of a local model; auto takes a GPU where there is one."""
     trust_remote_code: bool = False
     """Run Python code that a local model comes with; read that code first."""
     base_url: str = ""
@@ -54,7 +54,7 @@ class AskingSettings:
     timeout: float = 60.0
     """Seconds to wait for an endpoint's answer."""
     retries: int = 5
-    """How often a question is put again after an error that may pass: no connection, timeout, status 408, 409, 429 or
+    """Times that a question is put again after an error that may pass: no connection, timeout, status 408, 409, 429 or
     500 and above."""
     backoff: float = 1.0
     """Seconds before the first such repetition; each further one waits twice as long, up to a minute, with up to a

@@ -26,7 +26,7 @@ ALL_LINEAR = "all-linear"
 
 @dataclass
 class AdapterSettings:
-    """Whether all weights learn, or an adapter beside them."""
+    """Choice between training all weights and an adapter beside them."""
 
     method: Literal["none", "lora", "rslora", "dora"] = "none"
     """none trains every weight; lora trains low-rank matrices beside the frozen ones, rslora scales them by
@@ -34,7 +34,7 @@ class AdapterSettings:
     rank: int = 16
     """Rank of the matrices."""
     alpha: float = 32.0
-    """What the adapter adds is scaled by alpha / rank."""
+    """The adapter's output is scaled by alpha / rank."""
     dropout: float = 0.0
     """Share of the adapter's inputs that are dropped in training."""
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TAIL = 20.0
-"""Where the quadrature begins, below the mode: it leaves out a probability of exp(-20), 2e-9."""
+"""Beginning of the quadrature, below the mode: it leaves out a probability of exp(-20), 2e-9."""
 STEP = 0.5
 """The quadrature's step for ties of up to four: the trapezoidal rule is then off by about exp(-pi^2 / STEP), 3e-9."""
 

@@ -1,4 +1,4 @@
-"""What makes a module a sound plugin: every hook exists, is marked, and takes arguments that its signature has."""
+"""Checks that a module is a sound plugin: every hook exists, is marked, and takes arguments that its signature has."""
 
 from __future__ import annotations
 

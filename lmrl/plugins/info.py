@@ -1,4 +1,4 @@
-"""What is known about one plugin, for people and for error messages."""
+"""Records about one plugin, for people and for error messages."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ USES = {
     "engine": "engine.name={name}",
     "benchmark": "",
 }
-"""What picks the plugin in a recipe, by its kind; a benchmark has a command of its own."""
+"""Setting that picks the plugin in a recipe, by its kind; a benchmark has a command of its own."""
 SECTIONS = {"dataset": "prompts"}
 
 

@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points of installed distributions, and single files."""
+"""Sources of plugins: entry points of installed distributions, and single files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRICT_VARIABLE = "LMRL_STRICT_PLUGINS"
 
 
 class EntryPointLike(Protocol):
-    """What the manager reads of an ``importlib.metadata.EntryPoint``."""
+    """The part of an ``importlib.metadata.EntryPoint`` that the manager reads."""
 
     @property
     def name(self) -> str:

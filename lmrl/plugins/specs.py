@@ -26,7 +26,7 @@ MOVED_NEEDS = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What an optimizer needs; the trainer supplies it, or refuses the run before any sampling."""
+    """Needs of an optimizer; the trainer supplies them, or refuses the run before any sampling."""
 
     values: bool | Literal["separate"] = False
     """A value head, ``rollout.values``, ``rollout.bootstrap_values`` and ``evaluation.values``. "separate": the value
@@ -38,7 +38,7 @@ class Needs:
     whole_groups: bool = False
     """``loss`` is given the rows of one prompt together, never cut in two for memory: it couples them."""
     experience: Experience = "rollouts"
-    """What it learns from."""
+    """Experience that it learns from."""
     importance: bool = True
     """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
     distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""
@@ -75,7 +75,7 @@ class RewardSpec:
     settings: type
     summary: str = ""
     concurrency: Concurrency = "none"
-    """Where it may be called with some rows of a batch while others are still sampled: in threads, in processes
+    """Place of calls with some rows of a batch while others are still sampled: in threads, in processes
     (it must pickle), or not at all. Only for rewards whose scores each depend on their own row alone."""
 
 

@@ -52,9 +52,9 @@ class Member:
     function: Callable[..., Any]
     weight: float = 1.0
     settings: Mapping[str, Any] | None = None
-    """What it was built from, by its name or its spec; None for a live callable."""
+    """Settings that it was built from, by its name or its spec; None for a live callable."""
     concurrency: Concurrency = "none"
-    """Where it says that it may be called with some rows of a batch while others are still sampled."""
+    """Its place of calls with some rows of a batch while others are still sampled."""
 
 
 class RewardFunction:
@@ -102,7 +102,7 @@ class RewardFunction:
 
     @property
     def concurrency(self) -> Concurrency:
-        """Where all members may be called with some rows of a batch while others are still sampled."""
+        """Place of calls of all members with some rows of a batch while others are still sampled."""
         said = {member.concurrency for member in self.members}
         if "none" in said:
             return "none"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lmrl.models.reward_model import RewardModel
 
 Aggregation = Literal["mean", "worst", "uncertainty"]
-"""How the scores of several reward models become one (Coste et al. 2023, section 3.2)."""
+"""Ways to make one score of those of several reward models (Coste et al. 2023, section 3.2)."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class LearnedSettings:
     paths: list[str] = field(default_factory=list)
     """Several reward models instead of one, for an ensemble of your own."""
     aggregation: Aggregation = "mean"
-    """What becomes of an ensemble's scores: mean, worst (the lowest), or uncertainty (mean minus coefficient times the
+    """Score of an ensemble: mean, worst (the lowest), or uncertainty (mean minus coefficient times the
     members' variance)."""
     coefficient: float = 1.0
     """In the aggregation uncertainty: what a unit of variance costs."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lmrl.plugins import PluginManager
 
 Reward = str | Mapping[str, float] | Callable[..., Any] | RewardSpec
-"""What a user may give where a reward is wanted."""
+"""Values that a user may give where a reward is wanted."""
 
 
 def resolve(

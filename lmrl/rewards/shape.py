@@ -20,7 +20,7 @@ class LengthSettings:
     mode: Literal["band", "linear"] = "band"
     """band: 1 between minimum and maximum, falling to 0 outside; linear: minus cost for each unit."""
     unit: Literal["words", "characters"] = "words"
-    """What is counted; white space around the response is not."""
+    """Unit that is counted; white space around the response is not."""
     minimum: int = 0
     """The band's lower end."""
     maximum: int = 0

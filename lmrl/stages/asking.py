@@ -1,4 +1,4 @@
-"""How a model is asked: one with a chat template is chatted with, one without has the text completed."""
+"""Questions to a model: one with a chat template is chatted with, one without has the text completed."""
 
 from __future__ import annotations
 

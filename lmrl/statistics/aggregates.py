@@ -40,18 +40,18 @@ class Scores:
 
     @property
     def weights(self) -> Floats:
-        """What each run weighs, (N,): every cell the same, and 1 together."""
+        """Weight of each run, (N,): every cell the same, and 1 together."""
         even: Floats = _even(np.ones((1, len(self.values))), self.cells)[0]
         return even
 
     @property
     def seeds_of_tasks(self) -> list[int]:
-        """How many different seeds each task has."""
+        """Number of different seeds of each task."""
         return [len(np.unique(self.seeds[self.tasks == task])) for task in np.unique(self.tasks)]
 
     @property
     def has_spread(self) -> bool:
-        """Whether every cell has the two runs without which nothing says how far its runs differ."""
+        """True if every cell has two runs, which their spread needs."""
         return bool(len(self.values)) and int(np.unique(self.cells, return_counts=True)[1].min()) > 1
 
 

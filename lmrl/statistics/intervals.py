@@ -43,7 +43,7 @@ class Interval:
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is an interval: one value alone, or values all alike without bounds, have none."""
+        """True if there is an interval: one value alone, or values all alike without bounds, have none."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
@@ -177,7 +177,7 @@ def paired_difference(
 
 
 class RewardScale:
-    """What is known of a reward's range: what the user says, or what the reward says and what was seen of it.
+    """Known range of a reward: the user's, or the reward's own and the scores that were seen.
 
     ``given`` are bounds that every value must keep, ``declared`` ones that the reward says of itself; they are widened
     to what was ``seen``, such as the 0 of an answer whose score was withheld.

@@ -34,7 +34,7 @@ TURNS = (
     ("But {she} lost the {object} on the way home.", 0.4),
     ("Then it started to rain on the {object}.", 0.6),
 )
-"""What happens to the object, and the probability of a happy end after it (0.45 on average)."""
+"""Events of the object, and the probability of a happy end after it (0.45 on average)."""
 EFFORTS = (
     "{She} looked for the {object} all night.",
     "{She} asked {her} mom for help.",

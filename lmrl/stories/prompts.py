@@ -119,7 +119,7 @@ class StoriesSettings:
     count: int = 1024
     """Number of distinct prompts."""
     seed: int = 0
-    """Which prompts: the same seed gives the same ones."""
+    """Seed of the prompts: the same seed gives the same ones."""
 
     def __post_init__(self) -> None:
         if self.count < 1:

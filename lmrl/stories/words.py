@@ -74,7 +74,7 @@ TIMES = (
 )
 
 VERBS = {"found": "find", "saw": "see", "got": "get"}
-"""How the hero comes to the object, and the verb's form in a question."""
+"""Verbs by which the hero comes to the object, and their forms in a question."""
 
 HAPPY_WORDS = frozenset({"smiled", "laughed", "happy", "glad", "danced"})
 SAD_WORDS = frozenset({"cried", "wept", "sad", "sighed", "alone"})

@@ -72,7 +72,7 @@ def check_gradient(trial: Trial) -> str:
 
 
 def check_needs(trial: Trial) -> str:
-    """What is read is declared, and what is declared is read."""
+    """Declared needs are those that are read."""
     needs = trial.spec.needs
     declared = frozenset(need for need in EVERYTHING if getattr(needs, need))
     wrong = _undeclared(trial, declared)

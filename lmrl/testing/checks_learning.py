@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.rollout import Rollout
 from lmrl.errors import NonFiniteError
-from lmrl.testing.thread_ranks import ThreadAccelerator
 from lmrl.testing.toy_policy import ToyModel, expected_score
 from lmrl.testing.trial import Trial, learn, parameter_groups
-from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
 UPDATES = 60
@@ -42,15 +39,7 @@ def check_learning(trial: Trial) -> str:
     optimizer = trial.build(full=True)
     policy = trial.toy_policy(optimizer, model)
     stepper = torch.optim.Adam(parameter_groups(model, LEARNING_RATE))
-    updater = Updater(
-        optimizer,
-        policy,
-        settings,
-        kl=KLSettings(beta=0),
-        needs=trial.spec.needs,
-        accelerator=ThreadAccelerator(),
-        torch_optimizer=stepper,
-    )
+    updater = trial.updater(optimizer, policy, settings, stepper)
     reached = start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -67,7 +67,7 @@ class PolicyTable:
 
 @dataclass(frozen=True)
 class ExactMeasures:
-    """Where a policy stands, without sampling error.
+    """Measures of a policy, without sampling error.
 
     ``objective`` is J = ``reward - beta * kl``, all three means over prompts, and ``gap`` is J(pi*) - J(pi).
     ``gap_closed`` is 0 at the reference and 1 at the optimum (NaN where these are equally good); ``total_variation``
@@ -139,7 +139,7 @@ class ExactProblem:
 
     @property
     def responses_per_prompt(self) -> int:
-        """How many responses each prompt has."""
+        """Number of responses of each prompt."""
         return len(self) // len(self.prompts)
 
     def policy(

@@ -41,7 +41,7 @@ class ExactCurve:
 
     @property
     def last(self) -> ExactMeasures:
-        """Where training ended."""
+        """Measures at the end of training."""
         return self.measures[-1]
 
     def column(self, name: str) -> list[float]:

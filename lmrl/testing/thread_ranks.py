@@ -23,7 +23,7 @@ class RanksDisagree(RuntimeError):
 
 
 class Meeting:
-    """Where ``count`` ranks hand each other tensors."""
+    """Meeting of ``count`` ranks that hand each other tensors."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -45,7 +45,7 @@ class Meeting:
 
 
 class ThreadAccelerator:
-    """What the updater asks of ``accelerate.Accelerator``, for one of several threads, on the CPU."""
+    """The part of ``accelerate.Accelerator`` that the updater uses, for one of several threads, on the CPU."""
 
     def __init__(self, meeting: Meeting | None = None, rank: int = 0) -> None:
         self.meeting = meeting or Meeting(1)

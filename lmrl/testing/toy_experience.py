@@ -1,4 +1,4 @@
-"""What an optimizer learns from, made of toy answers: one function for each kind of experience.
+"""Experience made of toy answers: one function for each kind of experience.
 
 ``EXPERIENCES`` is where a further kind is added: a function that takes a ``Request`` and returns what the updater is
 given. Everything else in the kit works on any frozen record of (B,) and (B, T) tensors that has ``select``.
@@ -27,7 +27,7 @@ DRAWS = 4
 
 @dataclass(frozen=True)
 class Request:
-    """What to make: answers of ``model``, ``group_size`` to each of ``groups`` prompts.
+    """Answers to make: those of ``model``, ``group_size`` to each of ``groups`` prompts.
 
     ``supplied`` names the needs whose columns are there, ``further`` is the number of further requests. ``score``
     replaces every answer's score. With ``plain``, rewards are the scores alone; otherwise there is a KL shaping, no two
@@ -149,4 +149,4 @@ EXPERIENCES: dict[str, Callable[[Request], Any]] = {
     "labelled": make_labelled,
     "trajectories": make_trajectories,
 }
-"""What the kit can make, by ``Needs.experience``. A ``Rollout`` goes to ``Updater.update``, all else to ``learn``."""
+"""Experience that the kit can make, by ``Needs.experience``."""

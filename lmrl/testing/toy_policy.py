@@ -140,7 +140,7 @@ class ToyPolicy(LocalPolicy):
         self.module = model
         self.with_values = with_values
         self.evaluations = 0
-        """How often it was asked."""
+        """Number of evaluations."""
 
     def evaluate(self, batch: Any) -> ToyEvaluation:
         """Return the current policy on ``batch``."""

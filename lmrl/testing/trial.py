@@ -34,7 +34,7 @@ OWN_STEP_TOLERANCE = 5e-2
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one update did: the actor's and the critic's gradients (or the change in a step of the optimizer's own)."""
+    """Result of one update: the actor's and the critic's gradients (or the change in a step of the optimizer's own)."""
 
     gradients: dict[str, Tensor]
     metrics: dict[str, float]
@@ -48,7 +48,7 @@ class TrialResult:
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is neither NaN nor infinity in any gradient."""
+        """True if there is neither NaN nor infinity in any gradient."""
         return all(bool(torch.isfinite(gradient).all()) for gradient in self.gradients.values())
 
 
@@ -67,7 +67,7 @@ class Trial:
 
     @cached_property
     def has_own_step(self) -> bool:
-        """Whether the optimizer moves the parameters itself."""
+        """True if the optimizer moves the parameters itself."""
         return self.build().defines("step")
 
     @cached_property
@@ -143,15 +143,7 @@ class Trial:
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         stepper = _Recorder(model)
         settings = TrainSettings(max_gradient_norm=0, microbatch_tokens=microbatch)
-        updater = Updater(
-            optimizer,
-            policy,
-            settings,
-            kl=KLSettings(beta=0),
-            needs=self.spec.needs,
-            accelerator=accelerator or ThreadAccelerator(),
-            torch_optimizer=stepper,
-        )
+        updater = self.updater(optimizer, policy, settings, stepper, accelerator)
         with torch.random.fork_rng(devices=[]):
             if updater.accelerator.num_processes == 1:
                 torch.manual_seed(0)
@@ -161,6 +153,25 @@ class Trial:
         else:
             gradients = stepper.gradients
         return TrialResult(gradients, metrics)
+
+    def updater(
+        self,
+        optimizer: PolicyOptimizer,
+        policy: ToyPolicy,
+        settings: TrainSettings,
+        torch_optimizer: torch.optim.Optimizer,
+        accelerator: ThreadAccelerator | None = None,
+    ) -> Updater:
+        """Return the trainer's updater without a KL, in this process unless ``accelerator`` is of several ranks."""
+        return Updater(
+            optimizer,
+            policy,
+            settings,
+            kl=KLSettings(beta=0),
+            needs=self.spec.needs,
+            accelerator=accelerator or ThreadAccelerator(),
+            torch_optimizer=torch_optimizer,
+        )
 
     def update_over_ranks(self, shares: Sequence[Any]) -> TrialResult:
         """Take the same step with each rank holding its share of the experience."""

@@ -1,4 +1,4 @@
-"""What is known of a model without loading its weights: tokenizer, special ids, sizes.
+"""Card of a model, read without its weights: tokenizer, special ids, sizes.
 
 Importing this module needs neither torch nor transformers, and a folder that holds a ``tokenizer.json`` is read with
 ``tokenizers`` alone, so an environment can be made in a fraction of a second. Everything else goes through

@@ -40,7 +40,7 @@ class ChatRenderer:
 
     @property
     def marks_generation(self) -> bool:
-        """Whether the template says by ``{% generation %}`` what the assistant said."""
+        """True if the template marks the assistant's words by ``{% generation %}``."""
         return GENERATION.search(self.template) is not None
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:

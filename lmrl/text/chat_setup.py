@@ -21,7 +21,7 @@ from lmrl.text.folders import copy_tokenizer
 
 @dataclass
 class TemplateSettings:
-    """How a conversation becomes text."""
+    """Choice of the chat template."""
 
     name: Literal["auto", "own", "default", "plain", "file"] = "auto"
     """own: the tokenizer's; default: one with a new token per role; plain: roles as words, no new tokens; file: that

@@ -55,7 +55,7 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class _Turn:
-    """Where an answer stands in a rendered conversation: ``asked`` characters lead to it, ``said`` are its ranges."""
+    """Place of an answer in a rendered conversation: ``asked`` characters lead to it, ``said`` are its ranges."""
 
     asked: int
     said: tuple[tuple[int, int], ...]

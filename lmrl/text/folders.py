@@ -1,4 +1,4 @@
-"""Where a model's files are: a checkpoint's folder, or the newest checkpoint of a run's folder.
+"""Folder of a model's files: a checkpoint's, or the newest checkpoint of a run's folder.
 
 Needs neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""What is known of a reward model without loading its weights: its tokenizer, its one label, its normalisation.
+"""Card of a reward model, read without its weights: its tokenizer, its one label, its normalisation.
 
 A reward model is a checkpoint of ``AutoModelForSequenceClassification`` with one label, lmrl's own or anybody's. Needs
 neither torch nor, for a folder with a ``tokenizer.json``, transformers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 from lmrl.algorithms.optimizer import Evaluation, Policy
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.sequences import split_by_length
+from lmrl.errors import SettingsError
 
 
 class TrainablePolicy(Policy, Protocol):
@@ -33,12 +35,12 @@ class TrainablePolicy(Policy, Protocol):
         ...
 
 
-class LocalPolicy:
+class LocalPolicy(ABC):
     """Base class of policies in one process: microbatches of rows of like length, and nothing to exchange or drop."""
 
+    @abstractmethod
     def evaluate(self, batch: Any) -> Evaluation:
         """Return the current policy on a batch's actions; see ``lmrl.algorithms.Policy``."""
-        raise NotImplementedError(f"{type(self).__name__} does not define evaluate(batch)")
 
     def microbatches(self, batch: Any, token_budget: int) -> list[Tensor]:
         """Return the rows of each microbatch, cut by ``batch.row_lengths``."""
@@ -46,11 +48,18 @@ class LocalPolicy:
 
     def forget(self) -> None:
         """Drop nothing: evaluations are not kept."""
+        return None
 
     def no_sync(self) -> AbstractContextManager[Any]:
         """Do nothing: there is one process."""
         return nullcontext()
 
     def trainable(self) -> Sequence[TrainedParameters]:
-        """Return the parameters that learn."""
-        raise NotImplementedError(f"{type(self).__name__} does not define trainable()")
+        """Return the parameters that learn; a policy whose updater is given a torch optimizer needs none of its own.
+
+        Raises ``SettingsError`` unless a policy defines it.
+        """
+        raise SettingsError(
+            f"{type(self).__name__} does not say which parameters learn; define trainable(), or give the Updater a "
+            "torch_optimizer"
+        )

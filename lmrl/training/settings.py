@@ -33,7 +33,7 @@ def require_at_least(section: str, settings: Any, lowest: Mapping[str, int]) -> 
 
 @dataclass
 class RunSettings:
-    """Where a run is kept and what makes it repeatable."""
+    """Folder, seed and device of a run."""
 
     folder: str = ""
     """Folder of the run; empty is the next free runs/<stage>-<n>; of `lmrl rl`, runs/<optimizer>-<n>."""
@@ -49,7 +49,7 @@ class RunSettings:
 
 @dataclass
 class CheckpointSettings:
-    """When the run is saved."""
+    """Checkpoints of a run."""
 
     every: int = 50
     """Updates between checkpoints; the last one is always made. 0: only that one."""
@@ -65,7 +65,7 @@ class CheckpointSettings:
 
 @dataclass
 class SupervisedSettings:
-    """How the parameters move in a supervised stage; a stage adds the size of its batches."""
+    """Optimization in a supervised stage; a stage adds the size of its batches."""
 
     steps: int = 1000
     """Gradient steps."""
@@ -74,7 +74,7 @@ class SupervisedSettings:
     warmup_steps: int = 50
     """Steps over which the learning rate rises from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """What the learning rate does after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     final_share: float = 0.1
     """The share of the peak that a linear or cosine schedule ends at."""
     max_gradient_norm: float = 1.0

@@ -46,11 +46,11 @@ PANELS = (
 
 
 class Task(Protocol):
-    """What a supervised stage learns. ``module`` is trained as far as its parameters require gradients."""
+    """Task of a supervised stage. ``module`` is trained as far as its parameters require gradients."""
 
     module: nn.Module
     unit: str
-    """What losses are averaged over: "token" or "row", for messages and plots."""
+    """Unit that losses are averaged over: "token" or "row", for messages and plots."""
 
     def microbatches(self, step: int, rank: int, ranks: int) -> Sequence[Any]:
         """Return this rank's share of step 1, 2, ...: a function of its arguments and of the run's seed alone."""
@@ -91,7 +91,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a supervised run came to; evaluations are those of the first and of the last step."""
+    """Result of a supervised run; evaluations are those of the first and of the last step."""
 
     folder: Path
     checkpoint: Path

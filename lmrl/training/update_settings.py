@@ -40,7 +40,7 @@ class TrainSettings:
     warmup_updates: int = 0
     """Updates over which the learning rate rises from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What the learning rate does after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 switches it off."""
     weight_decay: float = 0.0

@@ -37,9 +37,9 @@ class GRPOSettings(OptimizerSettings):
     normalisation: Literal["std", "none", "beta"] = "std"
     """std: divide by the group's deviation; none: centre only (Dr. GRPO); beta: for scores 0 and 1 (BNPO)."""
     clip_range: float = 0.2
-    """How far the ratio pi / pi_old may fall below 1 before its gradient is cut off."""
+    """Distance of the ratio pi / pi_old below 1 from which its gradient is cut off."""
     clip_range_high: float = 0.0
-    """How far it may rise above 1; 0 takes clip_range. DAPO's 0.28 leaves unlikely tokens room to grow."""
+    """The same above 1; 0 takes clip_range. DAPO's 0.28 leaves unlikely tokens room to grow."""
     overlong_length: int = 0
     """Answers as long as this lose a whole point (DAPO's soft punishment); 0 switches it off."""
     overlong_buffer: int = 16

@@ -30,9 +30,9 @@ class GSPOSettings(OptimizerSettings):
     loss_aggregation: LossAggregation = "sequence_mean"
     """Losses are per answer, so this changes nothing but the KL's share if that is placed in the loss."""
     clip_range: float = 3e-4
-    """How far an answer's ratio may fall below 1 before its gradient is cut off; a mean over tokens, so small."""
+    """Distance of an answer's ratio below 1 from which its gradient is cut off; a mean over tokens, so small."""
     clip_range_high: float = 4e-4
-    """How far it may rise above 1; 0 takes clip_range."""
+    """The same above 1; 0 takes clip_range."""
     normalise_std: bool = True
     """Divide by the group's deviation, as GRPO does."""
 

@@ -27,11 +27,11 @@ class ILQLSettings(OptimizerSettings):
     minibatches: int = 4
     """Gradient steps per pass: each update's answers are cut into this many minibatches."""
     tau: float = 0.7
-    """Which expectile of its action values a state's value is: 0.5 is the mean over the data, near 1 the maximum."""
+    """Expectile of its action values that a state's value is: 0.5 is the mean over the data, near 1 the maximum."""
     alpha: float = 0.01
     """Weight of the conservative term, which lowers the values of actions that the data do not take."""
     beta: float = 10.0
-    """What action values are multiplied with where the policy adds them to its logits: a scale in 1 / reward."""
+    """Factor of action values where the policy adds them to its logits: a scale in 1 / reward."""
     gamma: float = 1.0
     """Discount per token; below 1 it prefers short ways to a reward."""
     cloning_coefficient: float = 1.0

@@ -22,7 +22,7 @@ class KTOSettings(OptimizerSettings):
     """Settings of KTO."""
 
     beta: float = 0.1
-    """How quickly an answer's value saturates as its log-ratio leaves the reference point."""
+    """Rate at which an answer's value saturates as its log-ratio leaves the reference point."""
     desirable_weight: float = 1.0
     """Weight of good answers; this times their number should be 1 to 1.5 times the same of bad ones."""
     undesirable_weight: float = 1.0

@@ -32,9 +32,9 @@ class NLPOSettings(ActorCriticSettings):
     minibatches: int = 4
     """Gradient steps per pass: each rollout is cut into this many minibatches."""
     clip_range: float = 0.2
-    """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    """Distance of the ratio pi / pi_old from 1 from which its gradient is cut off."""
     value_clip_range: float = 0.2
-    """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
+    """Distance of a value from its old estimate from which its gradient is cut off; 0 switches it off."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus, of the restricted distributions."""
 

@@ -22,13 +22,13 @@ class PPOSettings(ActorCriticSettings):
     minibatches: int = 4
     """Gradient steps per pass: each rollout is cut into this many minibatches."""
     clip_range: float = 0.2
-    """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    """Distance of the ratio pi / pi_old from 1 from which its gradient is cut off."""
     clip_range_high: float = 0.0
-    """How far it may rise above 1; 0 takes clip_range."""
+    """The same above 1 alone; 0 takes clip_range."""
     dual_clip: float = 0.0
     """Above 1, bounds the loss of bad actions by this times the advantage, whatever the ratio; 0 switches it off."""
     value_clip_range: float = 0.2
-    """How far a value may move from its old estimate before its gradient is cut off; 0 switches it off."""
+    """Distance of a value from its old estimate from which its gradient is cut off; 0 switches it off."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     target_kl: float = 0.0

@@ -20,7 +20,7 @@ class RAFTSettings(OptimizerSettings):
     """Settings of RAFT."""
 
     keep: int = 1
-    """How many of each prompt's answers are imitated: the best ones."""
+    """Answers to each prompt that are imitated: the best ones."""
 
     def __post_init__(self) -> None:
         if self.keep < 1:

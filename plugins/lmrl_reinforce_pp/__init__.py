@@ -18,7 +18,7 @@ class ReinforcePPSettings(OptimizerSettings):
     """Settings of REINFORCE++; token_mean is the average of OpenRLHF."""
 
     clip_range: float = 0.2
-    """How far the ratio pi / pi_old may move from 1 before its gradient is cut off."""
+    """Distance of the ratio pi / pi_old from 1 from which its gradient is cut off."""
     gamma: float = 1.0
     """Discount per token; 1 leaves the objective E[score] - beta KL as it is."""
     whiten_advantages: bool = True

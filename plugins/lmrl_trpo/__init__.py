@@ -29,7 +29,7 @@ class TRPOSettings(ActorCriticSettings):
     conjugate_gradient_steps: int = 10
     """Iterations that solve for the natural gradient."""
     line_search_steps: int = 10
-    """How many steps are tried at the most, each half as long as the one before."""
+    """Steps that are tried at the most, each half as long as the one before."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

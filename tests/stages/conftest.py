@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from lmrl.algorithms.kl import KLSettings
+from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
+from lmrl.algorithms.rollout import Advantages
 from lmrl.engines import SamplingSpec
 from lmrl.engines.local.engine import TransformersEngine
 from lmrl.models import PolicyModel, load
@@ -15,6 +17,7 @@ from lmrl.models.text_policy import FrozenReference, TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
+from lmrl.training.adamw import policy_adamw
 from lmrl.training.memory import microbatch_budget
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
@@ -29,6 +32,24 @@ def count_cats(prompts, responses, columns):
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+class Sees(PolicyOptimizer):
+    """Hands the minibatch to a function in place of a step; its loss moves the policy and the value function."""
+
+    def __init__(self, look, **settings):
+        super().__init__(OptimizerSettings(**settings))
+        self.look = look
+
+    def advantages(self, rollout):
+        return Advantages(rollout.rewards.sum(1, keepdim=True) * rollout.action_mask)
+
+    def loss(self, policy, batch):
+        now = policy.evaluate(batch)
+        return Loss(-batch.advantages * now.logprobs + (now.values - 1) ** 2)
+
+    def step(self, minibatch):
+        return self.look(minibatch) or {}
 
 
 class Toy:
@@ -72,6 +93,17 @@ class Toy:
             torch_optimizer=torch_optimizer,
             token_budget=microbatch_budget(settings, self.accelerator.device, self.policy),
         )
+
+    def watched(self, look, tokens=10_000, **settings):
+        """An updater of a policy with its own critic, whose step shows ``look`` the minibatch and moves nothing else.
+
+        Its AdamW has groups that say which parameters are the value function's.
+        """
+        self.policy = self.maker.policy = PolicyModel(self.language_model.model, with_values=True, separate_critic=True)
+        updater = self.updater(Sees(look, **settings), microbatch_tokens=tokens)
+        updater.torch_optimizer = policy_adamw(self.policy.trainable(), TrainSettings(value_learning_rate=0.1))
+        updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
+        return updater
 
     def parameters(self):
         return torch.cat([p.detach().flatten() for p in self.policy.parameters()])

@@ -6,41 +6,12 @@ import pytest
 import torch
 
 from lmrl.algorithms.kl import KLSettings
-from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
-from lmrl.algorithms.rollout import Advantages
-from lmrl.models import PolicyModel
-from lmrl.training.adamw import policy_adamw
-from lmrl.training.update_settings import TrainSettings
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum"]
 
 
-class Sees(PolicyOptimizer):
-    """Hands the minibatch to a function in place of a step; its loss moves the policy and the value function."""
-
-    def __init__(self, look, **settings):
-        super().__init__(OptimizerSettings(**settings))
-        self.look = look
-
-    def advantages(self, rollout):
-        return Advantages(rollout.rewards.sum(1, keepdim=True) * rollout.action_mask)
-
-    def loss(self, policy, batch):
-        now = policy.evaluate(batch)
-        return Loss(-batch.advantages * now.logprobs + (now.values - 1) ** 2)
-
-    def step(self, minibatch):
-        return self.look(minibatch) or {}
-
-
 def updater_of(world, look, tokens=10_000, **settings):
-    """An updater with AdamW, whose groups say which parameters are the value function's."""
-    world.policy = PolicyModel(world.language_model.model, with_values=True, separate_critic=True)
-    world.maker.policy = world.policy
-    updater = world.updater(Sees(look, **settings), microbatch_tokens=tokens)
-    updater.torch_optimizer = policy_adamw(world.policy.trainable(), TrainSettings(value_learning_rate=0.1))
-    updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
-    return updater
+    return world.watched(look, tokens, **settings)
 
 
 def see(world, look, tokens=10_000, **settings):

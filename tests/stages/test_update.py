@@ -12,9 +12,10 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import Loss, OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Advantages
 from lmrl.algorithms.sequences import split_groups
-from lmrl.errors import NonFiniteError
+from lmrl.errors import NonFiniteError, SettingsError
 from lmrl.plugins.specs import Needs
-from lmrl.training.update import learning_rate_factor, minibatch_rows
+from lmrl.training.policy import LocalPolicy
+from lmrl.training.update import Updater, learning_rate_factor, minibatch_rows
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings
@@ -213,3 +214,16 @@ def test_groups_are_cut_whole():
             members = {int(group[row]) for row in piece}
             assert sorted(piece) == [row for row in range(6) if int(group[row]) in members], "no group is cut"
             assert len(members) == 1 or int(lengths[piece].sum()) <= budget
+
+
+def test_a_policy_that_does_not_say_what_learns_needs_a_torch_optimizer():
+    class Silent(LocalPolicy):
+        def evaluate(self, batch):
+            return None
+
+    with pytest.raises(
+        SettingsError, match=r"Silent does not say which parameters learn; define trainable\(\), or give"
+    ):
+        Updater(optimizer_of("ppo"), Silent())
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    assert Updater(optimizer_of("ppo"), Silent(), torch_optimizer=torch.optim.SGD([parameter], lr=1.0)).updates == 0

@@ -44,7 +44,7 @@ class Proxy:
     members: int = 1
     """Reward models of an ensemble."""
     aggregation: Aggregation = "mean"
-    """What becomes of an ensemble's scores."""
+    """Score of an ensemble."""
     coefficient: float = 1.0
     """In the aggregation uncertainty: what a unit of variance costs."""
     settings: dict[str, Any] = field(default_factory=dict)

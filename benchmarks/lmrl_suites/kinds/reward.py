@@ -52,7 +52,7 @@ class RewardTask:
     """A table [tasks.NAME] of a suite of the kind `reward`."""
 
     model: str = STORIES
-    """What the heads are put on: a table of [models], a folder, a hub id, or stories. Empty: the user must say."""
+    """Trunk of the heads: a table of [models], a folder, a hub id, or stories. Empty: the user must say."""
     drawn: Drawn | None = None
     """Rankings that are made; left out, settings.data.path says where they are."""
     shares: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 1.0])

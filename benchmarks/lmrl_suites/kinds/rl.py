@@ -32,7 +32,7 @@ class PromptsOf:
     count: int = 512
     """Prompts, the held-out ones included."""
     seed: int = 0
-    """Which ones: the same for every run, whose own seed decides which of them are held out."""
+    """Their seed: the same for every run, whose own seed decides which of them are held out."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the function by name."""
 

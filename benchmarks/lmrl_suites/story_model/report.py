@@ -1,4 +1,4 @@
-"""What a story model has learned, measured on prompts of the split ``test``: ``report(model, tokenizer)``."""
+"""Measures of a story model on prompts of the split ``test``: ``report(model, tokenizer)``."""
 
 from __future__ import annotations
 

@@ -52,7 +52,11 @@ def build() -> Any:
 
 def save(folder: Path, context_length: int) -> Any:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, as transformers reads them, and return the tokenizer."""
-    tokenizer = build()
+    return write(build(), folder, context_length)
+
+
+def write(tokenizer: Any, folder: Path, context_length: int) -> Any:
+    """Write a tokenizer with these special tokens as transformers reads it, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {

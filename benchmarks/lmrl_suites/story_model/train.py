@@ -11,7 +11,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,22 +62,31 @@ def batch(tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
     return ids, ids.masked_fill(~lengths_to_mask(lengths, ids.shape[1]), -100)
 
 
-def new_model(settings: TrainingSettings, vocabulary_size: int, eos_id: int, pad_id: int) -> Any:
+class Sizes(Protocol):
+    """Sizes of a small Llama."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    context_length: int
+
+
+def new_model(sizes: Sizes, intermediate_size: int, tokenizer: Any) -> Any:
     """Return an untrained Llama with tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context_length,
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=sizes.hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        max_position_embeddings=sizes.context_length,
         tie_word_embeddings=True,
         initializer_range=0.05,
         bos_token_id=None,
-        eos_token_id=eos_id,
-        pad_token_id=pad_id,
+        eos_token_id=tokenizer.token_to_id(EOS),
+        pad_token_id=tokenizer.token_to_id(PAD),
     )
     return LlamaForCausalLM(config)
 
@@ -90,7 +99,7 @@ def train(output: Path, settings: TrainingSettings | None = None) -> dict[str, f
     torch.manual_seed(settings.seed)
     generator = random.Random(f"lmrl.stories/train/{settings.seed}")
     tokenizer = save(output, settings.context_length)
-    model = new_model(settings, tokenizer.get_vocab_size(), tokenizer.token_to_id(EOS), tokenizer.token_to_id(PAD))
+    model = new_model(settings, settings.intermediate_size, tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
     )

@@ -91,7 +91,7 @@ def _note(
 
 
 class PlainBatch:
-    """What a loop of one's own would do: ``generate``, the reference over padded rows, a padded GRPO step."""
+    """A loop of one's own: ``generate``, the reference over padded rows, a padded GRPO step."""
 
     def __init__(self, stage: Stage, cell: Cell) -> None:
         from transformers import AutoTokenizer

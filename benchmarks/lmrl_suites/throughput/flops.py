@@ -1,4 +1,4 @@
-"""How much work a model's arithmetic is: floating-point operations, bytes of a decode step, and the floor of both.
+"""Work of a model's arithmetic: floating-point operations, bytes of a decode step, and the floor of both.
 
 A multiplication and an addition are two operations. A token of the body costs two per parameter (Kaplan et al. 2020,
 sec. 2.1), a token whose successor is predicted two per entry of the output layer, and attention over c states

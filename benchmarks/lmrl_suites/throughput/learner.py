@@ -29,7 +29,7 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "reinforce": {"beta": BETA, "placement": "loss", "estimator": "k3"},
     "rloo": {"beta": BETA, "placement": "reward", "estimator": "k1"},
 }
-"""Where each algorithm's KL goes, as in TRL's trainer of the name."""
+"""Placement of each algorithm's KL, as in TRL's trainer of the name."""
 
 
 class Learner:

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured: matrix products and copies of memory."""
+"""Peak rates of the machine, measured: matrix products and copies of memory."""
 
 from __future__ import annotations
 

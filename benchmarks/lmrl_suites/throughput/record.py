@@ -1,4 +1,4 @@
-"""What is kept of a comparison: one JSON-able record per side, complete by itself."""
+"""Record of a comparison: one JSON-able record per side, complete by itself."""
 
 from __future__ import annotations
 

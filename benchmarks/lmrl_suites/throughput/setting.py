@@ -1,4 +1,4 @@
-"""What the suite is asked to measure: one dataclass, and the cells that it comes to."""
+"""Settings of the suite: one dataclass, and the cells that it comes to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Lengths = Literal["full", "varying"]
 WORKLOADS = ("sampling", "update", "episodes", "learning", "environment", "memory")
 LENGTHS: tuple[Lengths, ...] = ("full", "varying")
 SIDES = ("lmrl", "generate", "generate_logprobs", "padded", "plain", "trl_grpo", "trl_rloo")
-"""Who may take part: ``generate`` is transformers' own, ``padded`` an update over padded rows with all logits,
+"""Sides of a comparison: ``generate`` is transformers' own, ``padded`` an update over padded rows with all logits,
 ``plain`` a whole batch of these two, ``trl_*`` TRL's trainers."""
 LEARNER = "0.1M"
 """The model of the learning check."""
@@ -36,7 +36,7 @@ class ThroughputSettings:
     group_sizes: list[int] = field(default_factory=lambda: [1, 8])
     """Responses per prompt; whole batches are measured at the largest, which must then be 2 or more."""
     sides: list[str] = field(default_factory=list)
-    """Who takes part besides lmrl: generate, generate_logprobs, padded, plain, trl_grpo, trl_rloo; empty is all."""
+    """Sides besides lmrl: generate, generate_logprobs, padded, plain, trl_grpo, trl_rloo; empty is all."""
     rounds: int = 5
     """Timed runs of every side, in turns, after one that is not counted."""
     rows: int = 64
@@ -122,7 +122,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the progress bar says."""
+        """Text of the progress bar."""
         return f"{self.workload} {self.algorithm} {self.size} {self.lengths}, groups of {self.group_size}"
 
 

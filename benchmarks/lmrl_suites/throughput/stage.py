@@ -1,4 +1,4 @@
-"""What all workloads of one model share: its folder, prompts, device, and the peaks that rates are compared with."""
+"""Parts that all workloads of one model share: its folder, prompts, device, and the peaks of rates."""
 
 from __future__ import annotations
 

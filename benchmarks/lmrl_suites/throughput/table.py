@@ -16,7 +16,7 @@ TARGETS: dict[tuple[str, str, str], float] = {
     **{("episodes", "varying", size): 4.0 for size in ("1M", "10M", "60M")},
     **{("episodes", lengths, size): 2.0 for lengths in ("full", "varying") for size in ("125M", "1B")},
 }
-"""What lmrl is to reach, in times the baseline: ``generate``, the padded update, TRL's GRPO trainer."""
+"""Targets of lmrl, in times the baseline: ``generate``, the padded update, TRL's GRPO trainer."""
 OF_OVERHEAD = 1 / 3
 """A vector step of the environment may cost three times Gymnasium's own overhead."""
 

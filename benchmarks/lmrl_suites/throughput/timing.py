@@ -25,7 +25,7 @@ class Side:
     flops: list[float] = field(default_factory=list)
     """Floating-point operations of each run, where they are known."""
     stages: dict[str, list[float]] = field(default_factory=dict)
-    """Where the seconds went."""
+    """Seconds by part."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Further numbers, for the record."""
 
@@ -44,10 +44,10 @@ class Comparison:
     baseline: str | None
     skipped: dict[str, str] = field(default_factory=dict)
     variant: str = ""
-    """What tells several comparisons of one cell apart."""
+    """Label of one of several comparisons of a cell."""
 
     def ratios(self, side: Side) -> list[float]:
-        """How many times as fast as the baseline ``side`` was, round by round."""
+        """Speed of ``side`` in times the baseline, round by round."""
         base = next((other for other in self.sides if other.name == self.baseline), None)
         if base is None or base is side:
             return []

@@ -98,14 +98,14 @@ class PromptReader:
 
     @property
     def name(self) -> str:
-        """What the rows were taken for, in a word or two."""
+        """Shape of the rows, in a word or two."""
         if self.column:
             return f"column {self.column}"
         return self.shape.name if self.shape else "template"
 
     @property
     def described(self) -> str:
-        """What the rows were taken for, with the columns concerned."""
+        """Shape of the rows, with the columns concerned."""
         if self.column or self.shape is None:
             described = self.name
         else:

@@ -21,7 +21,7 @@ ROLES = {
     **{name: "assistant" for name in ("chatbot", "ai", "function_call", "tool_call")},
     **{name: "tool" for name in ("tool", "function", "observation", "function_response", "tool_response", "ipython")},
 }
-"""What the names of roles that data sets use stand for."""
+"""Our roles by the names that data sets use."""
 CALLS = ("function_call", "tool_call")
 """Roles of messages whose content is a call of a tool, as JSON."""
 

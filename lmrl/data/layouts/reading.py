@@ -1,4 +1,4 @@
-"""What the readers of every shape share: an answered prompt, a row left out with its reason, and checks of cells."""
+"""Parts that the readers of every shape share: an answered prompt, a row left out with its reason, checks of cells."""
 
 from __future__ import annotations
 

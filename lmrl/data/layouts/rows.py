@@ -25,7 +25,7 @@ Record = TypeVar("Record")
 
 @dataclass
 class RowSettings:
-    """Where rows come from, and whether they become conversations."""
+    """Source of rows, and the choice of conversations or plain texts."""
 
     path: str = ""
     """A file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; text kinds also with .gz, .bz2, .xz or .zst), a glob or
@@ -42,7 +42,7 @@ class RowSettings:
     limit: int = 0
     """Use the first so many examples or rankings at the most; 0 uses all."""
     chat: Chat = "auto"
-    """Which texts become messages of a user and an assistant. auto: instructions and questions do, prompts to continue
+    """Texts that become messages of a user and an assistant. auto: instructions and questions do, prompts to continue
     stay text; on: all do; off: none do, and a conversation of one question and one answer becomes text."""
 
     def unread(self) -> dict[str, str]:
@@ -58,7 +58,7 @@ def unread_of_file(path: str) -> dict[str, str]:
 
 @dataclass
 class Tally:
-    """What was left out, by reason, and what a person should know besides."""
+    """Rows that were left out, by reason, and notes for a person."""
 
     where: str
     skipped: dict[str, int] = field(default_factory=dict)

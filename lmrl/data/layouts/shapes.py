@@ -1,4 +1,4 @@
-"""Which columns make which shape: the table of all rows that lmrl reads, and how the shape of some rows is found.
+"""Shapes of rows by their columns: the table of all rows that lmrl reads, and how the shape of some rows is found.
 
 Each shape is known by the columns that it cannot do without. Leaves out files (``lmrl.data.loading.files``) and the
 reading of the cells (``lmrl.data.layouts.readers``, ``lmrl.data.layouts.comparisons``, ``lmrl.data.layouts.trees``).
@@ -33,19 +33,19 @@ class Shape:
     prompt: Callable[[Row], object] | None = None
     """The prompt alone, as text or messages; rows that only give prompts need no answer."""
     answer: str | Callable[[Row], object] = ""
-    """What is also handed on as ``answer`` when the rows have no ``answer`` of their own: a column, or its reader."""
+    """Column, or its reader, that is also handed on as ``answer`` when the rows have no ``answer`` of their own."""
     example: Reader | None = None
     """Reads an answered prompt to imitate; the best of several answers is taken."""
     ranking: Reader | None = None
     """Reads answers in order of preference."""
     spoken: bool = False
-    """Whether a text prompt is a request to somebody, so that ``chat = "auto"`` makes it a user message."""
+    """True if a text prompt is a request to somebody, so that ``chat = "auto"`` makes it a user message."""
     gather: Gather | None = None
     """Puts rows together before they are read."""
     gather_for: tuple[Use, ...] = ("prompts", "examples", "rankings")
     """The uses for which rows are put together."""
     advice: str = ""
-    """What reads rows of this shape, for the error that refuses them."""
+    """Reader of rows of this shape, for the error that refuses them."""
 
     def serves(self, use: Use) -> bool:
         """Tell whether rows of this shape become prompts, examples or rankings."""
@@ -262,13 +262,13 @@ READ_BY: dict[Use, str] = {
     "rankings": "lmrl reward and lmrl.data.load_rankings read them",
     "prompts": "they are prompts alone, which lmrl rl and lmrl.data.load_prompts read",
 }
-"""What reads the rows of a shape, by their use."""
+"""Readers of the rows of a shape, by their use."""
 LACKING: dict[Use, str] = {
     "examples": "no answer to imitate",
     "rankings": "no order of preference among several answers",
     "prompts": "no prompt",
 }
-"""What is missing from rows that do not serve a use."""
+"""Columns that are missing from rows that do not serve a use."""
 
 
 def find_shape(column_sets: Collection[Collection[str]], use: Use = "prompts") -> Shape | None:

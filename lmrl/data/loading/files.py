@@ -238,4 +238,4 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,
 }
-"""How each kind of file is read, by its suffix."""
+"""Readers of each kind of file, by its suffix."""

@@ -28,12 +28,12 @@ from lmrl.text.turns import holds_turns
 
 logger = logging.getLogger(__name__)
 CHAT_SAMPLING = SamplingSettings(temperature=0.7, max_new_tokens=256)
-"""What a chat samples with unless told otherwise."""
+"""Default sampling of a chat."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """How the last answer came about: ``finish`` is NONE if it was stopped; ``dropped`` old messages (or, where text
+    """Facts about the last answer: ``finish`` is NONE if it was stopped; ``dropped`` old messages (or, where text
     is completed, tokens) did not fit into the context."""
 
     text: str

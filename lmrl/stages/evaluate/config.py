@@ -16,7 +16,7 @@ from lmrl.training.settings import RunSettings, require_at_least
 
 @dataclass
 class HeldOutSettings:
-    """Which prompts are answered, and how often."""
+    """Prompts that are answered, and samples of each."""
 
     prompts: int = 128
     """Prompts held out of the data, the same ones as `lmrl rl` holds out with this number as evaluation.prompts and
@@ -36,7 +36,7 @@ class HeldOutSettings:
 
 @dataclass
 class WinSettings:
-    """Who says which of two models' answers is the better one; empty answers lose unseen."""
+    """Annotator that compares the answers of two models; empty answers lose unseen."""
 
     kind: Literal["reward", "judge", "person", "none"] = "reward"
     """reward: the answer with the higher reward; judge: a language model, asked in both orders; person: you, in the
@@ -89,7 +89,7 @@ class TextSettings:
     """Reference texts, of which perplexity and bits per byte are measured."""
 
     rows: RowSettings = field(default_factory=RowSettings)
-    """Where they are: prompts with completions or conversations, whose answers count, or plain texts; no path: none."""
+    """Their source: prompts with completions or conversations, whose answers count, or plain texts; no path: none."""
     kind: Literal["auto", "examples", "plain"] = "auto"
     """plain: a text file, or a column `text`; examples: any format of `lmrl sft`; auto: plain if there is a column
     `text` or the file ends in .txt."""

@@ -38,7 +38,7 @@ MEASURES = (
     Measure("perplexity", "reference texts: perplexity"),
     Measure("bits_per_byte", "reference texts: bits per byte"),
 )
-"""What is measured besides rewards, in the table's order."""
+"""Measures besides rewards, in the table's order."""
 
 
 def value(number: float, count: int = 0) -> Interval:

@@ -1,4 +1,4 @@
-"""What an evaluation will do, put together and checked before any weights are loaded and any folder is made."""
+"""Plan of an evaluation, checked before any weights are loaded and any folder is made."""
 
 from __future__ import annotations
 

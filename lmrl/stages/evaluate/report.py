@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: results.json, plots, and one page with the table and sample answers."""
+"""Files of an evaluation: results.json, plots, and one page with the table and sample answers."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ from lmrl.training.run import CONFIG_FILE, create_folder, next_free_folder
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation found: for each column (a model, or best-of-N) its measures by key, with their intervals.
+    """Result of an evaluation: for each column (a model, or best-of-N) its measures by key, with their intervals.
 
     ``samples`` are answers to the first prompts, side by side; ``wins`` the counts behind the win rates.
     """

@@ -1,4 +1,4 @@
-"""How well a model predicts reference texts: nats, perplexity and bits per byte."""
+"""Prediction of reference texts by a model: nats, perplexity and bits per byte."""
 
 from __future__ import annotations
 

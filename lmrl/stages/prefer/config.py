@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass
 class SamplesSettings:
-    """How many responses are compared."""
+    """Responses that are compared."""
 
     per_prompt: int = 4
     """Responses sampled for each prompt; those that are alike are compared once."""
@@ -33,7 +33,7 @@ class SamplesSettings:
 
 @dataclass
 class GoldSettings:
-    """What the true order is, where somebody knows it: annotators are measured by it, and no file is made of it."""
+    """Source of the true order, where it is known: annotators are measured by it, and no file is made of it."""
 
     reward: str = ""
     """A registered reward, "module:function", or the folder of a reward model; empty: the column below, or the ranks
@@ -50,12 +50,12 @@ class GoldSettings:
 
 @dataclass
 class OutputSettings:
-    """What becomes of the rankings."""
+    """Output of rankings."""
 
     format: Literal["jsonl", "parquet"] = "jsonl"
     """Kind of the files rankings and pairs."""
     pairs: Literal["all", "best_worst", "adjacent"] = "all"
-    """Which pairs of a ranking are written: all, the best against the worst, or those of neighbouring ranks."""
+    """Pairs of a ranking that are written: all, the best against the worst, or those of neighbouring ranks."""
     annotators: list[str] = field(default_factory=list)
     """Annotators whose rankings are written, each with rows of its own; empty: the first one alone. The others serve
     the report on agreement."""
@@ -82,7 +82,7 @@ class PreferConfig:
     """Completions that are there already, with prompt and completions or of any shape of rankings; nothing is sampled
     then, and ranks found there are gold."""
     annotators: dict[str, AnnotatorSettings] = field(default_factory=lambda: {"reward": AnnotatorSettings()})
-    """Who ranks, by a name of your choice: [annotators.NAME]."""
+    """Annotators that rank, by names of your choice: [annotators.NAME]."""
     on_unreadable: OnUnreadable = "skip"
     """Prompts whose answer column a reward cannot read: skip counts and names them before the run, error refuses
     them."""

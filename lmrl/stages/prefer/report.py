@@ -1,4 +1,4 @@
-"""What a preference run found: counts, annotators' habits, and how well they agree; as JSON and as a plot."""
+"""Report of a preference run: counts, annotators' habits, and their agreement; as JSON and as a plot."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Candidates:
 
     @property
     def rankable(self) -> bool:
-        """Whether there is anything to compare."""
+        """True if there is anything to compare."""
         return len(self.comparison.completions) > 1
 
     def to_dict(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ COMPARISONS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PreferResult:
-    """What a run came to: its files, and what they say.
+    """Result of a run: its files, and what they say.
 
     ``rankings`` and ``pairs`` are None while nothing has been ranked. ``stopped`` says why an annotator ended before it
     had answered everything, by name.
@@ -152,7 +152,7 @@ def _prefer(config: PreferConfig, annotators: Mapping[str, Annotator], source: A
 
 @dataclass
 class _Answers:
-    """What annotators answered, and what each of them took, by their names."""
+    """Judgements of annotators, and the cost of each of them, by their names."""
 
     answers: dict[str, dict[int, Judgement | Unanswered]]
     counts: dict[str, dict[str, int]]

@@ -45,7 +45,7 @@ class PretrainModelSettings:
 
 @dataclass
 class PretrainTrainSettings(SupervisedSettings):
-    """How the parameters move, and how many tokens each step sees."""
+    """Optimization, and the tokens of each step."""
 
     rows: int = 32
     """Blocks per step, over all ranks."""

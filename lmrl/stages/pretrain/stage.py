@@ -39,7 +39,7 @@ REPORT_FILE = "corpus_report.json"
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a run came to: its folder and newest checkpoint, held-out numbers before and after, what became of the
+    """Result of a run: its folder and newest checkpoint, held-out numbers before and after, what became of the
     documents, and whether it was interrupted.
 
     ``evaluation`` holds ``loss`` (nats per token) and, where the tokenizer gives text back as it was,

@@ -1,4 +1,4 @@
-"""What the shared training loop needs to know of pretraining: blocks of tokens, and held-out documents."""
+"""Task of pretraining for the shared training loop: blocks of tokens, and held-out documents."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ SAMPLING = {"max_new_tokens": 80}
 HIDDEN, LAYERS, CONTEXT = 96, 2, 160
 BEST_OF = 8
 LEAST = {"documents": 400, "conversations": 200, "preference_prompts": 64, "prompts_per_update": 16, "held_out": 16}
-"""What a stage needs to run at all."""
+"""Settings without which a stage does not run."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; ``scaled`` shrinks a trial run, and the defaults take a few minutes on two cores."""
+    """Sizes of all stages; ``scaled`` shrinks a trial run, and the defaults take a few minutes on two cores."""
 
     documents: int = 32_000
     conversations: int = 9_600

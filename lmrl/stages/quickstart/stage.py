@@ -36,7 +36,7 @@ ENTRIES = {
 
 @dataclass
 class QuickstartResult:
-    """What a quickstart came to: its folder, what each stage of this call returned, and whether it was interrupted."""
+    """Result of a quickstart: its folder, what each stage of this call returned, and whether it was interrupted."""
 
     folder: Path
     results: dict[str, Any] = field(default_factory=dict)

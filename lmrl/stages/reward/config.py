@@ -34,7 +34,7 @@ class RankingDataSettings(RowSettings):
 
 @dataclass
 class ObjectiveSettings:
-    """What is minimised."""
+    """Loss that is minimised."""
 
     loss: Literal["plackett_luce", "bradley_terry"] = "plackett_luce"
     """plackett_luce: the likelihood of the whole ranking (of two answers: Bradley-Terry); bradley_terry: the mean over

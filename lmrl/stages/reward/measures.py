@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out rankings: accuracy, calibration, margins and length, in pure numpy.
+"""Measures of a reward model on held-out rankings: accuracy, calibration, margins and length, in pure numpy.
 
 A pair counts 1 if the better answer has the higher score and 1/2 if the scores are equal. Intervals are over prompts,
 because pairs of one prompt share answers; conversations that begin alike are one prompt, as in the held-out split.
@@ -68,7 +68,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What held-out rankings say of a reward model; shares and means with 95% intervals over prompts."""
+    """Measures of a reward model on held-out rankings; shares and means with 95% intervals over prompts."""
 
     prompts: int
     rankings: int

@@ -42,7 +42,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class RewardTrainingResult:
-    """What a run came to: its folder, a checkpoint per member, the held-out report (None without held-out data).
+    """Result of a run: its folder, a checkpoint per member, the held-out report (None without held-out data).
 
     ``notes`` say what was read and what was left out; ``interrupted`` that the run was stopped and can be resumed.
     """

@@ -1,4 +1,4 @@
-"""What the shared training loop needs to know of reward models."""
+"""Task of reward models for the shared training loop."""
 
 from __future__ import annotations
 

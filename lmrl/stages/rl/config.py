@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ScoringSettings:
-    """When and where rewards are called."""
+    """Time and place of calls of rewards."""
 
     concurrency: Literal["auto", "none", "thread", "process"] = "auto"
     """none: once per batch, after the sampling; thread, process: in a pool, with each row as soon as it is complete,
@@ -63,7 +63,7 @@ class EvaluationSettings:
 
 @dataclass
 class LearningData(RowSettings):
-    """What optimizers that do not sample learn from; see docs/datasets.md for the shapes."""
+    """Data for optimizers that do not sample; see docs/datasets.md for the shapes."""
 
     pairs: Literal["all", "best_worst"] = "all"
     """Of each ranking: every pair of answers of different rank, or the best and the worst one."""

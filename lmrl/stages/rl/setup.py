@@ -76,7 +76,7 @@ class Checked:
 
     @property
     def needs(self) -> Needs:
-        """What the optimizer needs."""
+        """Needs of the optimizer."""
         return self.spec.needs
 
     @property

@@ -22,11 +22,11 @@ class SFTDataSettings(RowSettings):
     held_out_path: str = ""
     """A file or data set of its own for evaluation, of the same kinds; data.held_out is then not used."""
     turns: Literal["all", "last"] = "all"
-    """Which answers of a conversation are trained; last suits templates that rewrite earlier turns."""
+    """Answers of a conversation that are trained; last suits templates that rewrite earlier turns."""
     max_length: int = 0
     """Tokens per example at the most; 0: as many as the model's context holds."""
     too_long: Literal["skip", "truncate"] = "skip"
-    """What becomes of longer examples: left out, or cut off at their end. Both are counted and reported."""
+    """Treatment of longer examples: left out, or cut off at their end. Both are counted and reported."""
 
     def __post_init__(self) -> None:
         require_at_least("data", self, {"held_out": 0, "max_length": 0})

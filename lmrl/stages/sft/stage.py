@@ -46,7 +46,7 @@ CPU_WIDTH, DEVICE_WIDTH = 256, 1024
 
 @dataclass(frozen=True)
 class SFTResult:
-    """What a run came to: its folder and newest checkpoint, held-out numbers and answers before and after.
+    """Result of a run: its folder and newest checkpoint, held-out numbers and answers before and after.
 
     ``before`` and ``after`` hold ``loss`` in nats per trained token with ``loss_low`` and ``loss_high``, ``perplexity``
     and ``accuracy``; they are empty where nothing was held out. ``skipped`` counts the rows and examples left out by

@@ -1,4 +1,4 @@
-"""What supervised fine-tuning tells the loop that supervised stages share: batches, loss, evaluation, checkpoints."""
+"""Task of supervised fine-tuning for the loop that supervised stages share: batches, loss, evaluation, checkpoints."""
 
 from __future__ import annotations
 
