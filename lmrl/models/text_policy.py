@@ -159,7 +159,7 @@ class TextPolicy:
     @property
     def model(self) -> Any:
         """The ``PolicyModel`` itself."""
-        return getattr(self.module, "module", self.module)  # accelerate wraps it on several ranks
+        return _unwrapped(self.module)
 
     def forget(self) -> None:
         """Drop all evaluations and their graphs, before the parameters change."""

@@ -1,5 +1,6 @@
 """ReMax: the greedy baseline, how it is decoded and scored, and that nothing else notices."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
+from lmrl.errors import PluginError
 from lmrl.stages.rl.rollouts import PromptBatch
 from lmrl.testing.toys import WORDS
 from lmrl.training.over_ranks import advantages_over_ranks
@@ -147,3 +149,17 @@ def test_microbatches_change_nothing(train):
         records = train("remax", reward=cats, updates=3, microbatch_tokens=tokens, folder=str(tokens))
         logged.append([record["optimizer/loss"] for record in records[1:]])
     assert logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-6)
+
+
+def test_further_requests_are_several_or_none_and_the_same_number_for_every_group(tiny_folder):
+    world = stages.Toy(tiny_folder)
+    prompts = prompts_of(world, ["the cat", "a"], group_size=2)
+    assert world.maker.sample(prompts, 0, lambda group: []).further_scores is None
+    found = world.maker.sample(prompts, 0, lambda group: [*GREEDY(group), group[1]]).further_scores
+    again = world.maker.sample(prompts, 0)
+    assert found.shape == (4, 2)
+    assert found[:, 1].tolist() == [float(again.scores[1])] * 2 + [float(again.scores[3])] * 2
+    with pytest.raises(PluginError, match="returned 0 and 1 requests; expected as many for every group"):
+        world.maker.sample(prompts, 0, lambda group: GREEDY(group) if group[0].group else [])
+    with pytest.raises(PluginError, match="other ids"):
+        world.maker.sample(prompts, 0, lambda group: [dataclasses.replace(group[0], ids=[3])])

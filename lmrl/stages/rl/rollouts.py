@@ -18,6 +18,7 @@ from lmrl.algorithms.sequences import join_records
 from lmrl.data import PromptSet
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
+from lmrl.errors import PluginError
 from lmrl.models.policy import PolicyModel, PolicyWeights
 from lmrl.models.text_policy import Reference, TextPolicy, reference_spec, score_reference, score_values
 from lmrl.plugins.specs import Needs
@@ -175,24 +176,22 @@ class RolloutMaker:
         ``further`` makes further requests of each group's; their scores are in ``Scored.further_scores``.
         """
         requests = prompts.requests(self.spec, seed)
-        rows, beside = len(requests), _Beside.none()
-        if further is not None:
-            beside = _Beside.of(prompts, requests, further)
-        asked = join_records([prompts, beside.prompts]) if beside.prompts is not None else prompts
+        rows, asked = len(requests), prompts
+        beside = None if further is None else _Beside.of(prompts, requests, further)
+        if beside is not None:
+            requests += beside.requests
+            asked = join_records([prompts, beside.prompts])
         early = None
         if self.concurrent is not None:
             early = EarlyScores(self.concurrent, self.card.codec, asked.texts, asked.columns)
         try:
-            responses = generate_all(
-                self.engine, [*requests, *beside.requests], early.add if early is not None else None
-            )
+            responses = generate_all(self.engine, requests, early.add if early is not None else None)
             require_sampled_ids([response.ids for response in responses], self.card)
             scored = self._score(responses[:rows], prompts, early)
-            if beside.prompts is None:
+            if beside is None:
                 return scored
-            return replace(
-                scored, further_scores=beside.columns(self._score(responses[rows:], beside.prompts, early, rows))
-            )
+            found = self._score(responses[rows:], beside.prompts, early, rows)
+            return replace(scored, further_scores=beside.columns(found, prompts.groups))
         except BaseException:
             if early is not None:
                 early.cancel()
@@ -291,35 +290,33 @@ class RolloutMaker:
 class _Beside:
     """Further requests beside those of a batch, as many to each group."""
 
-    prompts: PromptBatch | None
+    prompts: PromptBatch
     requests: list[Request]
-    groups: list[int]
 
     @classmethod
-    def none(cls) -> _Beside:
-        return cls(None, [], [])
+    def of(cls, prompts: PromptBatch, requests: Sequence[Request], further: FurtherRequests) -> _Beside | None:
+        """Ask ``further`` about every group; None if it makes no request.
 
-    @classmethod
-    def of(cls, prompts: PromptBatch, requests: Sequence[Request], further: FurtherRequests) -> _Beside:
-        """Ask ``further`` about every group. Raises ``ValueError`` for another number of requests, or other prompts."""
-        first: list[int] = []
-        made: list[Request] = []
+        Raises ``PluginError`` for numbers that differ between groups, and for requests to another prompt.
+        """
+        first, made, counts = [], list[Request](), set()
         for rows in prompts.rows_of_groups().values():
             found = list(further([requests[row] for row in rows]))
-            if made and len(found) != len(made) // len(set(first)):
-                raise ValueError(
-                    f"further_requests returned {len(found)} requests for a group; expected as many for every group"
-                )
             if any(list(request.ids) != list(requests[rows[0]].ids) for request in found):
-                raise ValueError("further_requests returned a request with other ids; expected those of the group")
+                raise PluginError("further_requests returned a request with other ids; expected those of the group")
             first += [rows[0]] * len(found)
             made += found
+            counts.add(len(found))
+        if len(counts) > 1:
+            raise PluginError(
+                f"further_requests returned {' and '.join(map(str, sorted(counts)))} requests; expected as many for "
+                "every group"
+            )
         numbered = [replace(request, id=len(requests) + place) for place, request in enumerate(made)]
-        return cls(prompts.select(first) if made else None, numbered, prompts.groups)
+        return cls(prompts.select(first), numbered) if made else None
 
-    def columns(self, scored: Scored) -> Tensor:
-        """Return the scores of each row's group, (B, K): NaN where a response has none."""
-        assert self.prompts is not None
+    def columns(self, scored: Scored, groups: Sequence[int]) -> Tensor:
+        """Return the scores of the further responses of each row's group, (B, K): NaN where a response has none."""
         scores = scored.scores.masked_fill(~scored.scored, torch.nan)
         places = self.prompts.rows_of_groups()
-        return torch.stack([scores[places[group]] for group in self.groups])
+        return torch.stack([scores[places[group]] for group in groups])
