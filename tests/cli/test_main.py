@@ -136,7 +136,7 @@ def test_configuration_pages(capsys):
         "train": ["[train]", "learning_rate = 0.0001", "Peak learning rate of the policy."],
         "train.updates": ["updates = 100"],
         "optimizer": ["reinforce", 'name = "ppo"'],
-        "optimizer.ppo": ["[optimizer.ppo]", "clip_range = 0.2", "float", "How far the ratio"],
+        "optimizer.ppo": ["[optimizer.ppo]", "clip_range = 0.2", "float", "Distance of the ratio"],
         "reward.lexicon": ["[reward.lexicon]", "Lexicon file"],
         "prompts.file": ["[prompts.file]"],
     }.items():
