@@ -24,6 +24,12 @@ class PluginError(LmrlError):
     """A plugin could not be loaded, or two plugins conflict."""
 
 
+class UnknownColumn(LmrlError, KeyError):
+    """An optimizer read a column that the batch does not have; names those that it has."""
+
+    __str__ = Exception.__str__  # not KeyError's, which quotes the message
+
+
 class RenamedError(LmrlError, AttributeError):
     """A plugin uses a column or option of an earlier version of lmrl; names those of this version."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -16,6 +16,13 @@ from torch import Tensor
 
 from lmrl.algorithms.rollout import Rollout, UndeclaredNeed
 from lmrl.algorithms.sequences import select_record
+from lmrl.errors import UnknownColumn, unknown
+
+COLUMNS = (
+    "Pairs of a rollout have the columns that PairBatch.from_rollout gives them; pairs of data have scores where every "
+    "ranking has them."
+)
+"""Sources of columns, for the error about one that is not there."""
 
 
 class Experience(Protocol):
@@ -53,12 +60,19 @@ class Responses:
     """Answers that a policy can be asked about: ``policy.evaluate(responses)``.
 
     ``action_mask`` (B, T) is true on the tokens of the answers; ``reference_logprobs`` (B, T) exist when the
-    optimizer's spec declares ``Needs(reference=True)``.
+    optimizer's spec declares ``Needs(reference=True)``. ``columns``, each (B,) or (B, T), are read as
+    ``responses["name"]``.
     """
 
     inputs: Any
     action_mask: Tensor
     declared: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.columns:
+            raise UnknownColumn(unknown("column", name, self.columns, COLUMNS))
+        return self.columns[name]
 
     @property
     def reference_logprobs(self) -> Tensor:
@@ -76,7 +90,7 @@ class Responses:
 
     def masked(self, kept: Tensor) -> Responses:
         """Return the same with the mask all false in rows where ``kept`` (B,) is false."""
-        return Responses(self.inputs, self.action_mask & kept[:, None], self.declared)
+        return replace(self, action_mask=self.action_mask & kept[:, None])
 
     def __len__(self) -> int:
         return int(self.action_mask.shape[0])
@@ -112,13 +126,28 @@ class PairBatch(_RowsAlone):
     means: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_rollout(cls, rollout: Rollout, chosen: Tensor, rejected: Tensor, kept: Tensor) -> PairBatch:
+    def from_rollout(
+        cls,
+        rollout: Rollout,
+        chosen: Tensor,
+        rejected: Tensor,
+        kept: Tensor,
+        columns: Mapping[str, Tensor] | None = None,
+    ) -> PairBatch:
         """Return pairs of rows of a rollout, by index (P,).
 
         Pairs where ``kept`` (P,) is false (ties, say) stay as rows that count for nothing, so that every rank computes
-        as many.
+        as many. Both sides have the rollout's ``scores``, ``sampler_logprobs`` and ``proximal_logprobs`` as columns,
+        and further ``columns``, each (B,) or (B, T) for the rows of the rollout.
         """
-        rows = Responses(rollout.inputs, rollout.action_mask, rollout.declared)
+        own = {name: getattr(rollout, name) for name in ("scores", "sampler_logprobs", "proximal_logprobs")}
+        for name, column in (columns or {}).items():
+            if len(column) != len(rollout):
+                raise ValueError(
+                    f"column {name!r} has {len(column)} rows; expected one for each of the rollout's {len(rollout)}"
+                )
+            own[name] = column.detach()
+        rows = Responses(rollout.inputs, rollout.action_mask, rollout.declared, own)
         return cls(rows.select(chosen).masked(kept), rows.select(rejected).masked(kept))
 
     @property

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.sequences import Sequences, select_record
-from lmrl.errors import LmrlError, RenamedError
+from lmrl.errors import LmrlError, RenamedError, UnknownColumn, unknown
 
 
 class Inputs(Protocol):
@@ -283,7 +283,8 @@ class Batch(_Renamed):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.extra:
-            raise KeyError(f"no column {name!r}; this optimizer's advantages() returned {sorted(self.extra)}")
+            advice = "Columns of a batch are those of the optimizer's advantages()."
+            raise UnknownColumn(unknown("column", name, self.extra, advice))
         return self.extra[name]
 
     def __len__(self) -> int:

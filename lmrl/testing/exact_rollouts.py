@@ -107,4 +107,5 @@ def draw_trajectories(
 def responses_at(problem: ExactProblem, rows: Tensor, needs: Needs) -> Responses:
     """Return the responses at these places of the enumeration, (B,), with the reference if it is needed."""
     declared = {"reference_logprobs": problem.reference_table.logprobs[rows]} if needs.reference else {}
-    return Responses(problem.inputs.select(rows), problem.action_mask[rows], declared)
+    columns = {"scores": problem.rewards[rows].float()}
+    return Responses(problem.inputs.select(rows), problem.action_mask[rows], declared, columns)

@@ -140,7 +140,7 @@ def _responses(request: Request, parts: list[_Answers]) -> Responses:
     mask = join(lambda part: part.mask)
     reference = "reference" in request.supplied
     declared = {"reference_logprobs": logprobs_of(request.reference, inputs, mask)} if reference else {}
-    return Responses(inputs, mask, declared)
+    return Responses(inputs, mask, declared, {"scores": join(lambda part: part.scores)})
 
 
 EXPERIENCES: dict[str, Callable[[Request], Any]] = {

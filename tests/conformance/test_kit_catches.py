@@ -283,7 +283,7 @@ DEFECTS = [
     (BestOfTheGroup, {"rewards"}, r"if the method by design compares scores alone"),
     (Detached, {"contract"}, r"the losses carry no gradient.*without detach\(\)"),
     (ReachesTheCriticAlone, {"needs", "gradient", "learning"}, r"gradient: no gradient reaches the policy"),
-    (Raises, {"contract"}, r"KeyError was raised \(.*\): .no column 'returns'"),
+    (Raises, {"contract"}, r"UnknownColumn was raised \(.*\): unknown column 'returns'"),
     (WithoutLoss, {"contract"}, r"WithoutLoss does not define loss\(policy, batch\)"),
     (ReadsValues, {"needs"}, r"rollout.values was read, but the spec.*Needs\(values=True\)"),
     (ReadsThePolicysValues, {"needs"}, r"evaluation.values was read.*Needs\(values=True\)"),

@@ -99,6 +99,12 @@ def test_a_single_file_trains(reader, sections, tmp_path, heading):
 
 
 @pytest.mark.slow
+def test_what_a_plugin_can_express_trains(reader, sections, tmp_path):
+    heading = "What a plugin can express"
+    assert "8 held-out prompts" in follow(reader, sections, tmp_path, heading)
+
+
+@pytest.mark.slow
 def test_a_benchmark_is_listed_run_and_reported(reader, sections, tmp_path):
     printed = follow(reader, sections, tmp_path, "A benchmark")
     assert "arithmetic_suite" in printed and "rloo" in printed

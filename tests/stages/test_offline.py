@@ -7,7 +7,7 @@ import torch
 
 from lmrl import Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, hookimpl
 from lmrl.config import PluginChoice, build, refuse_unread, unread_note
-from lmrl.errors import DataError, ResumeError, SettingsError
+from lmrl.errors import DataError, ResumeError, SettingsError, UnknownColumn
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
@@ -172,7 +172,7 @@ def test_a_resume_with_other_data_is_refused(tiny_folder, tmp_path, plugins):
         run(config, plugins, PAIRS[:3], resume=True)
 
 
-@pytest.mark.parametrize(("name", "switch"), [("raft", "kl.placement=loss"), ("online_dpo", "not learn from pairs")])
+@pytest.mark.parametrize(("name", "switch"), [("raft", "kl.placement=loss"), ("online_dpo", "reads shaped rewards")])
 def test_a_kl_penalty_that_a_method_does_not_read_is_refused(plugins, name, switch):
     table = {"optimizer": {"name": name}, "train": {"group_size": 4}}
     config = build(RLConfig, {**table, "kl": {"beta": 10}})
@@ -182,3 +182,24 @@ def test_a_kl_penalty_that_a_method_does_not_read_is_refused(plugins, name, swit
     in_the_loss = build(RLConfig, {**table, "kl": {"beta": 10, "placement": "loss"}})
     assert (unread_note(in_the_loss, plugins) == "") == (name == "raft")
     assert not unread_note(build(RLConfig, {**table, "optimizer": {"name": "grpo"}, "kl": {"beta": 10}}), plugins)
+
+
+def test_pairs_have_the_scores_of_their_ranking(tiny_folder):
+    from lmrl.models import load
+    from lmrl.stages.rl.config import LearningData
+    from lmrl.stages.rl.offline import load_offline
+
+    card, needs = load(str(tiny_folder)).card, Needs(experience="preferences")
+    rows = [{"prompt": "the", "completions": [" cat", " dog", " home"], "scores": [2.0, 0.5, 1.0]}]
+    data = load_offline(LearningData(), rows, card, needs, torch.device("cpu"))
+    batch = data.batch([1, 2, 0])
+    pairs = list(zip(batch.chosen["scores"].tolist(), batch.rejected["scores"].tolist(), strict=True))
+    assert sorted(pairs) == [(1.0, 0.5), (2.0, 0.5), (2.0, 1.0)]
+    token = {score: card.codec.encode(text)[0] for score, text in ((2.0, "cat"), (0.5, "dog"), (1.0, "home"))}
+    for side in (batch.chosen, batch.rejected):
+        assert side.inputs.action_ids[:, 0].tolist() == [token[score] for score in side["scores"].tolist()]
+    mixed = [*rows, {"prompt": "a", "chosen": " cat", "rejected": " dog"}]
+    for lacking in (PAIRS, mixed):
+        batch = load_offline(LearningData(), lacking, card, needs, torch.device("cpu")).batch([0])
+        with pytest.raises(UnknownColumn, match=r"'scores'\. None is known.*scores where every ranking has them"):
+            batch.chosen["scores"]

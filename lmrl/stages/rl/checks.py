@@ -52,6 +52,11 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
             f"optimizer {optimizer.name!r} compares at least {needs.minimum_group_size} responses to each prompt, but "
             f"train.group_size is {config.train.group_size}; set train.group_size={needs.minimum_group_size} or more"
         )
+    elif config.kl.placement == "loss" and optimizer.reads_rewards and optimizer.build(settings).defines("pairs"):
+        raise SettingsError(
+            f"kl.placement is 'loss', but optimizer {optimizer.name!r} learns from pairs, whose loss has no such "
+            "penalty; set kl.placement=reward"
+        )
     if config.train.separate_critic and optimizer.build(settings).defines("sampled_head"):
         raise SettingsError(
             f"train.separate_critic is true, but optimizer {optimizer.name!r} makes its policy of heads and the "

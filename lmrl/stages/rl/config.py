@@ -115,7 +115,8 @@ class RLConfig:
         found |= only_if(dynamic, "an optimizer with dynamic sampling", "train.resamples")
         if samples:
             pairs = built.defines("pairs")
-            found |= only_if(not pairs, "the optimizer.name of one that does not learn from pairs", *kl)
+            read = not pairs or optimizer.reads_rewards
+            found |= only_if(read, "the optimizer.name of one that reads shaped rewards", *kl)
             penalized = pairs or optimizer.reads_rewards or self.kl.placement == "loss"
             penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
             found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,10 +44,10 @@ Scorer = Callable[[Sequences], Tensor]
 
 @dataclass(frozen=True)
 class Item:
-    """Unit of one loss: the rows (chosen and rejected, or one answer), and what it got."""
+    """Unit of one loss: the rows (chosen and rejected, or one answer), and the reward of each, where there are any."""
 
     rows: tuple[Row, ...]
-    reward: float = 0.0
+    rewards: tuple[float, ...] = ()
 
 
 class OfflineData:
@@ -66,14 +66,21 @@ class OfflineData:
         """Computes the reference's log-probabilities, where the optimizer needs them."""
         self.device = device
         self.context_length = context_length
+        self.has_scores = all(item.rewards for item in self.items)
         self._reference: dict[Row, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the rows: a resumed run refuses changed data."""
-        return digest_of([[list(map(list, row)) for row in item.rows], item.reward] for item in self.items)
+        """Return the SHA-256 of the rows: a resumed run refuses changed data.
+
+        Of pairs, the order of preference is in it and the scores are not, as in the runs of version 0.1.
+        """
+        alone = self.needs.experience != "preferences"
+        return digest_of(
+            [[list(map(list, row)) for row in item.rows], item.rewards[0] if alone else 0.0] for item in self.items
+        )
 
     def in_turns(self, card: ModelCard) -> bool:
         """Return whether the rows are conversations: they hold the end-of-turn token of the card's template."""
@@ -83,18 +90,24 @@ class OfflineData:
         """Return the items at these indices."""
         items = [self.items[index] for index in indices]
         if self.needs.experience == "preferences":
-            return PairBatch(
-                self._responses([item.rows[0] for item in items]), self._responses([item.rows[1] for item in items])
-            )
+            return PairBatch(self._side(items, 0), self._side(items, 1))
         rows = [item.rows[0] for item in items]
         if self.needs.experience == "trajectories":
-            return self._trajectories(rows, [item.reward for item in items])
+            return self._trajectories(rows, [item.rewards[0] for item in items])
         # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1), as far as it has room.
         mismatched = [
             (row[0], other[1][: self._room(row)]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
         ]
-        desirable = torch.tensor([item.reward > 0 for item in items], device=self.device)
+        desirable = torch.tensor([item.rewards[0] > 0 for item in items], device=self.device)
         return LabelledBatch(self._responses(rows), desirable, self._responses(mismatched))
+
+    def _side(self, items: Sequence[Item], place: int) -> Responses:
+        """Return the chosen (0) or rejected (1) answers, with their scores where all pairs of the data have them."""
+        responses = self._responses([item.rows[place] for item in items])
+        if not self.has_scores:
+            return responses
+        scores = torch.tensor([item.rewards[place] for item in items], device=self.device)
+        return replace(responses, columns={"scores": scores})
 
     def _trajectories(self, rows: Sequence[Row], rewards: Sequence[float]) -> TrajectoryBatch:
         """Return answers with their rewards on the last token, which ends each of them."""
@@ -166,11 +179,11 @@ def load_offline(
     card = with_turn_end(card)  # a text that ends with the end of a turn gets no EOS behind it
 
     def encode(record: Record) -> Item:
-        prompt, answers, reward = record
+        prompt, answers, rewards = record
         rows = tuple(_row(card, prompt, answer) for answer in answers)
         if any(len(asked) + len(answer) > card.context_length for asked, answer in rows):
             raise LeftOut("too long for the context")
-        return Item(rows, reward)
+        return Item(rows, rewards)
 
     found = encode_all(records, encode, "cannot be rendered")
     conversations = [item for prompt, answers, _ in records for item in (prompt, *answers)]
@@ -186,7 +199,7 @@ def load_offline(
     return OfflineData(found.rows, needs, device, card.context_length)
 
 
-Record = tuple[Prompt, tuple[Answer, ...], float]
+Record = tuple[Prompt, tuple[Answer, ...], tuple[float, ...]]
 
 
 def _pairs(settings: LearningData, source: Any) -> list[Record]:
@@ -203,7 +216,9 @@ def _pairs(settings: LearningData, source: Any) -> list[Record]:
         pairs = ranking.pairs()
         if settings.pairs == "best_worst":
             pairs = [(ranking.ranks.index(0), ranking.ranks.index(max(ranking.ranks)))]
-        records += [(ranking.prompt, (ranking.completions[a], ranking.completions[b]), 0.0) for a, b in pairs]
+        for pair in pairs:
+            rewards = tuple(ranking.scores[place] for place in pair if ranking.scores)
+            records.append((ranking.prompt, tuple(ranking.completions[place] for place in pair), rewards))
     return records
 
 
@@ -216,7 +231,7 @@ def _labelled(settings: LearningData, source: Any) -> list[Record]:
             f"all {len(found)} answers are labelled {'good' if good else 'bad'}; expected both kinds, because the loss "
             "sets one against the other. `lmrl sft` imitates good answers alone."
         )
-    return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+    return [(answer.prompt, (answer.completion,), (answer.reward,)) for answer in found.answers]
 
 
 def _rewarded(settings: LearningData, source: Any) -> list[Record]:
@@ -234,7 +249,7 @@ def _rewarded(settings: LearningData, source: Any) -> list[Record]:
             f"all {len(found)} answers have the reward {rewards.pop():g}; expected different ones, because there is "
             "nothing to prefer among them. `lmrl sft` imitates answers that are all good."
         )
-    return [(answer.prompt, (answer.completion,), answer.reward) for answer in found.answers]
+    return [(answer.prompt, (answer.completion,), (answer.reward,)) for answer in found.answers]
 
 
 READERS: dict[str, Callable[[LearningData, Any], list[Record]]] = {
