@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Policy,
         PolicyOptimizer,
     )
+    from lmrl.algorithms.parameters import TrainedParameters
     from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, UndeclaredNeed
     from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 
@@ -48,6 +49,7 @@ __all__ = [
     "Rollout",
     "Samples",
     "Sequences",
+    "TrainedParameters",
     "TrajectoryBatch",
     "UndeclaredNeed",
     "kl",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
             "Policy",
             "PolicyOptimizer",
         ),
+        "lmrl.algorithms.parameters": ("TrainedParameters",),
         "lmrl.algorithms.rollout": (
             "Advantages",
             "Batch",

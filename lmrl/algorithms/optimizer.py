@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.experience import PairBatch
+from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.rollout import Advantages, Rollout
 from lmrl.algorithms.sequences import Sequences
 
@@ -251,10 +252,14 @@ class PolicyOptimizer:
 
         A module is called with the last hidden states (N, ``width``), in float32, and the ids of the actions taken
         (N,), and returns (..., N); ``loss`` reads that as ``policy.evaluate(batch).head(name)``. Parameters that
-        require gradients are trained at ``train.value_learning_rate``. All are saved with each checkpoint, in
-        ``<name>.safetensors``, and restored.
+        require gradients are trained at ``train.value_learning_rate``, unless ``parameter_groups`` says otherwise. All
+        are saved with each checkpoint, in ``<name>.safetensors``, and restored.
         """
         return {}
+
+    def parameter_groups(self, heads: Mapping[str, nn.Module]) -> Sequence[TrainedParameters]:
+        """Return groups of parameters of ``heads`` with a learning rate, warm-up or schedule of their own."""
+        return ()
 
     def sampled_head(self, lm_head: nn.Linear) -> nn.Linear:
         """Return the LM head that is sampled and saved in place of the trained one; an optimizer with ``heads``."""

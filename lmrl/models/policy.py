@@ -7,7 +7,7 @@ logits are kept only where somebody reads them. ``PolicyWeights`` publishes a po
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lmrl.algorithms.optimizer import LogitsProcessor, PolicyOptimizer
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.sequences import Sequences
-from lmrl.errors import ModelError
+from lmrl.errors import ModelError, PluginError
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.head import head_logprobs
 from lmrl.models.layouts import Layout, choose_layout
@@ -109,6 +109,7 @@ class PolicyModel(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.heads = nn.ModuleDict()
+        self._head_groups: Callable[[Mapping[str, nn.Module]], Sequence[TrainedParameters]] | None = None
         self._sampled_head: Callable[[nn.Linear], nn.Linear] | None = None
         if optimizer is not None and optimizer.defines("heads"):
             if optimizer.defines("sampled_head"):
@@ -117,6 +118,7 @@ class PolicyModel(nn.Module):
             actions, width = output_embedding(model).shape
             self.heads.update(optimizer.heads(width, actions))
             self.heads.to(model.device)
+            self._head_groups = optimizer.parameter_groups
         self.has_critic = with_values and separate_critic
         """True if the value head reads a trunk, or an adapter, of its own."""
         if self.has_critic and adapter is not None:
@@ -181,18 +183,27 @@ class PolicyModel(nn.Module):
         return head if self.layout.linear_head and type(head) is nn.Linear and head.bias is None else None
 
     def trainable(self) -> list[TrainedParameters]:
-        """Return the model's parameters that learn, those of the heads, and those of a separate critic's trunk."""
+        """Return the model's parameters that learn, those of the heads, and those of a separate critic's trunk.
+
+        Groups that the optimizer makes of its heads' parameters come last. Raises ``PluginError`` for other parameters.
+        """
         head = list(self.value_head.parameters()) if self.value_head is not None else []
-        head += [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        of_heads = [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        groups = [] if self._head_groups is None else list(self._head_groups(dict(self.heads.items())))
+        grouped = {id(parameter) for group in groups for parameter in group.parameters}
+        if not grouped <= {id(parameter) for parameter in of_heads}:
+            raise PluginError("parameter_groups returned a parameter that is not one of heads() with a gradient")
+        head += [parameter for parameter in of_heads if id(parameter) not in grouped]
         trunk: list[nn.Parameter] = []
         if self.adapter is not None:
             trunk = self.adapter.parameters(CRITIC_ADAPTER)
         elif self.critic is not None:
             trunk = list(self.critic.base_model.parameters())  # type: ignore[union-attr]
         return [
-            TrainedParameters(self.policy_parameters()),
-            TrainedParameters(head, "value", head=True),
-            TrainedParameters(trunk, "value"),
+            TrainedParameters(self.policy_parameters(), name="policy"),
+            TrainedParameters(head, "value", head=True, name="value"),
+            TrainedParameters(trunk, "value", name="critic"),
+            *groups,
         ]
 
     def policy_parameters(self) -> list[nn.Parameter]:

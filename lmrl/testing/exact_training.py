@@ -25,9 +25,10 @@ from lmrl.testing.exact_policy import EnumeratedPolicy, EnumeratedSupport
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.devices import make_accelerator
+from lmrl.training.schedule import learning_rate_factor
 from lmrl.training.settings import RunSettings
 from lmrl.training.trainer import Drawn, Trainer
-from lmrl.training.update import Updater, learning_rate_factor
+from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -24,19 +24,26 @@ class AdamWSettings(Protocol):
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with one peak learning rate; ``role`` says whether they are the policy's or the value function's."""
+    """Parameters with one peak learning rate; ``role`` says whether they are the policy's or the value function's.
+
+    ``course`` holds further keys of torch's group: its name, and how the rate changes (``schedule.GroupRates``).
+    """
 
     parameters: list[nn.Parameter]
     learning_rate: float
     role: str = "policy"
+    course: Mapping[str, object] = field(default_factory=dict)
 
 
 def policy_adamw(trained: Sequence[TrainedParameters], settings: TrainSettings) -> torch.optim.AdamW:
-    """Return AdamW over what a policy declares as trainable, heads with the learning rate of values."""
-    groups = [
-        ParameterGroup(one.parameters, settings.value_learning_rate if one.head else settings.learning_rate, one.role)
-        for one in trained
-    ]
+    """Return AdamW over what a policy declares as trainable: at a group's own rate, heads else at that of values."""
+    groups = []
+    for one in trained:
+        usual = settings.value_learning_rate if one.head else settings.learning_rate
+        rate = usual if one.learning_rate is None else one.learning_rate
+        declared = {name: getattr(one, name) for name in ("name", "schedule", "warmup_updates", "starts_at")}
+        course = {name: value for name, value in declared.items() if value is not None}
+        groups.append(ParameterGroup(one.parameters, rate, one.role, course))
     return make_adamw(groups, settings)
 
 
@@ -54,7 +61,7 @@ def make_adamw(groups: Sequence[ParameterGroup], settings: AdamWSettings) -> tor
         if settings.weight_decay:
             parts = [(matrices, settings.weight_decay), (others, 0.0)]
         torch_groups += [
-            {"params": part, "lr": group.learning_rate, "weight_decay": decay, "role": group.role}
+            {"params": part, "lr": group.learning_rate, "weight_decay": decay, "role": group.role, **group.course}
             for part, decay in parts
             if part
         ]

@@ -32,7 +32,7 @@ from lmrl.training.minibatch import WholeMinibatch
 from lmrl.training.over_ranks import advantages_over_ranks
 from lmrl.training.policy import TrainablePolicy
 from lmrl.training.proximal import importance_weights
-from lmrl.training.schedule import schedule_factor
+from lmrl.training.schedule import GroupRates
 from lmrl.training.settings import RunSettings
 from lmrl.training.update_settings import TrainSettings
 
@@ -80,13 +80,6 @@ class MetricMeans:
         return {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
 
 
-def learning_rate_factor(update: int, settings: TrainSettings) -> float:
-    """Return what the peak learning rate is multiplied by in update 1, 2, ...: linear warm-up, then the schedule."""
-    if settings.schedule == "constant" and update > settings.warmup_updates:
-        return 1.0
-    return schedule_factor(update - 1, settings.updates, settings.warmup_updates, settings.schedule)
-
-
 class Updater:
     """Applies a policy optimizer to experience: credit, minibatches, aggregated losses, optimizer steps.
 
@@ -117,7 +110,7 @@ class Updater:
         self.token_budget = token_budget or microbatch_budget(self.settings, self.accelerator.device)
         self.updates = 0
         """Updates that were made so far."""
-        self._peaks = [group["lr"] for group in self.torch_optimizer.param_groups]
+        self.rates = GroupRates(self.torch_optimizer, self.settings)
         self._defined = {name for name in OPTIONAL if optimizer.defines(name)}
 
     def learn(
@@ -138,11 +131,9 @@ class Updater:
         beta = self.controller.beta if beta is None else beta
         total = MetricMeans()
         batch: Any = self._credited(experience, total) if isinstance(experience, Rollout) else experience
-        factor = learning_rate_factor(number, self.settings)
-        if number == self.settings.updates + 1 and self.settings.schedule != "constant":
-            logger.warning("the %s schedule has ended: train.updates is %d", self.settings.schedule, number - 1)
-        for group, peak in zip(self.torch_optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
+        if number == self.settings.updates + 1 and self.rates.schedule != "constant":
+            logger.warning("the %s schedule has ended: train.updates is %d", self.rates.schedule, number - 1)
+        rates = self.rates.set(number)
         shuffled = derive_seed(self.seed, "minibatches", number) if seed is None else seed
         steps = self._epochs(batch, beta, torch.Generator().manual_seed(shuffled), total, number)
         self.updates = number
@@ -152,7 +143,7 @@ class Updater:
             # Kish's effective sample size as a share of the tokens.
             means["effective_sample_share"] = means["importance_weight"] ** 2 / squared if squared else 0.0
         metrics = {f"optimizer/{name}": value for name, value in means.items()}
-        return metrics | {"optimizer/steps": float(steps), "optimizer/learning_rate": self._peaks[0] * factor}
+        return metrics | {"optimizer/steps": float(steps), **rates}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a resume beside the policy's weights."""
@@ -232,7 +223,7 @@ class Updater:
         if "should_stop" in self._defined and self.optimizer.should_stop(means.means(accelerator)):
             self.torch_optimizer.zero_grad(set_to_none=True)
             return True
-        parameters = [p for group in self.torch_optimizer.param_groups for p in group["params"]]
+        parameters = self.rates.moving()
         one = torch.ones((), device=mask.device)
         limit = self.settings.max_gradient_norm or math.inf
         norm = accelerator.clip_grad_norm_(parameters, limit)
@@ -246,7 +237,7 @@ class Updater:
                 return self._loss(part, beta, token_count, row_count, MetricMeans())
 
             whole = WholeMinibatch(self, minibatch, microbatches, (token_count, row_count), share_of_loss, epoch)
-            for name, number in self.optimizer.step(whole).items():
+            for name, number in (self.optimizer.step(whole) if whole.parameters else {}).items():
                 means.add_sum(name, torch.full_like(one, number), one)
             whole.drop_gradient()
         self.torch_optimizer.step()

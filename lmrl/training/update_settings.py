@@ -37,6 +37,9 @@ class TrainSettings:
     precision and with engines whose log-probabilities are not exact."""
     resamples: int = 3
     """For optimizers that sample uninformative groups anew: how often at the most in one update."""
+    critic_warmup_updates: int = 0
+    """First updates in which the value function learns alone and the policy stands still. The policy's warm-up and
+    schedule begin after them."""
     warmup_updates: int = 0
     """Updates over which the learning rate rises from zero."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -57,6 +60,7 @@ class TrainSettings:
             "microbatch_memory",
             "resamples",
             "importance_cap",
+            "critic_warmup_updates",
             "warmup_updates",
             "max_gradient_norm",
             "weight_decay",

@@ -6,14 +6,22 @@ targets, a value as an expectile of them, and a policy that adds their advantage
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
-from lmrl.algorithms import Loss, OptimizerSettings, Policy, PolicyOptimizer, TrajectoryBatch, ops
+from lmrl.algorithms import (
+    Loss,
+    OptimizerSettings,
+    Policy,
+    PolicyOptimizer,
+    TrainedParameters,
+    TrajectoryBatch,
+    ops,
+)
 from lmrl_ilql.action_values import ActionValueHeads
 
 LARGEST_WEIGHT = 100.0
@@ -40,11 +48,13 @@ class ILQLSettings(OptimizerSettings):
     """Above 0, tokens are imitated with the weight exp(cloning_beta (Q - V)) (AWAC); 0 imitates all alike."""
     target_rate: float = 0.1
     """Share of the way that target heads move to their heads after each step; 1 / target_rate steps are remembered."""
+    action_value_learning_rate: float = 0.0
+    """Peak learning rate of the action-value heads; 0 takes train.value_learning_rate."""
 
     def __post_init__(self) -> None:
         if not 0 < self.tau < 1:
             raise SettingsError(f"tau is {self.tau}; expected a number between 0 and 1, such as 0.7")
-        for name in ("alpha", "beta", "cloning_coefficient", "cloning_beta"):
+        for name in ("alpha", "beta", "cloning_coefficient", "cloning_beta", "action_value_learning_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected a finite number >= 0")
         if not 0 <= self.gamma <= 1:
@@ -64,6 +74,12 @@ class ILQL(PolicyOptimizer):
         """Make both action-value heads with their targets."""
         self.action_values = ActionValueHeads(width, actions)
         return {"action_values": self.action_values}
+
+    def parameter_groups(self, heads: Mapping[str, nn.Module]) -> Sequence[TrainedParameters]:
+        """Return the action-value heads as a group where they have a learning rate of their own."""
+        rate = self.settings.action_value_learning_rate
+        trained = [one for one in heads["action_values"].parameters() if one.requires_grad]
+        return [TrainedParameters(trained, "value", name="action_values", learning_rate=rate)] if rate else []
 
     def sampled_head(self, lm_head: nn.Linear) -> nn.Linear:
         """Return the head of pi(a|s) proportional to pi_beta(a|s) exp(beta (Q(s, a) - V(s)))."""

@@ -17,6 +17,7 @@ from lmrl.reporting.metrics import read_metrics
 from lmrl.stages.rl import RLConfig, rl
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.checkpoint import list_checkpoints
+from lmrl.training.schedule import GroupRates
 from lmrl.training.update_settings import TrainSettings
 from lmrl_trpo import TRPO, TRPOSettings
 
@@ -37,7 +38,7 @@ def world_of(folder, settings, kl=None, **train):
     world.maker.policy = world.policy
     updater = world.updater(TRPO(settings), **train)
     updater.torch_optimizer = policy_adamw(world.policy.trainable(), TrainSettings())
-    updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
+    updater.rates = GroupRates(updater.torch_optimizer, updater.settings)
     return world, updater
 
 

@@ -19,6 +19,7 @@ from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.testing import write_tiny_model
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.memory import microbatch_budget
+from lmrl.training.schedule import GroupRates
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -102,7 +103,7 @@ class Toy:
         self.policy = self.maker.policy = PolicyModel(self.language_model.model, with_values=True, separate_critic=True)
         updater = self.updater(Sees(look, **settings), microbatch_tokens=tokens)
         updater.torch_optimizer = policy_adamw(self.policy.trainable(), TrainSettings(value_learning_rate=0.1))
-        updater._peaks = [group["lr"] for group in updater.torch_optimizer.param_groups]
+        updater.rates = GroupRates(updater.torch_optimizer, updater.settings)
         return updater
 
     def parameters(self):

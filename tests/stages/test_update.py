@@ -15,7 +15,8 @@ from lmrl.algorithms.sequences import split_groups
 from lmrl.errors import NonFiniteError, SettingsError
 from lmrl.plugins.specs import Needs
 from lmrl.training.policy import LocalPolicy
-from lmrl.training.update import Updater, learning_rate_factor, minibatch_rows
+from lmrl.training.schedule import learning_rate_factor
+from lmrl.training.update import Updater, minibatch_rows
 from lmrl.training.update_settings import TrainSettings
 from lmrl_ppo import PPO, PPOSettings
 from lmrl_reinforce import Reinforce, ReinforceSettings

@@ -122,7 +122,7 @@ class RLConfig:
             found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)
         values = "the optimizer.name of one with a value function"
         found |= only_if(bool(needs.values) or built.defines("heads"), values, "train.value_learning_rate")
-        found |= only_if(needs.values, values, "train.separate_critic")
+        found |= only_if(needs.values, values, "train.separate_critic", "train.critic_warmup_updates")
         found |= only_if(self.adapter.method == "none", "adapter.method=none", "checkpoint.dtype")
         used = ("reward", "reward_weights", "engine", "scoring")
         found |= only_if(samples or evaluates, "evaluation.prompts above 0", *used)
