@@ -13,7 +13,7 @@ import gymnasium.error
 
 
 class LmrlError(Exception):
-    """Base class: ``except LmrlError`` catches everything that lmrl raises on purpose."""
+    """Base class of all exceptions that lmrl raises on purpose."""
 
 
 class SettingsError(LmrlError, ValueError):
@@ -59,11 +59,11 @@ class InvalidAction(LmrlError, ValueError):
 
 
 class ResetNeeded(LmrlError, gymnasium.error.ResetNeeded):
-    """``step`` was called before ``reset`` or after the episode's end."""
+    """A call of ``step`` came before ``reset`` or after the episode's end."""
 
 
 class MissingActionLogprob(LmrlError, RuntimeError):
-    """``beta > 0`` and nobody told the environment the policy's log-probability of the action."""
+    """An environment with ``beta > 0`` was not given the policy's log-probability of the action."""
 
 
 class RewardError(LmrlError, RuntimeError):
@@ -101,10 +101,12 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str], advice: str = "") -> str:
-    """Return the message for an unknown name: what was found, what exists, and the nearest one.
+    """Return the message for an unknown name.
 
-    >>> unknown("optimizer", "pop", ["ppo", "grpo"])
-    "unknown optimizer 'pop'; did you mean 'ppo'? Known: grpo, ppo."
+    It names the nearest option and all options, and ends with ``advice``.
+
+        >>> unknown("optimizer", "pop", ["ppo", "grpo"])
+        "unknown optimizer 'pop'; did you mean 'ppo'? Known: grpo, ppo."
     """
     known = sorted(set(options))
     guess = nearest(name, known)

@@ -33,7 +33,9 @@ class ActorCritic(PolicyOptimizer):
     """Base class of such optimizers: write ``loss``, which reads ``batch["returns"]`` and ``batch["old_values"]``."""
 
     Settings = ActorCriticSettings
+    """Dataclass of the optimizer's settings."""
     settings: ActorCriticSettings
+    """Settings of this optimizer."""
 
     def advantages(self, rollout: Rollout) -> Advantages:
         """Estimate generalized advantages (Schulman et al. 2016); the value targets are advantage plus old value.

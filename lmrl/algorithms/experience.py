@@ -57,17 +57,16 @@ class Experience(Protocol):
 
 @dataclass(frozen=True)
 class Responses:
-    """Answers that a policy can be asked about: ``policy.evaluate(responses)``.
-
-    ``action_mask`` (B, T) is true on the tokens of the answers; ``reference_logprobs`` (B, T) exist when the
-    optimizer's spec declares ``Needs(reference=True)``. ``columns``, each (B,) or (B, T), are read as
-    ``responses["name"]``.
-    """
+    """Responses that a policy can evaluate: ``policy.evaluate(responses)``."""
 
     inputs: Any
+    """Inputs of the policy; opaque to optimizers."""
     action_mask: Tensor
+    """True on the tokens of the responses, (B, T)."""
     declared: Mapping[str, Tensor] = field(default_factory=dict)
+    """Columns that the optimizer's spec declares a need for, by name."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Columns of the data by name, (B,) or (B, T), which ``responses["name"]`` reads."""
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.columns:
@@ -119,11 +118,14 @@ class _RowsAlone(ABC):
 
 @dataclass(frozen=True)
 class PairBatch(_RowsAlone):
-    """P pairs of answers, of which ``chosen`` was preferred to ``rejected``. Losses are per pair, (P,)."""
+    """P pairs of responses. Losses are per pair, (P,)."""
 
     chosen: Responses
+    """The preferred response of each pair."""
     rejected: Responses
+    """The other response of each pair."""
     means: Mapping[str, float] = field(default_factory=dict)
+    """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
 
     @classmethod
     def from_rollout(
@@ -164,16 +166,16 @@ class PairBatch(_RowsAlone):
 
 @dataclass(frozen=True)
 class LabelledBatch(_RowsAlone):
-    """B answers, each labelled on its own: ``desirable`` (B,) bool. Losses are per row, (B,).
-
-    ``mismatched`` are the same prompts with answers to other prompts of the batch: what KTO estimates its reference
-    point from.
-    """
+    """B responses, each labelled on its own. Losses are per row, (B,)."""
 
     responses: Responses
+    """The labelled responses."""
     desirable: Tensor
+    """True where the label is good, (B,) bool."""
     mismatched: Responses
+    """The same prompts with responses to other prompts of the batch: KTO estimates its reference point from these."""
     means: Mapping[str, float] = field(default_factory=dict)
+    """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
 
     @property
     def action_mask(self) -> Tensor:
@@ -189,16 +191,17 @@ class LabelledBatch(_RowsAlone):
 
 @dataclass(frozen=True)
 class TrajectoryBatch(_RowsAlone):
-    """B answers that somebody logged with what they got. Losses are per token, (B, T), or per row, (B,).
-
-    ``rewards`` (B, T) of every action, an answer's reward on its last one; ``terminated`` (B,) bool: nothing follows
-    the last action, so the value of the state after it is 0. Of other rows that value is unknown.
-    """
+    """B logged responses with their rewards. Losses are per token, (B, T), or per row, (B,)."""
 
     responses: Responses
+    """The logged responses."""
     rewards: Tensor
+    """Reward of every action, (B, T): a response's reward is on its last action."""
     terminated: Tensor
+    """True where nothing follows the last action, (B,) bool: the value of the state after it is 0. In other rows that
+    value is unknown."""
     means: Mapping[str, float] = field(default_factory=dict)
+    """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
 
     @property
     def action_mask(self) -> Tensor:

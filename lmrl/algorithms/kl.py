@@ -23,12 +23,12 @@ class KLSettings:
     beta: float = 0.05
     """Coefficient of the penalty; 0 switches it off."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1: log-ratio, unbiased; k2: half its square; k3: never negative, unbiased as a value. In the loss, k1 is the
-    score-function form, whose expected gradient is that of the KL itself."""
+    """Estimator of the KL per token. k1: log-ratio, unbiased; k2: half its square; k3: never negative, unbiased as a
+    value. In the loss, k1 is the score-function form, whose expected gradient is that of the KL itself."""
     placement: Literal["reward", "loss"] = "reward"
-    """reward: subtracted from each token's reward; loss: added to the optimizer's loss."""
+    """Place of the penalty. reward: subtracted from each token's reward; loss: added to the optimizer's loss."""
     controller: Literal["fixed", "adaptive"] = "fixed"
-    """fixed, or adaptive: beta moves so that the KL per sequence stays near `target`."""
+    """Rule for beta over a run. fixed: constant; adaptive: changed so that the KL per sequence stays near `target`."""
     target: float = 6.0
     """Adaptive: the KL per sequence to steer to, in nats."""
     horizon: float = 10000.0

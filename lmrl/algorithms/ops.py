@@ -15,6 +15,7 @@ from lmrl.algorithms.optimizer import LossAggregation
 from lmrl.errors import SettingsError
 
 KLEstimator = Literal["k1", "k2", "k3"]
+"""Names of the estimators of ``kl_estimate``."""
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:

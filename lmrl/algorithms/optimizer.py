@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 LossAggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
+"""Names of the means that ``lmrl.ops.aggregate_losses`` takes of losses per token."""
 
 
 @dataclass
@@ -37,8 +38,8 @@ class OptimizerSettings:
     minibatches: int = 1
     """Gradient steps per pass: each rollout is cut into this many minibatches."""
     loss_aggregation: LossAggregation = "token_mean"
-    """token_mean: mean over all response tokens; sequence_mean: mean over rows of each row's token mean;
-    sequence_sum: mean over rows of each row's token sum, the gradient of the expected return itself."""
+    """Mean of the losses. token_mean: over all response tokens; sequence_mean: over rows, of each row's token mean;
+    sequence_sum: over rows, of each row's token sum, the gradient of the expected return itself."""
 
 
 class Evaluation(Protocol):
@@ -175,13 +176,12 @@ class LogitsProcessor(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """Result of ``loss``: one loss per token (B, T) or per row (B,), not averaged.
-
-    ``metrics`` are columns of the same two shapes; the trainer logs their means over all tokens or rows.
-    """
+    """Result of ``loss``: losses that are not averaged."""
 
     losses: Tensor
+    """One loss per token, (B, T), or per row, (B,); of pairs, (P,)."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Columns to log by name, of the same two shapes; the trainer logs their means over all tokens or rows."""
 
 
 class PolicyOptimizer:
@@ -194,6 +194,7 @@ class PolicyOptimizer:
     """
 
     Settings: ClassVar[type[OptimizerSettings]] = OptimizerSettings
+    """Dataclass of the optimizer's settings; its field docstrings are the help."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

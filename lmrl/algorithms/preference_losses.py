@@ -18,6 +18,7 @@ from lmrl.algorithms.optimizer import OptimizerSettings
 from lmrl.errors import SettingsError
 
 PairLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
+"""Names of the losses of ``pair_loss``."""
 
 
 @dataclass
@@ -27,8 +28,8 @@ class PairLossSettings(OptimizerSettings):
     beta: float = 0.1
     """Strength of the pull to the reference; IPO's tau."""
     loss: PairLoss = "sigmoid"
-    """sigmoid: DPO, conservative with label_smoothing; ipo: a squared distance to a finite gap; hinge: SLiC's; robust:
-    unbiased where a share label_smoothing of the pairs is the wrong way round."""
+    """Loss of each pair. sigmoid: DPO, conservative with label_smoothing; ipo: a squared distance to a finite gap;
+    hinge: SLiC's; robust: unbiased if a fraction label_smoothing of the pairs is the wrong way round."""
     label_smoothing: float = 0.0
     """Share of the pairs that is taken to be the wrong way round (sigmoid and robust)."""
 

@@ -56,22 +56,25 @@ class _Renamed:
 
 @dataclass(frozen=True)
 class Samples(_Renamed):
-    """Sampled rows: tokens, their log-probabilities, and how each row ended.
-
-    ``sampler_logprobs`` (B, T) float32: under the distribution that the token was drawn from, after temperature and
-    forbidden tokens.
-    ``finish_reasons`` (B,) int8 holds ``lmrl.engines.FinishReason`` codes. ``group`` (B,) int64 numbers the prompts:
-    rows with one number share a prompt. ``policy_version`` (B, T) int64 says which weights drew each token.
-    """
+    """Sampled rows: tokens, their log-probabilities, and how each row ended."""
 
     inputs: Sequences
+    """Token sequences of the rows."""
     action_mask: Tensor
+    """True on the actions, (B, T) bool."""
     sampler_logprobs: Tensor
+    """Log-probability of each token under the distribution that it was drawn from, after temperature and forbidden
+    tokens, (B, T) float32."""
     terminated: Tensor
+    """True where the episode reached an end state, (B,) bool."""
     truncated: Tensor
+    """True where the episode was cut off at a limit, (B,) bool."""
     finish_reasons: Tensor
+    """Codes of ``lmrl.engines.FinishReason``, (B,) int8."""
     group: Tensor
+    """Number of each row's prompt, (B,) int64: rows with one number share a prompt."""
     policy_version: Tensor
+    """Version of the weights that drew each token, (B, T) int64."""
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
@@ -118,43 +121,51 @@ class UndeclaredNeed(LmrlError, AttributeError):
 
 @dataclass(frozen=True)
 class Rollout(_Renamed):
-    """Rollout batch that an optimizer's ``advantages`` receives: B episodes of at most T steps.
+    """Rollout batch that an optimizer's ``advantages`` receives: B episodes of at most T actions.
 
-    Shapes: ``action_mask`` (B, T) bool, ``sampler_logprobs`` and ``proximal_logprobs`` (B, T), ``policy_version`` and
-    ``turn`` (B, T) int64, ``rewards`` (B, T) with the KL shaping already in when it is placed in the reward, ``scores``
-    (B,) the unshaped return of each episode, ``terminated`` and ``truncated`` (B,) bool, ``group`` (B,) int64.
-    ``values`` (B, T), ``bootstrap_values`` (B,) (the value of the state after the last action, used for truncated rows)
-    and ``reference_logprobs`` (B, T) exist when the optimizer's spec declares the need; reading them otherwise raises
-    ``UndeclaredNeed``. So it is with ``further_scores`` (B, K): the scores of the responses to the further requests of
-    each row's group (``PolicyOptimizer.further_requests``), NaN where a response has none.
+    Column t of every (B, T) field describes the t-th action of a row; fields are 0 outside ``action_mask``. A token has
+    three log-probabilities: ``sampler_logprobs``, ``proximal_logprobs``, and that of the current policy, which
+    ``policy.evaluate`` returns. Ratios, clipping and the KL use the second and the third.
 
-    ``sampler_logprobs`` are under the distribution that each token was drawn from; ``proximal_logprobs`` under the
-    policy at the start of the update, in the update's precision. Ratios, clipping and the KL use the latter. They are
-    one tensor where the engine is exact and every token has the current version; that is the default.
-    ``policy_version`` says which weights drew each token (0 by default), ``turn`` numbers the turns of a trajectory (0
-    by default).
-
-    ``scored`` (B,) bool is True where the episode has a score; elsewhere ``scores`` is 0 and means nothing: leave these
-    rows out of every mean, pair and comparison. It defaults to ``~truncated``, because a truncated row's score is
-    withheld; pass ``scored`` where truncated episodes have their rewards. ``loss_mask`` (B, T) bool, a subset of
-    ``action_mask``, marks the actions that enter the loss and its counts. By default these are the actions of rows
-    with a known return: scored rows and, where there are ``values``, truncated rows, whose return is bootstrapped.
+    ``values``, ``bootstrap_values`` and ``reference_logprobs`` exist if the optimizer's spec declares the need,
+    ``further_scores`` if the optimizer makes further requests; reading one otherwise raises ``UndeclaredNeed``.
     """
 
     inputs: Any
+    """Inputs of the policy; opaque to optimizers."""
     action_mask: Tensor
+    """True on the actions that the policy took, (B, T) bool."""
     sampler_logprobs: Tensor
+    """Log-probability of each action under the distribution that it was drawn from, (B, T)."""
     rewards: Tensor
+    """Reward of each action, (B, T): the score on the last action, minus the KL penalty where it is placed in the
+    reward."""
     scores: Tensor
+    """Return of each episode without the KL penalty, (B,); 0 where ``scored`` is False."""
     terminated: Tensor
+    """True where the episode reached an end state, (B,) bool."""
     truncated: Tensor
+    """True where the episode was cut off at a limit, (B,) bool."""
     group: Tensor
+    """Number of each row's prompt, (B,) int64."""
     declared: Mapping[str, Tensor] = field(default_factory=dict)
+    """Columns that the optimizer's spec declares a need for, by name."""
     scored: Tensor = None  # type: ignore[assignment]  # set below
+    """True where the episode has a score, (B,) bool; leave other rows out of every mean, pair and comparison. The
+    default is ``~truncated``, because a truncated row's score is withheld; pass it where truncated episodes have their
+    rewards."""
     loss_mask: Tensor = None  # type: ignore[assignment]
+    """True on the actions that enter the loss and its counts, (B, T) bool: a subset of ``action_mask``. The default is
+    the actions of rows with a known return: scored rows and, if there are ``values``, truncated rows, whose return is
+    bootstrapped."""
     proximal_logprobs: Tensor = None  # type: ignore[assignment]
+    """Log-probability of each action under the policy at the start of the update, in the update's precision, (B, T).
+    The default is ``sampler_logprobs``: they are equal if the engine is exact and every token has the current
+    version."""
     policy_version: Tensor = None  # type: ignore[assignment]
+    """Version of the weights that drew each token, (B, T) int64; 0 by default."""
     turn: Tensor = None  # type: ignore[assignment]
+    """Number of each action's turn in its trajectory, (B, T) int64; 0 by default."""
 
     def __post_init__(self) -> None:
         if self.proximal_logprobs is None:
@@ -216,25 +227,28 @@ class Rollout(_Renamed):
 
 @dataclass(frozen=True)
 class Advantages:
-    """Result of an optimizer's ``advantages``.
-
-    ``advantages`` (B, T) weights each action; ``extra`` holds any further columns, (B, T) or (B,), that its ``loss``
-    reads back as ``batch["name"]`` (value targets, say); ``metrics`` are columns to log, (B, T) or (B,).
-    """
+    """Result of an optimizer's ``advantages``."""
 
     advantages: Tensor
+    """Weight of each action, (B, T)."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further columns by name, (B, T) or (B,), such as value targets; ``loss`` reads them as ``batch["name"]``."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Columns to log by name, (B, T) or (B,); the trainer logs their means."""
 
 
 @dataclass(frozen=True)
 class Batch(_Renamed):
-    """Rows of a rollout with their advantages, as handed to ``loss``."""
+    """Rows of a rollout with their advantages, as ``loss`` receives them."""
 
     rollout: Rollout
+    """The rows of the rollout: ``batch.rollout.scores``, for example."""
     advantages: Tensor
+    """Weight of each action, (B, T)."""
     extra: Mapping[str, Tensor]
+    """Further columns of ``Advantages``, which ``batch["name"]`` reads."""
     means: Mapping[str, float] = field(default_factory=dict)
+    """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
 
     @classmethod
     def from_rollout(cls, rollout: Rollout, advantages: Advantages) -> Batch:

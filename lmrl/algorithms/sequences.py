@@ -30,16 +30,19 @@ Record = TypeVar("Record")
 class Sequences:
     """N token sequences of B trajectories, N >= B.
 
-    Shapes: ``ids`` (N, L) int64, right-padded with 0; ``lengths`` (N,) int64; ``sampled`` (N, L) bool, true on the
-    tokens that the policy sampled and that count as its actions here: a sampled token is an action in one sequence, and
-    context in others. ``trajectory`` (N,) int64 says which row of the columns a sequence belongs to: 0, 0, 1, ...
-    without gaps, in the order of sampling. A sequence's first token is never an action: nothing stands before it.
+    A sequence's first token is never an action, because no token precedes it.
     """
 
     ids: Tensor
+    """Token ids, (N, L) int64, right-padded with 0."""
     lengths: Tensor
+    """Tokens of each sequence, (N,) int64."""
     sampled: Tensor
+    """True on the tokens that the policy sampled and that count as its actions here, (N, L) bool. A sampled token is an
+    action in one sequence, and context in others."""
     trajectory: Tensor
+    """Row of the columns that a sequence belongs to, (N,) int64: 0, 0, 1, ... without gaps, in the order of
+    sampling."""
 
     @classmethod
     def of(
@@ -48,8 +51,9 @@ class Sequences:
         """Return trajectories that are given as their sequences, each a list of parts (ids, whether sampled).
 
         Raises ``ValueError`` for a trajectory without a sequence and for a sequence whose first token is sampled.
-        >>> Sequences.of([[[([5, 6], False), ([7], True), ([8], False), ([9], True)]]]).sampled.tolist()
-        [[False, False, True, False, True]]
+
+            >>> Sequences.of([[[([5, 6], False), ([7], True), ([8], False), ([9], True)]]]).sampled.tolist()
+            [[False, False, True, False, True]]
         """
         rows: list[Sequence[Part]] = []
         trajectory: list[int] = []

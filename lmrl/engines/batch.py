@@ -20,11 +20,13 @@ from lmrl.text.card import ModelCard, TextCodec
 
 
 class RequestQueue:
-    """A ``RequestSource``: first in, first out. ``closed=True`` says that no request follows those given.
+    """A ``RequestSource``: first in, first out.
 
-    >>> queue = RequestQueue([], closed=True)
-    >>> queue.take(), queue.closed
-    ([], True)
+    With ``closed=True`` no request follows those given.
+
+        >>> queue = RequestQueue([], closed=True)
+        >>> queue.take(), queue.closed
+        ([], True)
     """
 
     def __init__(self, requests: Iterable[Request] = (), closed: bool = False) -> None:

@@ -32,13 +32,18 @@ OnLength = Literal["terminate", "truncate"]
 
 
 class FinishReason(IntEnum):
-    """Why a response ended; ``NONE`` while it goes on."""
+    """Reason why a response ended."""
 
     NONE = 0
+    """The response goes on."""
     EOS = 1
+    """An end-of-sequence token."""
     STOP = 2
+    """A stop string."""
     LENGTH = 3
+    """The limit of new tokens."""
     CONTEXT = 4
+    """Prompt and response fill the context."""
 
     @property
     def label(self) -> str:
@@ -48,24 +53,29 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """The distribution that tokens are drawn from, and when a response ends.
-
-    ``temperature`` 0 means greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch those filters off. A response ends
-    at one of ``eos_ids``, at one of ``stop_strings`` (text that is not part of the response), after
-    ``max_new_tokens``, or when prompt and response fill ``context_length``. ``on_length`` says what the last two mean:
-    ``"terminate"`` ends the episode and scores it, ``"truncate"`` withholds the score and lets the learner bootstrap.
-    """
+    """Distribution that tokens are drawn from, and when a response ends."""
 
     temperature: float = 1.0
+    """Divisor of the logits; 0 is greedy decoding."""
     top_k: int = 0
+    """Number of most probable tokens that are kept; 0 keeps all."""
     top_p: float = 1.0
+    """Cumulative probability up to which the most probable tokens are kept; 1 keeps all."""
     min_p: float = 0.0
+    """Smallest probability that is kept, as a fraction of the largest; 0 keeps all."""
     max_new_tokens: int = 64
+    """Limit of sampled tokens per response."""
     eos_ids: tuple[int, ...] = ()
+    """Token ids that end a response and are part of it."""
     stop_strings: tuple[str, ...] = ()
+    """Texts that end a response and are not part of it."""
     forbidden_ids: tuple[int, ...] = ()
+    """Token ids that are never drawn."""
     context_length: int | None = None
+    """Limit of the tokens of prompt and response together, None for no limit."""
     on_length: OnLength = "terminate"
+    """Meaning of the last two limits: "terminate" ends the episode and scores it, "truncate" withholds the score and
+    lets the learner bootstrap."""
 
     def __post_init__(self) -> None:
         def require(condition: bool, name: str, expected: str) -> None:
@@ -154,34 +164,38 @@ def finish_flags(codes: Any, on_length: Literal["terminate", "truncate"]) -> tup
 
 @dataclass(frozen=True)
 class Request:
-    """Request for one response.
-
-    ``ids`` are the tokens to continue. ``seed`` determines the random numbers: that of token t is a function of
-    (seed, t), so a response does not depend on other requests or on their order. ``id`` is unique among the requests of
-    a source; ``group`` is the number of the prompt in it. ``model`` is the name that weights were published under.
-    """
+    """Request for one response."""
 
     ids: Sequence[int]
+    """Tokens to continue."""
     spec: SamplingSpec
+    """Distribution to sample from."""
     seed: int
+    """Seed of the random numbers: that of token t is a function of (seed, t), so a response does not depend on other
+    requests or on their order."""
     group: int = 0
+    """Number of the prompt in the source."""
     id: int = 0
+    """Number that is unique among the requests of a source."""
     model: str = POLICY
+    """Name that the weights were published under."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled response.
-
-    ``ids`` are the sampled tokens, an end token included. ``logprobs`` are those of the distribution that each token
-    was drawn from, after temperature and restrictions. ``policy_version`` says which weights drew each token.
-    """
+    """One sampled response."""
 
     request: Request
+    """The request that it answers."""
     ids: list[int]
+    """Sampled tokens, an end token included."""
     logprobs: list[float]
+    """Log-probability of each token under the distribution that it was drawn from, after temperature and
+    restrictions."""
     finish: FinishReason
+    """Reason why the response ended."""
     policy_version: list[int]
+    """Version of the weights that drew each token."""
 
     @property
     def truncated(self) -> bool:

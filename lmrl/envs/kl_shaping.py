@@ -59,7 +59,9 @@ class KLShaping(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class VectorKLShaping(_VectorWrapper):
-    """``KLShaping`` for a ``TextGenVectorEnv``. Rows that are about to be reset ignore what the policy says."""
+    """Form of ``KLShaping`` for a ``TextGenVectorEnv``. Rows that are about to be reset ignore the policy's
+    log-probabilities.
+    """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], policy: ActionLogprob) -> None:
         _check(env, policy)

@@ -29,6 +29,7 @@ class TextGenEnv(gym.Env[Observation, int]):
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
+    """Render modes, as Gymnasium reads them."""
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Unpack[TaskKeywords]) -> None:
         self.task = make_task(**keywords)

@@ -48,6 +48,7 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
+    """Render modes and the autoreset mode, as Gymnasium reads them."""
 
     def __init__(
         self,

@@ -21,10 +21,12 @@ LOADER = "AutoModelForCausalLM"
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model with its card: ``model`` is a transformers ``PreTrainedModel`` in evaluation mode."""
+    """A causal language model with its card."""
 
     model: Any
+    """A transformers ``PreTrainedModel`` in evaluation mode."""
     card: ModelCard
+    """Tokenizer, special tokens, and limits of the model."""
     stored_dtype: str = ""
     """Precision of the checkpoint's files, such as "bfloat16"; the model in memory may have another."""
 

@@ -30,7 +30,9 @@ PROJECT = "lmrl"
 """The name that ties pluggy's markers and managers together, and the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
+"""Decorator that marks the signature of a hook."""
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Decorator that marks a plugin's function as the implementation of the hook of its name."""
 
 
 @hookspec

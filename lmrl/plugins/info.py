@@ -18,22 +18,26 @@ class PluginWarning(UserWarning):
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One plugin: where it comes from, whether it works, and what it offers.
-
-    ``api`` is the plugin API that it declares (``LMRL_PLUGIN_API``), None where it declares none.
-    ``offers`` maps kinds ("optimizer", "reward" ...) to the names that the plugin registered; ``observes`` names the
-    observer hooks that it implements.
-    """
+    """One plugin: origin, state, and contributions."""
 
     name: str
+    """Name of the entry point, or of the file."""
     distribution: str
+    """Name of the installed package; empty for a file."""
     version: str
+    """Version of that package."""
     source: str
+    """Entry point or file that it was loaded from."""
     status: Status
+    """State of the plugin: "loaded", "disabled" or "failed"."""
     error: str = ""
+    """Reason of a failure."""
     offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names that the plugin registered, by kind ("optimizer", "reward" ...)."""
     observes: tuple[str, ...] = ()
+    """Observer hooks that it implements."""
     api: int | None = None
+    """Plugin API that it declares (``LMRL_PLUGIN_API``), None where it declares none."""
 
 
 @dataclass

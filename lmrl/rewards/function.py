@@ -24,16 +24,15 @@ EXCERPT = 60
 
 @dataclass(frozen=True)
 class RewardResult:
-    """Scores of B responses and the terms that they are made of.
-
-    ``scores`` float64 (B,); ``parts`` maps names to float64 (B,), for the log; ``scored`` bool (B,) is True where the
-    row has a score, everywhere by default. Scores are NaN in rows without one, and parts are NaN in rows that the term
-    does not apply to: leave these out of every average.
-    """
+    """Scores of B responses and the terms that they are made of."""
 
     scores: Scores
+    """Score of each response, float64 (B,); NaN in rows without one."""
     parts: dict[str, Scores] = field(default_factory=dict)
+    """Terms of the scores by name, float64 (B,), for the log; NaN in rows that a term does not apply to. Leave these
+    out of every average."""
     scored: Flags = None  # type: ignore[assignment]  # set below
+    """True where the row has a score, bool (B,); everywhere by default."""
 
     def __post_init__(self) -> None:
         if self.scored is None:

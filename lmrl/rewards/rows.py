@@ -48,8 +48,8 @@ def per_row(function: Callable[..., Any]) -> PerRow:
     The function may be asynchronous (all rows run at once) and may return a mapping with the key ``score``, or None for
     a row that it does not apply to.
 
-    >>> per_row(lambda prompt, response: len(response))(["a", "b"], ["one", "three"])
-    [3, 5]
+        >>> per_row(lambda prompt, response: len(response))(["a", "b"], ["one", "three"])
+        [3, 5]
     """
     return PerRow(function)
 

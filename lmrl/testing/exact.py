@@ -48,16 +48,16 @@ class EnumeratedInputs(Sequences):
 
 @dataclass(frozen=True)
 class PolicyTable:
-    """A policy on all N responses of a problem, from one teacher-forced pass; gradients flow where they were asked for.
-
-    Shapes: ``logits`` (N, T, V) before each token, ``logprobs`` (N, T) of the tokens, 0 after a response's end;
-    ``values`` (N, T) before each token and ``bootstrap_values`` (N,) after the last one, if the policy has values.
-    """
+    """A policy on all N responses of a problem, from one teacher-forced pass. Gradients flow if they were asked for."""
 
     logits: Tensor
+    """Logits before each token, (N, T, V)."""
     logprobs: Tensor
+    """Log-probability of each token, (N, T); 0 after a response's end."""
     values: Tensor | None = None
+    """Value before each token, (N, T), if the policy has values."""
     bootstrap_values: Tensor | None = None
+    """Value after the last token, (N,), if the policy has values."""
 
     @property
     def log_probabilities(self) -> Tensor:
@@ -67,19 +67,20 @@ class PolicyTable:
 
 @dataclass(frozen=True)
 class ExactMeasures:
-    """Measures of a policy, without sampling error.
-
-    ``objective`` is J = ``reward - beta * kl``, all three means over prompts, and ``gap`` is J(pi*) - J(pi).
-    ``gap_closed`` is 0 at the reference and 1 at the optimum (NaN where these are equally good); ``total_variation``
-    is the distance to the optimum, in [0, 1].
-    """
+    """Measures of a policy, without sampling error. Means are over prompts."""
 
     objective: float
+    """J = ``reward - beta * kl``."""
     gap: float
+    """J(pi*) - J(pi), the distance to the optimum's objective."""
     reward: float
+    """Expected reward."""
     kl: float
+    """KL(pi || reference), in nats per response."""
     total_variation: float
+    """Distance to the optimum's distribution, in [0, 1]."""
     gap_closed: float
+    """Fraction of the gap that is closed: 0 at the reference, 1 at the optimum, NaN where these are equally good."""
 
 
 class ExactProblem:

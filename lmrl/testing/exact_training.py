@@ -34,11 +34,14 @@ from lmrl.training.update_settings import TrainSettings
 
 @dataclass
 class ExactCurve:
-    """Exact measures after ``updates`` updates, the first of them 0; ``seconds`` is what training took."""
+    """Exact measures of a policy over the updates of its training."""
 
     updates: list[int] = field(default_factory=list)
+    """Numbers of updates, the first of them 0."""
     measures: list[ExactMeasures] = field(default_factory=list)
+    """Measures after each of these numbers of updates."""
     seconds: float = 0.0
+    """Time that the training took."""
 
     @property
     def last(self) -> ExactMeasures:

@@ -17,16 +17,18 @@ from lmrl.training.update import Updater
 
 @dataclass(frozen=True)
 class Drawn:
-    """Experience of one update, with metrics of it.
-
-    ``tokens`` and ``rows`` are counts over all ranks. ``histograms`` are distributions to log, by name.
-    """
+    """Experience of one update, with metrics of it."""
 
     experience: Rollout | Experience
+    """Rows to learn from, of this rank."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """Metrics to log, by name."""
     tokens: float = 0.0
+    """Sampled tokens over all ranks; 0 logs no throughput."""
     rows: int = 0
+    """Rows over all ranks, which an adaptive KL coefficient is scaled by."""
     histograms: Mapping[str, Any] = field(default_factory=dict)
+    """Distributions to log, by name."""
 
 
 class Source(Protocol):

@@ -71,7 +71,7 @@ class LearningData(RowSettings):
 
 @dataclass
 class RLConfig:
-    """Everything that `lmrl rl` can be told."""
+    """Configuration of `lmrl rl`."""
 
     model: str = ""
     """Folder or hub id of a causal language model; empty is the embedded story model."""
@@ -80,23 +80,37 @@ class RLConfig:
     trust_remote_code: bool = False
     """Run Python code that a model or tokenizer comes with; read that code first."""
     run: RunSettings = field(default_factory=RunSettings)
+    """Run folder, seed and device."""
     prompts: PluginChoice = choice("dataset", "stories")
+    """Data set of prompts, by name."""
     engine: PluginChoice = choice("engine", "transformers")
+    """Inference engine, by name."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """Distribution of the responses, and their limits."""
     reward: PluginChoice = choice("reward", "happy_end", instead="reward_weights")
+    """Reward, by name."""
     reward_weights: dict[str, float] = field(default_factory=dict)
     """Several rewards at once: name = weight; used instead of reward.name when not empty."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    """Time and place of calls of rewards."""
     kl: KLSettings = field(default_factory=KLSettings)
+    """KL penalty."""
     optimizer: PluginChoice = choice("optimizer", "ppo")
+    """Policy optimizer, by name."""
     train: TrainSettings = field(default_factory=TrainSettings)
+    """Batch size and optimization settings."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    """Low-rank adapter, if one is trained."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """Evaluation on held-out prompts."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """Frequency and form of checkpoints."""
     data: LearningData = field(default_factory=LearningData)
+    """Data for optimizers that do not sample."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Experiment trackers besides metrics.jsonl, by name."""
     tracker: PluginChoice = choice("tracker", "", instead="trackers")
+    """Settings of the trackers, by name."""
 
     def unread_sections(self, plugins: PluginManager) -> dict[str, str]:
         """Return the settings that nothing reads because of another section, each with the one that it needs."""

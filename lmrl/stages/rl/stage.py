@@ -15,13 +15,18 @@ from lmrl.stages.rl.trainer import RLTrainer
 
 @dataclass(frozen=True)
 class RLResult:
-    """Result of a run: its folder, the evaluations before and after, and ``interrupted``."""
+    """Result of a run."""
 
     folder: Path
+    """Run folder."""
     updates: int
+    """Number of updates so far."""
     before: Evaluation | None
+    """Evaluation of the initial policy, None if no prompts are held out or the run was resumed."""
     after: Evaluation | None
+    """Last evaluation, None if there was none."""
     interrupted: bool
+    """True if the run stopped before its last update."""
 
 
 def rl(
