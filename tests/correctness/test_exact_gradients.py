@@ -28,6 +28,7 @@ EXACT = {
     "reinforce_pp_baseline": (2, {**SUM, "whiten_advantages": False}, 0.5),
     "grpo": (2, {**SUM, "normalisation": "none"}, 0.5),
     "cispo": (2, {**SUM, "normalise_std": False}, 0.5),
+    "sapo": (2, {**SUM, "normalise_std": False}, 0.5),
 }
 """By name: group size, settings, and the multiple of the exact gradient (of the reward's part) that is expected."""
 
@@ -85,6 +86,20 @@ def test_gspo_takes_the_gradient_of_answers_over_their_length(problem):
     assert relative(found, 0.5 * plain) > 0.05, "it is biased"
     assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.95
     assert torch.nn.functional.cosine_similarity(found, plain, dim=0) > 0, "and still climbs"
+
+
+def test_gmpo_takes_gspos_first_step(problem):
+    """Nothing is clipped there, and the geometric mean of ratios is exp of the mean log-ratio."""
+    found, _ = update_of(problem, "gmpo", IN_REWARD, 2, {"normalise_std": False})
+    gspo, _ = update_of(problem, "gspo", IN_REWARD, 2, {"normalise_std": False})
+    assert relative(found, gspo) < 1e-4
+
+
+@pytest.mark.parametrize(("size", "eta"), [(2, 1.0), (2, 0.5), (3, 4.0)])
+def test_rebel_takes_a_multiple_of_the_exact_gradient(problem, size, eta):
+    """Of -2 / eta (R - R') grad (log pi(y) - log pi(y')) the expectation is 4 / eta grad J, in groups of any size."""
+    found, policy = update_of(problem, "rebel", IN_REWARD, size, {"eta": eta})
+    assert relative(found, 4 / eta * problem.gradient(policy, IN_REWARD.beta)) < 1e-4
 
 
 def test_a_groups_deviation_makes_every_difference_count_alike(problem):

@@ -11,8 +11,8 @@ from lmrl.plugins import PluginManager
 from lmrl.testing import expected_update, random_problem
 from lmrl_grpo import GRPOSettings
 
-RELATIVE = ["grpo", "gspo", "cispo"]
-UNDIVIDED = {"grpo": {"normalisation": "none"}, "gspo": {"normalise_std": False}, "cispo": {"normalise_std": False}}
+RELATIVE = ["grpo", "gspo", "cispo", "gmpo", "sapo"]
+UNDIVIDED = {name: {"normalise_std": False} for name in RELATIVE} | {"grpo": {"normalisation": "none"}}
 
 # Two prompts, labelled 40 and -3, of three and two answers that are no neighbours. The last action holds the score, the
 # rest is KL shaping: returns 3, 4, 6, 2, 0 around the means 3 and 3, with sample deviations 3 and sqrt(2).
