@@ -1,7 +1,8 @@
-"""KL shaping: the coefficient, where the penalty goes, and its one formula for reward, loss and log.
+"""KL penalty: its settings, and its one formula for reward, loss and log.
 
 Objective: E[score] - beta KL(pi || pi_ref) (Stiennon et al. 2020, eq. 2 in the reward; Shao et al. 2024 in the loss).
-Importable without torch, so that the environment can use ``shaping_term``.
+Notation: B rows, T actions of a row; ``mask`` (B, T) is true on the actions. KL is in nats. The module needs no torch,
+so that the environment can use ``shaping_term``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class KLSettings:
-    """The penalty that keeps the policy near the frozen reference."""
+    """Settings of the penalty on the KL from the reference model.
+
+    Raises ``SettingsError`` for a ``beta`` that is negative or not finite, and for a ``target`` or ``horizon`` that is
+    not positive.
+    """
 
     beta: float = 0.05
     """Coefficient of the penalty; 0 switches it off."""
@@ -45,22 +50,24 @@ class KLSettings:
             raise SettingsError(f"kl.target is {self.target} and kl.horizon {self.horizon}; expected numbers above 0")
 
     def unread(self) -> dict[str, str]:
-        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        """Return the settings that have no effect, each with the setting that it needs."""
         adaptive = only_if(self.controller == "adaptive", "controller=adaptive", "target", "horizon")
         return adaptive | only_if(self.beta > 0, "beta above 0", "estimator", "placement", "controller")
 
 
 def shaping_term(logprob: Any, reference_logprob: Any, beta: float) -> Any:
-    """Return -beta (log pi - log pi_ref) of floats, arrays or tensors: the k1 reward shaping of every token."""
+    """Return -beta (log pi - log pi_ref), the penalty of each token in the reward, of floats, arrays or tensors."""
     return -beta * (logprob - reference_logprob)
 
 
 def shape_rewards(
     scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor | None, mask: Tensor, settings: KLSettings, beta: float
 ) -> Tensor:
-    """Return per-token rewards (B, T): the score on each row's last action, minus the penalty if it is in the reward.
+    """Return rewards per token, (B, T): the score on each row's last action, minus the penalty if it is in the reward.
 
-    ``scores`` (B,) is 0 for rows without a score; ``logprobs`` are those of whoever sampled.
+    ``scores`` (B,) is 0 for rows without a score; ``logprobs`` (B, T) are those of the policy at the start of the
+    update. ``beta`` is the coefficient now, which an adaptive controller changes. Without ``reference_logprobs`` (B, T)
+    there is no penalty.
     """
     from lmrl.algorithms.ops import kl_estimate
     from lmrl.algorithms.sequences import at_last_action
@@ -79,13 +86,13 @@ def shape_rewards(
 def kl_losses(
     logprobs: Tensor, proximal_logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, settings: KLSettings
 ) -> Tensor:
-    """Return the penalty per token (B, T) to add, times beta, to an optimizer's losses.
+    """Return the penalty per token, (B, T), that times beta is added to an optimizer's losses.
 
-    k2 and k3 are differentiated as they stand: pathwise through the sampled token's log-probability, which leaves out
-    that earlier actions change later states (k2's gradient is that of each state's KL, k3's is that of the reverse
-    direction there). k1 as it stands would have gradient 0 in expectation, so it is used in the score-function form
-    ratio_t * stop_gradient(sum_{s >= t} (log pi_s - log pi_ref_s)), whose gradient under ``sequence_sum`` is exactly
-    that of the sequence's KL, on the first step from the sampling policy.
+    k2 and k3 are differentiated as they are: pathwise through the sampled token's log-probability, which leaves out
+    that earlier actions change later states. The gradient of k2 is that of each state's KL; the gradient of k3 is that
+    of the KL in the reverse direction. k1 would have gradient 0 in expectation, so it is used in the score-function
+    form ratio_t * stop_gradient(sum_{s >= t} (log pi_s - log pi_ref_s)). Its gradient under ``sequence_sum`` is exactly
+    that of the sequence's KL, on the first step from ``proximal_logprobs`` (B, T).
     """
     from lmrl.algorithms.ops import kl_estimate, returns_to_go
 
@@ -98,8 +105,8 @@ def kl_losses(
 class KLController:
     """The coefficient beta over a run: fixed, or proportional control towards a target (Ziegler et al. 2019, sec. 2.2).
 
-    error = clip(KL / target - 1, -0.2, 0.2); beta <- beta (1 + error * min(episodes / horizon, 1)): a batch larger than
-    the horizon counts as one horizon, because more could turn beta negative.
+    error = clip(KL / target - 1, -0.2, 0.2); beta is multiplied by 1 + error * min(episodes / horizon, 1). A batch
+    larger than the horizon counts as one horizon, because more could turn beta negative.
     """
 
     def __init__(self, settings: KLSettings) -> None:
@@ -107,16 +114,16 @@ class KLController:
         self.beta = settings.beta
 
     def adapt(self, kl_per_sequence: float, episodes: int) -> None:
-        """Adapt beta to the KL per sequence, averaged over the global batch of ``episodes`` rows."""
+        """Adapt beta to the KL per sequence, in nats, averaged over the global batch of ``episodes`` rows."""
         if self.settings.controller == "fixed":
             return
         error = min(max(kl_per_sequence / self.settings.target - 1, -0.2), 0.2)
         self.beta *= 1 + error * min(episodes / self.settings.horizon, 1.0)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the coefficient."""
+        """Return the coefficient, ``{"beta": ...}``."""
         return {"beta": self.beta}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         self.beta = float(state["beta"])

@@ -1,7 +1,8 @@
-"""Column maths: pure functions over (B, T) tensors, each with its formula's source.
+"""Pure functions over columns of a batch, each with the source of its formula.
 
-Shared notation: B rows, T steps, V tokens; ``mask`` is the bool action mask; every (B, T) argument is aligned to it.
-Leaves out: the KL coefficient and its placement (``lmrl.algorithms.kl``), models, and anything that reads text.
+Notation: B rows, T actions of a row, V tokens of the vocabulary, N entries; ``mask`` is a bool tensor of the shape of
+the column that it masks. Log-probabilities, entropies and KL are in nats. The KL coefficient and its placement are in
+``lmrl.algorithms.kl``.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return log softmax(logits)[ids], (N,), of ``logits`` (N, V), without a log-softmax of that size."""
+    """Return log softmax(logits)[ids], (N,), of ``logits`` (N, V) and ``ids`` (N,), without the whole log-softmax."""
     chosen = logits.gather(-1, ids[..., None]).squeeze(-1)
     return chosen - logits.logsumexp(-1)
 
 
 def entropy(logprobs: Tensor) -> Tensor:
-    """Return -sum p log p over the last dimension of normalised log-probabilities; -inf entries contribute 0."""
+    """Return -sum p log p, (N,), of normalized log-probabilities (N, V); entries of -inf contribute 0."""
     return -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logprobs.dtype).min)).sum(-1)
 
 
 def scatter_rows(flat: Tensor, mask: Tensor) -> Tensor:
-    """Put a flat (..., N) tensor of masked entries, in row-major order, back into (..., B, T) with 0 elsewhere."""
+    """Return ``flat`` (..., N) as (..., B, T): at the N true places of ``mask`` (B, T), row by row, and 0 elsewhere."""
     result = torch.zeros(*flat.shape[:-1], *mask.shape, dtype=flat.dtype, device=flat.device)
     return result.masked_scatter(mask, flat)
 
@@ -41,19 +42,20 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the sum over masked entries in float32 or more; entries outside the mask, NaN included, have no effect."""
+    """Return the sum of masked entries, a scalar of float32 or more; other entries, NaN included, have no effect."""
     return at_least_float32(x).masked_fill(~mask, 0).sum()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over masked entries, 0 for an empty mask."""
+    """Return the mean of the masked entries of ``x``, a scalar of float32 or more; 0 for an empty mask."""
     return masked_sum(x, mask) / mask.sum().clamp_min(1)
 
 
 def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, epsilon: float = 1e-8) -> Tensor:
-    """Scale masked entries to unit (population) variance and, with ``shift_mean``, zero mean; 0 outside the mask.
+    """Scale the masked entries of ``x`` to unit (population) variance and, with ``shift_mean``, zero mean.
 
-    One entry or constant input gives 0 (or the constant, without ``shift_mean``), never NaN.
+    The result has the shape of ``x`` and is 0 outside ``mask``. One entry or constant input gives 0 (or the constant,
+    without ``shift_mean``), never NaN.
     """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
@@ -64,7 +66,10 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, epsilon: flo
 
 
 def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """Return sum_{s >= t} gamma^(s - t) r_s per row, (B, T); steps outside the mask are transparent."""
+    """Return sum_{s >= t} gamma^(s - t) r_s of each row of ``rewards`` (B, T), as (B, T).
+
+    Steps outside ``mask`` are transparent: deleting them changes no return, and they count no discount.
+    """
     result = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
@@ -85,9 +90,10 @@ def generalized_advantages(
 ) -> Tensor:
     """Return generalized advantage estimates, (B, T) (Schulman et al. 2016, eq. 16).
 
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) and A_t = delta_t + gamma lambda A_{t+1}. After a row's last action
-    V(s_{t+1}) is 0, or ``bootstrap_values`` (B,) where the row was ``truncated`` (B,). Steps outside the mask (text
-    that the policy did not sample) are transparent: deleting them changes no advantage.
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) and A_t = delta_t + gamma lambda A_{t+1}. ``rewards`` and ``values`` are
+    (B, T). After a row's last action V(s_{t+1}) is 0, or ``bootstrap_values`` (B,) where the row was ``truncated``
+    (B,). Steps outside ``mask`` (B, T), text that the policy did not sample, are transparent: deleting them changes no
+    advantage.
     """
     advantages = torch.zeros_like(rewards)
     next_value = torch.where(truncated, bootstrap_values, torch.zeros_like(bootstrap_values))
@@ -104,8 +110,9 @@ def generalized_advantages(
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
     """Estimate KL(pi || pi_ref) per token from samples of pi (Schulman 2020, "Approximating KL divergence").
 
-    With l = log pi - log pi_ref: k1 = l (unbiased), k2 = l^2 / 2 (biased, low variance), k3 = exp(-l) - 1 + l
-    (unbiased and never negative). No clamping: a clamp would bias k1 and k3.
+    Both arguments and the result have one shape, such as (B, T). With l = log pi - log pi_ref: k1 = l (unbiased), k2 =
+    l^2 / 2 (biased, low variance), k3 = exp(-l) - 1 + l (unbiased and never negative). No clamping: a clamp would bias
+    k1 and k3. Raises ``ValueError`` for another estimator.
     """
     log_ratio = logprobs - reference_logprobs
     if estimator == "k1":
@@ -118,7 +125,10 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstim
 
 
 def kl_divergence(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Return KL(p || q) of whole distributions, (N, V) to (N,), without sampling; what p never draws contributes 0."""
+    """Return KL(p || q), (N,), of full log-distributions (N, V), without sampling.
+
+    Tokens that p never draws contribute 0. A token that p draws and q does not gives infinity.
+    """
     log_ratio = (logprobs - other_logprobs).masked_fill(logprobs == -torch.inf, 0)
     return (logprobs.exp() * log_ratio).sum(-1)
 
@@ -133,10 +143,11 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """Return PPO's clipped loss and whether each entry was clipped (Schulman et al. 2017, eq. 7).
 
-    loss = -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) with ratio = pi / pi_old. The gradient is 0 exactly
-    where A > 0 and ratio > 1 + clip_high, or A < 0 and ratio < 1 - clip_low: there the second term is the smaller one.
-    ``dual_clip`` above 1 bounds the loss where A < 0 by -dual_clip A, however large the ratio (Ye et al. 2020, eq. 5);
-    0 switches it off.
+    Arguments and results have one shape: (B, T), or (B,) for ratios of whole sequences. loss = -min(ratio A,
+    clip(ratio, 1 - clip_low, 1 + clip_high) A) with ratio = pi / pi_old. The gradient is 0 exactly where A > 0 and
+    ratio > 1 + clip_high, or A < 0 and ratio < 1 - clip_low: there the second term is the smaller one. ``dual_clip``
+    above 1 bounds the loss where A < 0 by -dual_clip A, however large the ratio (Ye et al. 2020, eq. 5); 0 switches it
+    off.
     """
     ratio = torch.exp(logprobs - proximal_logprobs)
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -153,7 +164,8 @@ def clipped_surrogate(
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Return half the squared value error, the worse of the clipped and the unclipped one (PPO, OpenAI baselines).
 
-    ``clip`` bounds how far values may move from ``old_values``; 0 switches clipping off.
+    Arguments and result are (B, T). ``clip`` bounds the difference of values from ``old_values``; 0 switches clipping
+    off.
     """
     loss = (values - returns) ** 2
     if clip > 0:
@@ -165,7 +177,8 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 def expectile_loss(values: Tensor, targets: Tensor, tau: float) -> Tensor:
     """Return |tau - 1(u < 0)| u^2 with u = targets - values (Kostrikov et al. 2022, IQL, eq. 3 and 5).
 
-    Its minimum over draws of ``targets`` is their expectile: the mean for ``tau`` 0.5, near the maximum close to 1.
+    Arguments and result have one shape. The minimum over samples of ``targets`` is their expectile: the mean for
+    ``tau`` 0.5, near the maximum for ``tau`` close to 1.
     """
     error = targets - values
     weight = torch.where(error < 0, 1 - tau, tau)
@@ -173,9 +186,10 @@ def expectile_loss(values: Tensor, targets: Tensor, tau: float) -> Tensor:
 
 
 def one_step_targets(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """Return r_t + gamma V(s_{t+1}), (B, T), with 0 for what follows a row's last action (IQL, eq. 6).
+    """Return r_t + gamma V(s_{t+1}), (B, T), of ``rewards`` and ``values`` (B, T) (Kostrikov et al. 2022, IQL, eq. 6).
 
-    s_{t+1} is the state before the row's next action: steps outside the mask are transparent.
+    V(s_{t+1}) is 0 after a row's last action. s_{t+1} is the state before the row's next action: steps outside ``mask``
+    are transparent.
     """
     result, following = torch.zeros_like(rewards), torch.zeros_like(values[:, 0])
     for t in reversed(range(rewards.shape[1])):
@@ -186,14 +200,14 @@ def one_step_targets(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float
 
 
 def last_actions(mask: Tensor) -> Tensor:
-    """Return the (B, T) bool mask of each row's last action."""
+    """Return the (B, T) bool mask of each row's last action; rows without actions have none."""
     return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
 def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """Return for each row the sum of ``x`` (B,) over its group and the group's size, (B,) each.
 
-    Group numbers are arbitrary labels; rows of a group need not be neighbours.
+    ``group`` (B,) holds arbitrary labels; rows of a group need not be neighbors.
     """
     _, place, counts = group.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add(0, place, x)
@@ -201,16 +215,16 @@ def group_sums(x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def group_means(x: Tensor, group: Tensor) -> Tensor:
-    """Return for each row the mean of ``x`` (B,) over its group."""
+    """Return for each row the mean of ``x`` (B,) over its ``group`` (B,), as (B,)."""
     sums, counts = group_sums(x, group)
     return sums / counts
 
 
 def leave_one_out_means(x: Tensor, group: Tensor, left_out: Tensor | None = None) -> Tensor:
-    """Return for each row the mean of ``x`` (B,) over the *others* of its group (Kool et al. 2019, eq. 8).
+    """Return for each row the mean of ``x`` (B,) over the *other* rows of its group (Kool et al. 2019, eq. 8).
 
-    Rows ``left_out`` (B,) bool, such as unscored ones, count among nobody's others. They, and rows that have no
-    others left, are given their own ``x``: compared with that they are 0. Raises ``ValueError`` for a group of one.
+    Rows ``left_out`` (B,) bool, such as unscored ones, are in no other row's mean. These rows, and rows without others,
+    get their own ``x``, so that the difference is 0. Raises ``ValueError`` for a group of one.
     """
     if bool((group_sums(x, group)[1] < 2).any()):
         raise ValueError("a group of one row has no others to take a mean of; expected at least two samples per prompt")
@@ -219,7 +233,7 @@ def leave_one_out_means(x: Tensor, group: Tensor, left_out: Tensor | None = None
 
 
 def group_spread(x: Tensor, group: Tensor) -> Tensor:
-    """Return for each row the largest minus the smallest ``x`` (B,) of its group: exactly 0 where all are equal."""
+    """Return for each row the largest minus the smallest ``x`` (B,) of its group, (B,); exactly 0 if all are equal."""
     labels, place = group.unique(return_inverse=True)
     empty = x.new_zeros(len(labels))
     highest = empty.scatter_reduce(0, place, x, "amax", include_self=False)
@@ -229,9 +243,9 @@ def group_spread(x: Tensor, group: Tensor) -> Tensor:
 
 
 def split_off(group: Tensor, rows: Tensor) -> Tensor:
-    """Return group numbers (B,) by which each of ``rows`` (B,) bool is alone, and the others are grouped as before.
+    """Return group numbers (B,) in which each of ``rows`` (B,) bool is alone and the others are grouped as before.
 
-    For rows that must not be compared, such as unscored ones.
+    Use it for rows that must not be compared, such as unscored ones.
     """
     place = group.unique(return_inverse=True)[1]
     return torch.where(rows, len(group) + torch.arange(len(group), device=group.device), place)
@@ -242,9 +256,9 @@ def group_normalise(
 ) -> Tensor:
     """Return ``x`` (B,) minus its group's mean, divided by its group's sample deviation (Shao et al. 2024, sec. 4.1.2).
 
-    Without ``divide`` it is only centred (Liu et al. 2025, Dr. GRPO). So are groups whose ``scores`` (B,) are all
-    equal: what is left in ``x`` there is a KL shaping, perhaps of rounding errors, and dividing by its deviation would
-    make it as large as a reward. A group in which ``x`` has no spread gives exactly 0.
+    Without ``divide`` it is only centered (Liu et al. 2025, Dr. GRPO). So are groups whose ``scores`` (B,) are all
+    equal: there ``x`` holds only the KL penalty, perhaps rounding errors, and the division would make it as large as a
+    reward. A group in which ``x`` has no spread gives exactly 0. ``epsilon`` is added to the deviation.
     """
     centred = (x - group_means(x, group)).masked_fill(group_spread(x, group) == 0, 0)
     if not divide:
@@ -262,9 +276,9 @@ def sequence_log_ratios(logprobs: Tensor, proximal_logprobs: Tensor, mask: Tenso
 
 
 def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:
-    """Return the soft punishment of long answers, (B,) (Yu et al. 2025, DAPO, eq. 13).
+    """Return the soft penalty of long responses, (B,) (Yu et al. 2025, DAPO, eq. 13).
 
-    0 up to ``longest - buffer`` tokens, falling to -1 at ``longest`` and staying there.
+    It is 0 up to ``longest - buffer`` tokens, falls linearly to -1 at ``longest``, and stays there.
     """
     return ((longest - buffer - lengths) / buffer).clamp(-1.0, 0.0)
 
@@ -272,11 +286,11 @@ def overlong_penalty(lengths: Tensor, longest: int, buffer: int) -> Tensor:
 def beta_normalise(x: Tensor, group: Tensor, scores: Tensor) -> Tensor:
     """Return ``x`` (B,) minus its group's mean, divided by a beta density (Xiao et al. 2025, BNPO).
 
-    The density is taken at p, the mean of the group's binary ``scores`` (B,). All groups' p are held for draws of
-    Beta(a, b), fitted by their mean and sample variance, and the density is that of Beta(1 + a/3, 1 + b/3), neither
-    below 1: the paper shows that it gives the gradient its least variance. As in the authors' code nothing is
-    multiplied by more than 1e6. Groups whose scores are all equal (p is 0 or 1) are only centred, and so is everything
-    where fewer than two different p make the fit undefined. Raises ``SettingsError`` for scores other than 0 and 1.
+    The density is taken at p, the mean of the group's binary ``scores`` (B,). The p of all groups are taken for samples
+    of Beta(a, b), fitted by their mean and sample variance. The density is that of Beta(1 + a/3, 1 + b/3), neither
+    below 1: the paper shows that it gives the gradient its least variance. As in the authors' code the factor is at
+    most 1e6. Groups whose scores are all equal (p is 0 or 1) are only centered, and so is everything where fewer than
+    two different p make the fit undefined. Raises ``SettingsError`` for scores other than 0 and 1.
     """
     odd = scores[(scores != 0) & (scores != 1)]
     if len(odd):
@@ -302,10 +316,11 @@ def beta_normalise(x: Tensor, group: Tensor, scores: Tensor) -> Tensor:
 def aggregate_losses(
     losses: Tensor, mask: Tensor, aggregation: LossAggregation, token_count: Tensor | float, row_count: Tensor | float
 ) -> Tensor:
-    """Return the scalar that is differentiated: this microbatch's share of the minibatch's mean.
+    """Return the scalar that is differentiated: the part that this microbatch adds to the minibatch's mean.
 
-    ``losses`` is (B, T) or (B,). ``token_count`` and ``row_count`` are those of the whole minibatch over all ranks, so
-    the shares of its microbatches add up to one number whatever the split. Rows without any action count for nothing.
+    ``losses`` is (B, T) or (B,), ``mask`` (B, T). ``token_count`` and ``row_count`` are those of the whole minibatch
+    over all ranks, so the parts of its microbatches add up to one number whatever the split. Rows without any action
+    are ignored. Raises ``ValueError`` for another aggregation.
     """
     if losses.ndim == 1:
         return masked_sum(losses, mask.any(1)) / row_count
