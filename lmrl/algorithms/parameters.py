@@ -14,22 +14,27 @@ from lmrl.errors import SettingsError
 class TrainedParameters:
     """Parameters that share a learning rate and its course. None stands for the run's own setting.
 
-    ``role`` says whether they are the policy's or a value function's: a step of an optimizer's own moves the policy's
-    alone. ``head`` marks new layers that start at zero; they learn at ``train.value_learning_rate``. ``starts_at`` is
-    the number of the first update that moves them, and warm-up and schedule count from there: by default update 1, and
-    for the policy's the first after ``train.critic_warmup_updates``. ``name`` is the group's name in metrics.
-
     Raises ``SettingsError`` for numbers out of range.
     """
 
     parameters: list[nn.Parameter]
+    """Parameters of the group."""
     role: Literal["policy", "value"] = "policy"
+    """Owner of the parameters, the policy or a value function: a step of an optimizer's own moves the policy's
+    alone."""
     head: bool = False
+    """True for new layers that start at zero; they learn at ``train.value_learning_rate``."""
     name: str = ""
+    """Name of the group in metrics."""
     learning_rate: float | None = None
+    """Learning rate of the group."""
     schedule: Literal["constant", "linear", "cosine"] | None = None
+    """Course of the learning rate after the warm-up."""
     warmup_updates: int | None = None
+    """Updates over which the learning rate rises."""
     starts_at: int | None = None
+    """Number of the first update that moves them; warm-up and schedule count from there. By default it is 1, and for
+    the policy's parameters the first after ``train.critic_warmup_updates``."""
 
     def __post_init__(self) -> None:
         for field, least in (("learning_rate", 0), ("warmup_updates", 0), ("starts_at", 1)):
