@@ -15,6 +15,7 @@ from lmrl.plugins.specs import (
     DatasetSpec,
     EngineSpec,
     EnvironmentSpec,
+    PromptSamplerSpec,
     RewardSpec,
     TrackerSpec,
 )
@@ -35,6 +36,14 @@ def lmrl_datasets() -> Iterable[DatasetSpec]:
     from lmrl.stories.prompts import builtin_datasets as from_stories
 
     return [*from_files(), *from_stories()]
+
+
+@hookimpl
+def lmrl_prompt_samplers() -> Iterable[PromptSamplerSpec]:
+    """Offer the prompt samplers of the RL stage."""
+    from lmrl.stages.rl.prompt_samplers import builtin_specs
+
+    return builtin_specs()
 
 
 @hookimpl

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lmrl.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
@@ -66,6 +68,12 @@ def response_seeds(seed: int, groups: Iterable[int], first_group: int = 0) -> li
         seeds.append(derive_seed(seed, "response", first_group + group, counts[group], 0))  # turn 0
         counts[group] += 1
     return seeds
+
+
+def rank_share(items: Sequence[Item], rank: int, ranks: int) -> Sequence[Item]:
+    """Return the part of a batch that belongs to this rank."""
+    size = len(items) // ranks
+    return items[rank * size : (rank + 1) * size]
 
 
 @dataclass(frozen=True)

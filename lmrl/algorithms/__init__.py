@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PolicyOptimizer,
     )
     from lmrl.algorithms.parameters import TrainedParameters
+    from lmrl.algorithms.prompts import PromptPool, PromptResults, PromptSampler
     from lmrl.algorithms.rollout import Advantages, Batch, Rollout, Samples, UndeclaredNeed
     from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 
@@ -45,6 +46,9 @@ __all__ = [
     "PairBatch",
     "Policy",
     "PolicyOptimizer",
+    "PromptPool",
+    "PromptResults",
+    "PromptSampler",
     "Responses",
     "Rollout",
     "Samples",
@@ -75,6 +79,7 @@ __getattr__, __dir__ = lazy_names(
             "PolicyOptimizer",
         ),
         "lmrl.algorithms.parameters": ("TrainedParameters",),
+        "lmrl.algorithms.prompts": ("PromptPool", "PromptResults", "PromptSampler"),
         "lmrl.algorithms.rollout": (
             "Advantages",
             "Batch",

@@ -18,6 +18,7 @@ from lmrl.plugins.specs import (
     EngineSpec,
     EnvironmentSpec,
     OptimizerSpec,
+    PromptSamplerSpec,
     RewardSpec,
     SuiteKindSpec,
     TrackerSpec,
@@ -56,6 +57,12 @@ def lmrl_engines() -> Iterable[EngineSpec]:
 @hookspec
 def lmrl_datasets() -> Iterable[DatasetSpec]:
     """Offer data sets of prompts."""
+    return ()
+
+
+@hookspec
+def lmrl_prompt_samplers() -> Iterable[PromptSamplerSpec]:
+    """Offer choices of the prompts of each update."""
     return ()
 
 

@@ -28,6 +28,7 @@ KINDS: dict[str, RecordType] = {
     "reward": RecordType("lmrl_rewards", specs.RewardSpec),
     "engine": RecordType("lmrl_engines", specs.EngineSpec),
     "dataset": RecordType("lmrl_datasets", specs.DatasetSpec),
+    "prompt_sampler": RecordType("lmrl_prompt_samplers", specs.PromptSamplerSpec),
     "environment": RecordType("lmrl_environments", specs.EnvironmentSpec),
     "benchmark": RecordType("lmrl_benchmarks", specs.BenchmarkSpec),
     "suite_kind": RecordType("lmrl_suite_kinds", specs.SuiteKindSpec),

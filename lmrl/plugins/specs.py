@@ -133,6 +133,16 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True)
+class PromptSamplerSpec:
+    """A choice of prompts: ``build(settings, pool)`` returns a ``lmrl.algorithms.PromptSampler``."""
+
+    name: str
+    build: Callable[[Any, Any], Any]
+    settings: type
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class EnvironmentSpec:
     """A Gymnasium environment to register: an id and a ``module:Class`` entry point."""
 

@@ -15,7 +15,7 @@ from lmrl.config.types import field_types
 from lmrl.plugins import PluginManager
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("optimizer", "engine", "reward", "dataset")
+KINDS = ("optimizer", "engine", "reward", "dataset", "prompt_sampler")
 NOT_A_USE = {"unread", "unread_sections", "__post_init__"}
 """Methods of settings that check or declare a setting, which is no use of it."""
 

@@ -83,6 +83,8 @@ class RLConfig:
     """Run folder, seed and device."""
     prompts: PluginChoice = choice("dataset", "stories")
     """Data set of prompts, by name."""
+    prompt_sampler: PluginChoice = choice("prompt_sampler", "shuffled")
+    """Choice of the prompts of each update, by name."""
     engine: PluginChoice = choice("engine", "transformers")
     """Inference engine, by name."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -119,6 +121,7 @@ class RLConfig:
         samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
         reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
         found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
+        found |= only_if(samples, "the optimizer.name of one that samples", "prompt_sampler")
         kl = [f"kl.{name}" for name in all_but(self.kl, "log_reference")]
         found |= only_if(samples, "the optimizer.name of one that samples", *kl, "train.group_size", "train.resamples")
         found |= only_if(

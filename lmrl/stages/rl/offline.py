@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +25,8 @@ from lmrl.data.records import Answer, Prompt
 from lmrl.data.splitting import digest_of
 from lmrl.errors import DataError
 from lmrl.plugins.specs import Needs
-from lmrl.seeds import PromptOrder
+from lmrl.seeds import PromptOrder, rank_share
 from lmrl.stages.rl.config import LearningData
-from lmrl.stages.rl.rollouts import share_of
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
@@ -156,13 +155,20 @@ class DataSource:
         start, accelerator = time.perf_counter(), self.accelerator
         with accelerator.autocast():
             batch = self.data.batch(
-                share_of(self.order, updates + 1, accelerator.process_index, accelerator.num_processes)
+                rank_share(self.order.indices(updates), accelerator.process_index, accelerator.num_processes)
             )
         if not self._checked:
             self.check(batch)
             self._checked = True
         tokens = float(batch.row_lengths.sum()) * accelerator.num_processes
         return Drawn(batch, {"time/score_seconds": time.perf_counter() - start}, tokens, self.order.batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the order of data is a function of the seed."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing: data keep nothing running."""

@@ -30,11 +30,13 @@ def resample(
     rounds: int,
     accelerator: Any,
     further: FurtherRequests | None = None,
+    seen: Callable[[Scored], None] | None = None,
 ) -> tuple[Scored, PromptBatch, int]:
     """Replace uninformative groups by informative ones of new prompts.
 
-    In each round every uninformative group draws a new prompt and is replaced if that is informative. Returns this
-    rank's rows and prompts, and how many groups of all ranks have stayed uninformative.
+    In each round every uninformative group draws a new prompt and is replaced if that is informative; ``seen`` is
+    called with all that a round draws. Returns this rank's rows and prompts, and how many groups of all ranks have
+    stayed uninformative.
     """
 
     def lacking() -> torch.Tensor:
@@ -48,6 +50,8 @@ def resample(
         if free:
             fresh_prompts = more(number, free)
             fresh = maker.sample(fresh_prompts, seeds(number), further)
+            if seen is not None:
+                seen(fresh)
             scored, prompts = _exchange(optimizer, scored, prompts, fresh, fresh_prompts)
     return scored, prompts, int(lacking().sum())
 

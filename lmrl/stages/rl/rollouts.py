@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,6 @@ from lmrl.models.text_policy import Reference, TextPolicy, reference_spec, score
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
-from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.rl.early_scores import EarlyScores
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.training.proximal import proximal_logprobs
@@ -79,59 +77,6 @@ class PromptBatch:
     def requests(self, spec: SamplingSpec, seed: int) -> list[Request]:
         """Return a request for every row; its seed derives from ``seed``, the group and the sample's place in it."""
         return requests_of(self.ids, spec, seed, self.groups, self.first_group)
-
-
-@dataclass(frozen=True)
-class PromptStream:
-    """Training prompts in the order of a run, ``group_size`` responses to each; ranks take shares of every batch."""
-
-    prompts: PromptSet
-    ids: list[list[int]]
-    order: PromptOrder
-    group_size: int
-    seed: int
-    rank: int = 0
-    ranks: int = 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of one update over all ranks."""
-        return self.order.batch * self.group_size
-
-    @property
-    def first_group(self) -> int:
-        """The number of groups on the ranks before this one."""
-        return self.rank * (self.order.batch // self.ranks)
-
-    def batch(self, update: int) -> PromptBatch:
-        """Return this rank's share of the prompts of an update (counted from 1)."""
-        return PromptBatch.of(self.prompts, self.ids, self.share(update), self.group_size, self.first_group)
-
-    def share(self, update: int) -> Sequence[int]:
-        """Return the indices of this rank's prompts in an update (counted from 1)."""
-        return share_of(self.order, update, self.rank, self.ranks)
-
-    def further(self, update: int, number: int, groups: Sequence[int]) -> PromptBatch:
-        """Return other prompts for these groups of this rank in a further round of sampling.
-
-        The prompt of a group depends on its number in the whole batch, not on the rank.
-        """
-        first = self.first_group
-        indices = [
-            random.Random(derive_seed(self.seed, "further prompts", update, number, first + group)).randrange(
-                len(self.prompts)
-            )
-            for group in groups
-        ]
-        batch = PromptBatch.of(self.prompts, self.ids, indices, self.group_size, first)
-        return replace(batch, groups=[group for group in groups for _ in range(self.group_size)])
-
-
-def share_of(order: PromptOrder, update: int, rank: int, ranks: int) -> Sequence[int]:
-    """Return the indices that belong to this rank in an update (counted from 1)."""
-    indices = order.indices(update - 1)
-    size = len(indices) // ranks
-    return indices[rank * size : (rank + 1) * size]
 
 
 FurtherRequests = Callable[[Sequence[Request]], Sequence[Request]]

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.config import resolved
@@ -27,14 +26,13 @@ from lmrl.engines.texts import sampling_spec
 from lmrl.errors import SettingsError
 from lmrl.models import LanguageModel, PolicyModel, load
 from lmrl.models.loading import require_trainable
-from lmrl.models.text_policy import FrozenReference, TextPolicy, make_reference, reference_spec, score_reference
+from lmrl.models.text_policy import TextPolicy, make_reference, reference_spec, score_reference
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.scorable import scorable_rows
-from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.rl.checks import (
     check_ranks,
     check_settings,
@@ -45,10 +43,10 @@ from lmrl.stages.rl.checks import (
     usable_prompts,
 )
 from lmrl.stages.rl.config import RLConfig
-from lmrl.stages.rl.first_update import check_data
 from lmrl.stages.rl.offline import DataSource, OfflineData, load_offline
-from lmrl.stages.rl.rollouts import PromptBatch, PromptStream, RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.rl.source import PromptSource
+from lmrl.stages.rl.sources import make_source
 from lmrl.stages.rl.starting import check_adapter, make_policy
 from lmrl.text.card import load_card
 from lmrl.text.turns import end_turns
@@ -213,7 +211,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
     if texts.offline is not None and reference is not None and needs.reference:
         frozen, as_sampled = reference, reference_spec(texts.spec)
         texts.offline.scorer = lambda inputs: score_reference(frozen, inputs, as_sampled, maker.token_budget)
-    source = _source(checked, texts, maker, updater)
+    source = make_source(checked, texts, maker, updater)
     return Built(source, updater, maker, policy, _evaluation_batch(texts, config))
 
 
@@ -278,36 +276,6 @@ def _engine(checked: Checked, optimizer: PolicyOptimizer) -> Engine:
             "has no logits processors; use engine.name=transformers"
         )
     return engine
-
-
-def _source(checked: Checked, texts: Texts, maker: RolloutMaker, updater: Updater) -> PromptSource | DataSource:
-    config, accelerator = checked.config, checked.accelerator
-    controller: KLController = updater.controller
-    count = len(texts.training) if texts.offline is None else len(texts.offline)
-    order = PromptOrder(count, config.train.prompts_per_update, derive_seed(config.run.seed, "prompts"))
-    if texts.offline is not None:
-        model = maker.policy.model
-        starts_as_reference = not config.reference
-
-        def check_first(batch: Any) -> None:
-            if starts_as_reference and updater.updates == 0:
-                check_data(batch, updater.policy, accelerator, model)
-
-        return DataSource(texts.offline, order, accelerator, check_first)
-    stream = PromptStream(
-        texts.training,
-        texts.training_ids,
-        order,
-        config.train.group_size,
-        config.run.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    frozen, reference = None, maker.reference
-    if isinstance(reference, FrozenReference) and not config.reference and maker.processor is None:
-        frozen = TextPolicy(reference.policy, texts.spec, with_values=False)
-    resamples, seed = config.train.resamples, config.run.seed
-    return PromptSource(maker, stream, updater.optimizer, controller, accelerator, resamples, seed, frozen)
 
 
 def _dataset_rows(config: RLConfig, plugins: PluginManager) -> list[Mapping[str, Any]]:

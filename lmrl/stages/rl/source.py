@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,17 +15,88 @@ from torch import Tensor
 from lmrl.algorithms.kl import KLController
 from lmrl.algorithms.ops import masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
+from lmrl.algorithms.prompts import PromptPool, PromptResults, PromptSampler
 from lmrl.algorithms.rollout import Scored
-from lmrl.errors import NonFiniteError, RewardError
+from lmrl.data import PromptSet
+from lmrl.errors import NonFiniteError, PluginError, ResumeError, RewardError
 from lmrl.models.text_policy import TextPolicy
-from lmrl.seeds import derive_seed
+from lmrl.seeds import PromptOrder, derive_seed, rank_share
 from lmrl.stages.rl.first_update import check_samples
 from lmrl.stages.rl.resampling import resample
-from lmrl.stages.rl.rollouts import PromptStream, RolloutMaker
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.training.trainer import Drawn
 from lmrl.training.update import MetricMeans, require_finite
 
 logger = logging.getLogger(__name__)
+SHUFFLED = "shuffled"
+
+
+class Shuffled(PromptSampler):
+    """Every prompt once per epoch, each epoch shuffled anew; updates run across the end of an epoch."""
+
+    def __init__(self, settings: Any, pool: PromptPool) -> None:
+        super().__init__(settings, pool)
+        self.order = PromptOrder(len(pool), pool.batch, derive_seed(pool.seed, "prompts"))
+
+    def indices(self, update: int) -> Sequence[int]:
+        """Return the next prompts of the order."""
+        return self.order.indices(update - 1)
+
+
+@dataclass(frozen=True)
+class PromptStream:
+    """Training prompts as a sampler chooses them, ``group_size`` responses to each; ranks take shares of every batch.
+
+    ``batch`` is the number of prompts of an update over all ranks, ``name`` the sampler's.
+    """
+
+    prompts: PromptSet
+    ids: list[list[int]]
+    sampler: PromptSampler
+    batch: int
+    group_size: int
+    name: str = SHUFFLED
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of one update over all ranks."""
+        return self.batch * self.group_size
+
+    @property
+    def first_group(self) -> int:
+        """The number of groups on the ranks before this one."""
+        return self.rank * (self.batch // self.ranks)
+
+    @property
+    def observes(self) -> bool:
+        """True if the sampler wants to be told what responses scored."""
+        return type(self.sampler).observe is not PromptSampler.observe
+
+    def share(self, update: int) -> Sequence[int]:
+        """Return the indices of this rank's prompts in an update (counted from 1)."""
+        return rank_share(self._checked(self.sampler.indices(update), self.batch), self.rank, self.ranks)
+
+    def further(self, update: int, number: int, groups: Sequence[int]) -> Sequence[int]:
+        """Return the indices of other prompts for these groups of this rank in a further round of sampling."""
+        places = [self.first_group + group for group in groups]
+        return self._checked(self.sampler.further(update, number, places), len(groups))
+
+    def batch_of(self, indices: Sequence[int], groups: Sequence[int] | None = None) -> PromptBatch:
+        """Return the prompts at these indices, as the groups of these numbers if they are not all of this rank's."""
+        made = PromptBatch.of(self.prompts, self.ids, indices, self.group_size, self.first_group)
+        if groups is None:
+            return made
+        return replace(made, groups=[group for group in groups for _ in range(self.group_size)])
+
+    def _checked(self, indices: Sequence[int], count: int) -> Sequence[int]:
+        if len(indices) != count or not all(0 <= index < len(self.ids) for index in indices):
+            raise PluginError(
+                f"the prompt sampler {self.name!r} returned {list(indices)[:8]}, {len(indices)} indices; expected "
+                f"{count} of {len(self.ids)} prompts, counted from 0"
+            )
+        return indices
 
 
 class PromptSource:
@@ -86,24 +158,69 @@ class PromptSource:
         """End what engine and reward keep running."""
         self.maker.close()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the prompt sampler, where it is not the default one."""
+        if self.prompts.name == SHUFFLED:
+            return {}
+        return {"prompt_sampler": {"name": self.prompts.name, "state": self.prompts.sampler.state_dict()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned; raises ``ResumeError`` for another sampler."""
+        stored = state.get("prompt_sampler", {"name": SHUFFLED, "state": {}})
+        if stored["name"] != self.prompts.name:
+            raise ResumeError(
+                f"the checkpoint is of prompt_sampler.name={stored['name']}, and this run's is {self.prompts.name}; "
+                "set the name back, or start a new run from the checkpoint with model=FOLDER"
+            )
+        self.prompts.sampler.load_state_dict(stored["state"])
+
     def sample(self, update: int) -> tuple[Scored, dict[str, float]]:
         """Sample an update's prompts, and others for groups from which the optimizer can learn nothing."""
-        maker, prompts = self.maker, self.prompts.batch(update)
-        scored = maker.sample(prompts, derive_seed(self.seed, "sample", update), self._further)
-        if not self._selects:
-            return scored, {}
-        scored, _, lacking = resample(
-            maker,
-            self.optimizer,
-            scored,
-            prompts,
-            lambda number, groups: self.prompts.further(update, number, groups),
-            lambda number: derive_seed(self.seed, "resample", update, number),
-            self.resamples,
-            self.accelerator,
-            self._further,
-        )
-        return scored, {"rollout/uninformative_groups": float(lacking)}
+        maker, stream = self.maker, self.prompts
+        drawn: list[tuple[Sequence[int], Sequence[int]]] = [((), indices := stream.share(update))]
+        prompts = stream.batch_of(indices)
+        sampled = [maker.sample(prompts, derive_seed(self.seed, "sample", update), self._further)]
+        scored, metrics = sampled[0], {}
+
+        def more(number: int, groups: Sequence[int]) -> PromptBatch:
+            drawn.append((groups, found := stream.further(update, number, groups)))
+            return stream.batch_of(found, groups)
+
+        if self._selects:
+            scored, _, lacking = resample(
+                maker,
+                self.optimizer,
+                scored,
+                prompts,
+                more,
+                lambda number: derive_seed(self.seed, "resample", update, number),
+                self.resamples,
+                self.accelerator,
+                self._further,
+                sampled.append,
+            )
+            metrics["rollout/uninformative_groups"] = float(lacking)
+        if stream.observes:
+            self._observe(update, drawn, sampled)
+        return scored, metrics
+
+    def _observe(
+        self, update: int, drawn: Sequence[tuple[Sequence[int], Sequence[int]]], sampled: Sequence[Scored]
+    ) -> None:
+        """Tell the sampler the scores of all groups on all ranks, in the order of rounds and groups."""
+        rows = []
+        for number, ((groups, indices), scored) in enumerate(zip(drawn, sampled, strict=True)):
+            first, places = self.prompts.first_group, groups or range(len(indices))
+            for group, index in zip(places, indices, strict=True):
+                scores = scored.scores[(scored.samples.group == group) & scored.scored].double()
+                mean, spread = float(scores.mean()), float(scores.std(correction=0))
+                rows.append((number, first + group, index, mean, spread, len(scores)))
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            rows = sorted(gather_object(rows), key=lambda row: row[:2])
+        _, _, indices, means, spreads, counts = zip(*rows, strict=True)
+        self.prompts.sampler.observe(PromptResults(update, indices, means, spreads, counts))
 
     def means(self, scored: Scored, kl_rows: Tensor | None) -> dict[str, float]:
         """Return the rollout's metrics, averaged over the rows of all ranks.

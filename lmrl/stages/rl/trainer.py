@@ -22,8 +22,9 @@ from lmrl.seeds import derive_seed
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl.keywords import config_of
+from lmrl.stages.rl.offline import DataSource
 from lmrl.stages.rl.setup import Built, Checked, Texts, TorchOptimizer, build, check, read_texts
-from lmrl.stages.rl.source import errors_named
+from lmrl.stages.rl.source import PromptSource, errors_named
 from lmrl.training.checkpoint import STATE_FILE, list_checkpoints, load_state, save_run, write_checkpoint
 from lmrl.training.devices import any_rank, free_folder
 from lmrl.training.plugin_files import plugins_of
@@ -51,6 +52,8 @@ class RLTrainer(Trainer):
 
     Raises ``SettingsError``, ``ModelError`` and ``DataError`` before anything is sampled.
     """
+
+    source: PromptSource | DataSource
 
     def __init__(
         self,
@@ -240,13 +243,15 @@ class RLTrainer(Trainer):
 
     def _state(self) -> dict[str, Any]:
         name = self.config.optimizer.name
-        return self.updater.state_dict() | {"prompts": self.texts.fingerprint, "optimizer_name": name}
+        texts = {"prompts": self.texts.fingerprint, "optimizer_name": name}
+        return self.updater.state_dict() | texts | {"source": self.source.state_dict()}
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.policy.restore(folder, self.config.trust_remote_code)
         if self.maker.processor is not None:
             load_processor(self.maker.processor, folder)
         self.updater.load_state_dict(state)
+        self.source.load_state_dict(state.get("source", {}))
 
     def _save_run(self) -> None:
         """Write a checkpoint into the run folder."""

@@ -1,0 +1,84 @@
+"""The choice of prompts: what a prompt sampler is given, what it returns, and what it is told.
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lmrl.errors import ResumeError
+from lmrl.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class PromptPool:
+    """The training prompts of a run: ``texts``, and ``columns`` of the data by name, an entry for each prompt.
+
+    ``batch`` is the number of prompts of one update over all ranks, ``seed`` the run's.
+    """
+
+    texts: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
+    batch: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class PromptResults:
+    """Scores of one update's groups over all ranks, those that were sampled anew and left out included.
+
+    ``indices`` are the groups' prompts. ``means`` and ``spreads`` are mean and standard deviation of the scores of a
+    group's scored responses, of which there are ``scored``; both are NaN where there is none.
+    """
+
+    update: int
+    indices: Sequence[int]
+    means: Sequence[float]
+    spreads: Sequence[float]
+    scored: Sequence[int]
+
+
+class PromptSampler:
+    """Base class of prompt samplers: write ``indices``, and ``observe`` if scores matter.
+
+    All ranks hold the same sampler, are told the same and must return the same. ``indices`` and ``further`` change
+    nothing: they depend on their arguments, the pool and what was observed. Then a resumed run is the undisturbed one.
+    """
+
+    Settings: ClassVar[type]
+
+    def __init__(self, settings: Any, pool: PromptPool) -> None:
+        self.settings, self.pool = settings, pool
+
+    def indices(self, update: int) -> Sequence[int]:
+        """Return ``pool.batch`` indices of prompts for this update, counted from 1."""
+        raise TypeError(f"{type(self).__name__} does not define indices(update)")
+
+    def further(self, update: int, number: int, groups: Sequence[int]) -> Sequence[int]:
+        """Return another prompt for each of these groups, in round ``number`` of sampling anew; any by default.
+
+        ``groups`` are numbers in the whole batch. A rank asks for its own groups alone, so a group's prompt must not
+        depend on the others.
+        """
+        seeds = (derive_seed(self.pool.seed, "further prompts", update, number, group) for group in groups)
+        return [random.Random(seed).randrange(len(self.pool)) for seed in seeds]
+
+    def observe(self, results: PromptResults) -> None:
+        """Take note of an update's scores, before the next update's prompts are chosen."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a resume: JSON-like values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        if state:
+            raise ResumeError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
