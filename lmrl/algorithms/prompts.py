@@ -16,15 +16,16 @@ from lmrl.seeds import derive_seed
 
 @dataclass(frozen=True)
 class PromptPool:
-    """The training prompts of a run: ``texts``, and ``columns`` of the data by name, an entry for each prompt.
-
-    ``batch`` is the number of prompts of one update over all ranks, ``seed`` the run's.
-    """
+    """Training prompts of a run."""
 
     texts: Sequence[str]
+    """Texts of the prompts."""
     columns: Mapping[str, Sequence[Any]]
+    """Columns of the data by name, an entry for each prompt."""
     batch: int
+    """Number of prompts of one update over all ranks."""
     seed: int
+    """Seed of the run."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -32,17 +33,18 @@ class PromptPool:
 
 @dataclass(frozen=True)
 class PromptResults:
-    """Scores of one update's groups over all ranks, those that were sampled anew and left out included.
-
-    ``indices`` are the groups' prompts. ``means`` and ``spreads`` are mean and standard deviation of the scores of a
-    group's scored responses, of which there are ``scored``; both are NaN where there is none.
-    """
+    """Scores of one update's groups over all ranks. Groups that were sampled anew and left out are included."""
 
     update: int
+    """Number of the update, from 1."""
     indices: Sequence[int]
+    """Prompt of each group."""
     means: Sequence[float]
+    """Mean score of each group's scored responses, NaN where there is none."""
     spreads: Sequence[float]
+    """Standard deviation of each group's scores, NaN where there is none."""
     scored: Sequence[int]
+    """Number of each group's scored responses."""
 
 
 class PromptSampler:
@@ -53,6 +55,7 @@ class PromptSampler:
     """
 
     Settings: ClassVar[type]
+    """Dataclass of the sampler's settings."""
 
     def __init__(self, settings: Any, pool: PromptPool) -> None:
         self.settings, self.pool = settings, pool

@@ -137,9 +137,13 @@ class PromptSamplerSpec:
     """A choice of prompts: ``build(settings, pool)`` returns a ``lmrl.algorithms.PromptSampler``."""
 
     name: str
+    """Name in ``prompt_sampler.name``, and of the section ``[prompt_sampler.<name>]``."""
     build: Callable[[Any, Any], Any]
+    """Function of the settings and the pool of prompts that returns a ``lmrl.algorithms.PromptSampler``."""
     settings: type
+    """Dataclass of the settings."""
     summary: str = ""
+    """One line of description."""
 
 
 @dataclass(frozen=True)

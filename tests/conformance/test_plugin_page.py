@@ -122,6 +122,18 @@ def test_a_new_benchmark_installs_passes_its_tests_and_runs_as_its_readme_says(r
     assert (reader.place / "results" / "smoke" / "my_sums.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["plugins", "hooks"])
+def test_the_columns_that_a_page_names_exist(root, name):
+    from lmrl import algorithms
+
+    batches = [getattr(algorithms, name) for name in ("Batch", "PairBatch", "LabelledBatch", "TrajectoryBatch")]
+    page = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for variable, records in {"rollout": [algorithms.Rollout], "batch": batches}.items():
+        known = {field for record in records for field in (*dir(record), *record.__dataclass_fields__)}
+        named = set(re.findall(rf"(?<![\w.]){variable}\.(\w+)", page))
+        assert named and named <= known
+
+
 def test_the_table_of_checks_is_the_kits(sections):
     from lmrl.testing import CHECKS
 

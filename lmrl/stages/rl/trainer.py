@@ -54,6 +54,7 @@ class RLTrainer(Trainer):
     """
 
     source: PromptSource | DataSource
+    """Source of the experience: responses to prompts, or stored data."""
 
     def __init__(
         self,
