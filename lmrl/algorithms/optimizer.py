@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.beside import Mixture, NamedModel
 from lmrl.algorithms.experience import PairBatch
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.rollout import Advantages, Rollout
@@ -75,6 +76,14 @@ class Evaluation(Protocol):
         ...
 
 
+class OtherModel(Protocol):
+    """Model beside the policy, as ``policy.other(name)`` gives it."""
+
+    def evaluate(self, batch: Any) -> Evaluation:
+        """Return the model's log-probabilities and entropies of the batch's actions, under the policy's sampling."""
+        ...
+
+
 class Policy(Protocol):
     """Policy that ``loss`` receives to recompute the batch's actions under the current parameters."""
 
@@ -82,6 +91,19 @@ class Policy(Protocol):
         """Return the current policy's log-probabilities, entropies and values of the batch's actions.
 
         ``batch`` is a ``Batch``, or the ``Responses`` of a pair, of labelled answers or of trajectories.
+        """
+        ...
+
+    def other(self, name: str) -> OtherModel:
+        """Return one of the optimizer's ``models``, or ``"reference"``: evaluated without gradients and values."""
+        ...
+
+    def compare(self, batch: Any, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return ``function`` of the policy's and another model's distributions in every state, (B, T), 0 elsewhere.
+
+        ``function`` is given the log-probabilities of all tokens by the policy and by the model ``name``, each (n, V),
+        and returns (n,). It is called with some states at a time, and again in the backward pass where (N, V) is
+        large, so that no tensor of that size is kept.
         """
         ...
 
@@ -219,11 +241,18 @@ class PolicyOptimizer:
         raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
 
     def further_requests(self, group: Sequence[Request]) -> Sequence[Request]:
-        """Return further requests beside those of one group, to the same prompt: at temperature 0, say.
+        """Return further requests beside those of one group, to the same prompt: at temperature 0, or to other models.
 
-        As many for every group, K. Their responses are scored and not learned from: ``rollout.further_scores`` (B, K).
+        As many for every group, K. Each has a seed of its own, whatever it is given. ``replace(group[0],
+        model="reference")`` asks the reference, and other names ask ``models``. The responses are scored:
+        ``rollout.further_scores`` (B, K). They are no rows of the rollout, so no advantage and no importance weight
+        belongs to them; ``rollout.further_responses`` has them, to make pairs of.
         """
         return []
+
+    def models(self) -> Mapping[str, NamedModel | Mixture]:
+        """Return the models beside the policy by name: teachers, moving averages, mixtures to sample from."""
+        return {}
 
     def informative(self, scores: Tensor, group: Tensor) -> Tensor:
         """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).

@@ -95,7 +95,8 @@ class Scored:
     response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
     the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
     not apply, and 0 in truncated rows, which the reward is not called with. ``further_scores`` (B, K), where there are
-    further requests, are the scores of the responses to those of each row's group, NaN where one has none.
+    further requests, are the scores of the responses to those of each row's group, NaN where one has none. ``further``
+    are these responses, K samples of B rows: those of one group are alike.
     """
 
     samples: Samples
@@ -105,6 +106,7 @@ class Scored:
     score_parts: Mapping[str, Tensor]
     scored: Tensor = None  # type: ignore[assignment]  # set below
     further_scores: Tensor | None = None
+    further: tuple[Samples, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scored is None:
@@ -119,6 +121,12 @@ class UndeclaredNeed(LmrlError, AttributeError):
     """An optimizer read a field that its spec does not declare a need for."""
 
 
+def _no_requests(name: str) -> UndeclaredNeed:
+    return UndeclaredNeed(
+        f"rollout.{name} was read, but the optimizer makes no further requests; write further_requests(group)"
+    )
+
+
 @dataclass(frozen=True)
 class Rollout(_Renamed):
     """Rollout batch that an optimizer's ``advantages`` receives: B episodes of at most T actions.
@@ -128,7 +136,7 @@ class Rollout(_Renamed):
     ``policy.evaluate`` returns. Ratios, clipping and the KL use the second and the third.
 
     ``values``, ``bootstrap_values`` and ``reference_logprobs`` exist if the optimizer's spec declares the need,
-    ``further_scores`` if the optimizer makes further requests; reading one otherwise raises ``UndeclaredNeed``.
+    ``further_scores`` and ``further_responses`` if the optimizer makes further requests; reading one otherwise raises ``UndeclaredNeed``.
     """
 
     inputs: Any
@@ -166,6 +174,8 @@ class Rollout(_Renamed):
     """Version of the weights that drew each token, (B, T) int64; 0 by default."""
     turn: Tensor = None  # type: ignore[assignment]
     """Number of each action's turn in its trajectory, (B, T) int64; 0 by default."""
+    further: tuple[Any, ...] = ()
+    """``further_responses``, empty without further requests."""
 
     def __post_init__(self) -> None:
         if self.proximal_logprobs is None:
@@ -200,12 +210,16 @@ class Rollout(_Renamed):
         """The scores of the responses to the further requests of each row's group, (B, K)."""
         return self._declared("further_scores")
 
+    @property
+    def further_responses(self) -> tuple[Any, ...]:
+        """The responses to the further requests of each row's group, K ``Responses`` of B rows."""
+        if not self.further:
+            raise _no_requests("further_responses")
+        return self.further
+
     def _declared(self, name: str) -> Tensor:
         if name == "further_scores" and name not in self.declared:
-            raise UndeclaredNeed(
-                "rollout.further_scores was read, but the optimizer makes no further requests; write "
-                "further_requests(group)"
-            )
+            raise _no_requests(name)
         if name not in self.declared:
             need = "reference" if name == "reference_logprobs" else "values"
             raise UndeclaredNeed(

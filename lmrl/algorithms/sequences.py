@@ -229,6 +229,8 @@ def select_record(record: Record, rows: Tensor) -> Record:
             return value.index_select(0, rows)
         if isinstance(value, list):
             return [value[row] for row in rows.tolist()]
+        if isinstance(value, tuple):
+            return tuple(pick(item) for item in value)
         if isinstance(value, Mapping):
             return {key: pick(item) for key, item in value.items()}
         if hasattr(value, "select"):
@@ -253,6 +255,8 @@ def join_records(records: Sequence[Record]) -> Record:
             return torch.cat(values)
         if isinstance(first, list):
             return [item for value in values for item in value]
+        if isinstance(first, tuple):
+            return tuple(join(list(column)) for column in zip(*values, strict=True))
         if isinstance(first, Mapping):
             return {key: join([value[key] for value in values]) for key in first}
         if dataclasses.is_dataclass(first):

@@ -19,6 +19,7 @@ from lmrl.seeds import derive_seed
 
 if TYPE_CHECKING:
     from lmrl.engines.batch import RequestQueue, generate_all, sample_batch
+    from lmrl.engines.joint import JointModel
     from lmrl.engines.local.cache import JointCache
     from lmrl.engines.opening import open_engine
     from lmrl.engines.weights import LiveWeights
@@ -28,6 +29,7 @@ __all__ = [
     "Engine",
     "FinishReason",
     "JointCache",
+    "JointModel",
     "LiveWeights",
     "Request",
     "RequestQueue",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "lmrl.engines.batch": ("RequestQueue", "generate_all", "sample_batch"),
+        "lmrl.engines.joint": ("JointModel",),
         "lmrl.engines.local.cache": ("JointCache",),
         "lmrl.engines.opening": ("open_engine",),
         "lmrl.engines.weights": ("LiveWeights",),

@@ -20,14 +20,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lmrl.algorithms.beside import POLICY
 from lmrl.errors import SettingsError
 from lmrl.text.card import TextCodec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-POLICY = "policy"
-"""The name of the model that learns."""
 OnLength = Literal["terminate", "truncate"]
 
 

@@ -80,6 +80,14 @@ class Adapter:
         with self._switched("_active_adapter", [CRITIC_ADAPTER]):
             yield
 
+    @cached_property
+    def base(self) -> Any:
+        """The backbone as a plain model, without any layer of PEFT; it shares every tensor and never changes."""
+        plain = _shared_copy(self.model)
+        for path, layer in self._layers():
+            _put(plain, path, layer.get_base_layer())
+        return plain
+
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """Give the model with the policy's adapter merged: the same module each time, without any layer of PEFT.

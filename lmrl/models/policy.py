@@ -30,6 +30,7 @@ from lmrl.models.saving import restore_training_weights, save_model
 from lmrl.text.card import ModelCard
 from lmrl.text.folders import copy_tokenizer
 
+ALL = slice(None)
 VALUE_HEAD_FILE = "value_head.safetensors"
 CRITIC_FILE = "critic.safetensors"
 
@@ -40,21 +41,22 @@ class StateOutputs:
 
     Logits have the precision of the forward pass; values and log-probabilities are float32 whatever that is.
     ``heads`` are the outputs (..., N) of the optimizer's heads, by name. ``logprobs`` (N,) are the log-probabilities of
-    the actions where they were asked for without logits; ``later_logits`` then computes these when somebody wants them.
+    the actions where they were asked for without logits; ``later_logits`` then computes these when somebody wants them,
+    in the states at the given places or in all.
     """
 
     logits: Tensor | None
     values: Tensor | None
     heads: Mapping[str, Tensor] = field(default_factory=dict)
     logprobs: Tensor | None = None
-    later_logits: Callable[[], Tensor] | None = None
+    later_logits: Callable[[Tensor | slice], Tensor] | None = None
 
-    def all_logits(self) -> Tensor:
-        """Return the logits, (N, V), computed now if they were not yet."""
+    def all_logits(self, places: Tensor | slice = ALL) -> Tensor:
+        """Return the logits of all states or of those at ``places``, computed now if they were not yet."""
         if self.logits is not None:
-            return self.logits
+            return self.logits[places]
         assert self.later_logits is not None
-        return self.later_logits()
+        return self.later_logits(places)
 
     def restricted(self, support: Tensor) -> StateOutputs:
         """Return the same with logits of -inf outside ``support``, (N, V) bool."""
@@ -71,7 +73,8 @@ class StateOutputs:
         )
         heads = {name: column[..., places] for name, column in self.heads.items()}
         whole = self.later_logits
-        later = None if whole is None else lambda: whole()[places]
+        indices = places.nonzero().squeeze(1) if places.dtype == torch.bool else places
+        later = None if whole is None else lambda inner: whole(indices[inner])
         return StateOutputs(logits, values, heads, logprobs, later)
 
 
@@ -336,14 +339,14 @@ class PolicyWeights:
         copy_tokenizer(self.card.files or self.card.path, folder)
 
 
-def _later(head: nn.Linear, hidden: Tensor) -> Callable[[], Tensor]:
-    """Return how to compute the logits of ``hidden`` later, in the precision of now."""
+def _later(head: nn.Linear, hidden: Tensor) -> Callable[[Tensor | slice], Tensor]:
+    """Return how to compute the logits of some rows of ``hidden`` later, in the precision of now."""
     device = hidden.device.type
     enabled, precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
-    def logits() -> Tensor:
+    def logits(places: Tensor | slice) -> Tensor:
         with torch.autocast(device, dtype=precision, enabled=enabled):
-            result: Tensor = head(hidden)
+            result: Tensor = head(hidden[places])
         return result
 
     return logits

@@ -8,7 +8,7 @@ of a critic's own trunk, and the policy's log-probabilities come from sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from lmrl.algorithms.beside import no_such_model
 from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.parameters import TrainedParameters
@@ -24,6 +26,7 @@ from lmrl.algorithms.rollout import Batch
 from lmrl.algorithms.sequences import Sequences, lengths_to_mask, split_by_length
 from lmrl.engines.protocol import SamplingSpec
 from lmrl.errors import ModelError, unknown
+from lmrl.models.head import CHUNK_ENTRIES, KEPT_ENTRIES
 from lmrl.models.layouts import Layout
 from lmrl.models.layouts.padded import PaddedLayout
 from lmrl.models.loading import freeze_copy
@@ -40,6 +43,11 @@ class TextEvaluation:
     ids: Tensor
     mask: Tensor
     spec: SamplingSpec
+
+    def distributions_at(self, places: slice, width: int | None = None) -> Tensor:
+        """Return the log-probabilities of the first ``width`` tokens in some states, (n, width), not kept."""
+        logits = self.outputs.all_logits(places)[:, :width]
+        return self.spec.log_distribution(logits)
 
     @cached_property
     def _flat_logprobs(self) -> Tensor | None:
@@ -97,7 +105,7 @@ class TextPolicy:
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel`` that evaluates each microbatch once.
 
     ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
-    be drawn in each state; without it ``spec`` alone does.
+    be drawn in each state; without it ``spec`` alone does. ``others`` are the models that ``other`` can name.
     """
 
     def __init__(
@@ -107,8 +115,10 @@ class TextPolicy:
         with_values: bool,
         with_heads: bool = False,
         support: Callable[[Sequences], Tensor] | None = None,
+        others: Mapping[str, Reference] | None = None,
     ) -> None:
         self.module = module
+        self.others = others or {}
         self.spec = spec
         self.with_values = with_values
         self.with_heads = with_heads
@@ -131,6 +141,33 @@ class TextPolicy:
         evaluation = TextEvaluation(outputs.select(counted), inputs.actions[counted], mask, self.spec)
         self._known.append((batch, evaluation))
         return evaluation
+
+    def other(self, name: str) -> OtherPolicy:
+        """Return the model of this name, sampled as the policy is. Raises ``PluginError`` for an unknown name."""
+        if name not in self.others:
+            raise no_such_model(name, self.others)
+        return OtherPolicy(self.others[name], self.spec)
+
+    def compare(self, batch: Batch | Responses, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return ``function`` of both distributions in every state, (B, T), 0 elsewhere.
+
+        Models whose output embeddings are padded to other sizes are compared over the tokens of both.
+        """
+        pair = self.evaluate(batch), self.other(name).evaluate(batch)
+        count = len(pair[0].ids)
+        width = min(one.outputs.all_logits(slice(0, 1)).shape[1] for one in pair)
+
+        def part(places: slice) -> Tensor:
+            return function(*(one.distributions_at(places, width) for one in pair))
+
+        step = max(1, CHUNK_ENTRIES // width)
+        if count * width <= KEPT_ENTRIES:
+            return scatter_rows(part(slice(0, count)), batch.action_mask)
+        parts = [
+            checkpoint(part, slice(start, start + step), use_reentrant=False, preserve_rng_state=False)
+            for start in range(0, count, step)
+        ]
+        return scatter_rows(torch.cat(parts), batch.action_mask)
 
     def states(self, inputs: Sequences) -> StateOutputs:
         """Return what the model says of the states before each sampled token."""
@@ -164,6 +201,20 @@ class TextPolicy:
     def forget(self) -> None:
         """Drop all evaluations and their graphs, before the parameters change."""
         self._known.clear()
+
+
+@dataclass(frozen=True)
+class OtherPolicy:
+    """A model beside the policy; see ``lmrl.algorithms.optimizer.OtherModel``."""
+
+    reference: Reference
+    spec: SamplingSpec
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
+        """Return the model on ``batch``, without gradients."""
+        with self.reference.module() as module:
+            return TextPolicy(module, self.spec, with_values=False).evaluate(batch)
 
 
 @torch.no_grad()
@@ -214,6 +265,10 @@ class Reference(Protocol):
         """Return a context that gives a module to pass to ``score_logprobs``."""
         ...
 
+    def sampled(self) -> Any:
+        """Return the plain transformers model, for an engine."""
+        ...
+
 
 class FrozenReference:
     """A frozen copy of ``model``."""
@@ -225,6 +280,10 @@ class FrozenReference:
     def module(self) -> Iterator[nn.Module]:
         """Give the copy."""
         yield self.policy
+
+    def sampled(self) -> Any:
+        """Return the copy's language model."""
+        return self.policy.model
 
 
 class AdapterOff:
@@ -239,6 +298,11 @@ class AdapterOff:
         assert self.policy.adapter is not None
         with self.policy.adapter.off():
             yield self.policy
+
+    def sampled(self) -> Any:
+        """Return the backbone without the adapter's layers; it shares every tensor."""
+        assert self.policy.adapter is not None
+        return self.policy.adapter.base
 
 
 def score_reference(reference: Reference, inputs: Sequences, spec: SamplingSpec, token_budget: int) -> Tensor:

@@ -84,10 +84,10 @@ def check_needs(trial: Trial) -> str:
                 f"the spec declares Needs({need}=True), but {NEEDS[need]} was read; expected it to be read, because "
                 "supplying it costs time in every update: take it out of Needs, or read it"
             )
-    if trial.further and not _undeclared(trial, declared, further=0):
+    if trial.further and not _undeclared(trial, declared, further=()):
         return (
-            "the optimizer makes further requests, but no rollout.further_scores was read; expected it to be read, "
-            "because sampling costs time in every update: take further_requests out, or read their scores"
+            "the optimizer makes further requests, but neither rollout.further_scores nor rollout.further_responses "
+            "was read; expected one of them, because sampling costs time in every update: take further_requests out"
         )
     if needs.experience != "rollouts" and needs.minimum_group_size > 1:
         return (

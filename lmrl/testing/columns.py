@@ -22,6 +22,8 @@ def map_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
             return change(value)
         if isinstance(value, Mapping):
             return {key: apply(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(apply(item) for item in value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return type(value)(**{f.name: apply(getattr(value, f.name)) for f in dataclasses.fields(value)})
         return value
@@ -59,6 +61,9 @@ def named_tensors(record: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(record, Mapping):
         for key, item in record.items():
             yield from named_tensors(item, f"{name}.{key}".strip("."))
+    elif isinstance(record, tuple):
+        for place, item in enumerate(record):
+            yield from named_tensors(item, f"{name}.{place}".strip("."))
     elif dataclasses.is_dataclass(record) and not isinstance(record, type):
         for field in dataclasses.fields(record):
             yield from named_tensors(getattr(record, field.name), f"{name}.{field.name}".strip("."))

@@ -7,17 +7,18 @@ given. Everything else in the kit works on any frozen record of (B,) and (B, T) 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.beside import POLICY
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout
 from lmrl.algorithms.sequences import lengths_to_mask
-from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, score
+from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs_of, model_of, score
 
 EVERYTHING = frozenset({"values", "reference"})
 """The needs that bring columns along, in a rollout or in what the policy evaluates to."""
@@ -29,7 +30,8 @@ DRAWS = 4
 class Request:
     """Answers to make: those of ``model``, ``group_size`` to each of ``groups`` prompts.
 
-    ``supplied`` names the needs whose columns are there, ``further`` is the number of further requests. ``score``
+    ``supplied`` names the needs whose columns are there, ``further`` the model of each further request, ``others`` the
+    models beside the policy. ``score``
     replaces every answer's score. With ``plain``, rewards are the scores alone; otherwise there is a KL shaping, no two
     answers to a prompt score alike, and at most one of them is cut off and not scored.
     """
@@ -40,7 +42,8 @@ class Request:
     groups: int = 6
     group_size: int = 4
     supplied: frozenset[str] = EVERYTHING
-    further: int = 0
+    further: tuple[str, ...] = ()
+    others: Mapping[str, ToyModel] = field(default_factory=dict)
     score: float | None = None
     plain: bool = False
 
@@ -85,9 +88,9 @@ def make_rollout(request: Request) -> Rollout:
         "reference": {"reference_logprobs": reference},
     }
     declared = {name: column for need in request.supplied & columns.keys() for name, column in columns[need].items()}
-    if request.further:
-        further = 0.1 + 0.2 * (made.group % 3) if request.score is None else made.scores
-        declared["further_scores"] = further[:, None].expand(-1, request.further)
+    further = [_further(request, made, place, name) for place, name in enumerate(request.further)]
+    if further:
+        declared["further_scores"] = torch.stack([scores for _, scores in further], dim=1)
     return Rollout(
         inputs=made.inputs,
         action_mask=made.mask,
@@ -98,7 +101,18 @@ def make_rollout(request: Request) -> Rollout:
         truncated=truncated,
         group=made.group,
         declared=declared,
+        further=tuple(responses for responses, _ in further),
     )
+
+
+def _further(request: Request, made: _Answers, place: int, name: str) -> tuple[Responses, Tensor]:
+    """Return the responses of a model to one further request of each group, for every row of it, and their scores."""
+    model = request.model if name == POLICY else model_of(name, request.others)
+    one = replace(request, model=model, group_size=1)
+    answers = _answers(one, request.seed + 7_000_003 * (place + 1))
+    # Neither ties with an answer of the group.
+    scores = answers.scores if request.score is not None else answers.scores + 0.005
+    return _responses(request, [answers]).select(made.group), scores[made.group]
 
 
 def make_pairs(request: Request) -> PairBatch:

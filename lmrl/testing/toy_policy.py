@@ -5,14 +5,15 @@ The distribution of a token depends on the prompt and on the token before. Leave
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lmrl.algorithms.beside import REFERENCE, no_such_model
 from lmrl.algorithms.ops import entropy, scatter_rows, token_logprobs
 from lmrl.algorithms.rollout import UndeclaredNeed
 from lmrl.algorithms.sequences import lengths_to_mask, select_record
@@ -136,9 +137,10 @@ class ToyEvaluation:
 class ToyPolicy(LocalPolicy):
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``ToyModel``."""
 
-    def __init__(self, model: ToyModel, with_values: bool = True) -> None:
+    def __init__(self, model: ToyModel, with_values: bool = True, others: Mapping[str, ToyModel] | None = None) -> None:
         self.module = model
         self.with_values = with_values
+        self.others = others or {}
         self.evaluations = 0
         """Number of evaluations."""
 
@@ -146,6 +148,40 @@ class ToyPolicy(LocalPolicy):
         """Return the current policy on ``batch``."""
         self.evaluations += 1
         return ToyEvaluation(self.module, batch.inputs, batch.action_mask, self.with_values)
+
+    def other(self, name: str) -> ToyPolicy:
+        """Return a model beside the policy, whose parameters do not learn."""
+        return ToyPolicy(model_of(name, self.others), with_values=False)
+
+
+def model_of(name: str, others: Mapping[str, ToyModel]) -> ToyModel:
+    """Return the model beside the policy of this name."""
+    if name == REFERENCE and name not in others:
+        raise UndeclaredNeed("the model 'reference' was read; register the optimizer with Needs(reference=True)")
+    if name not in others:
+        raise no_such_model(name, others)
+    return others[name]
+
+
+def make_expert() -> ToyModel:
+    """Return a model that nearly always says the token that a prompt asks for: a teacher."""
+    model = ToyModel()
+    wanted = torch.tensor([wanted_token(state // VOCABULARY) for state in range(PROMPTS * VOCABULARY)])
+    table, last = model.actor[0], model.actor[-1]
+    assert isinstance(table, nn.Embedding) and isinstance(last, nn.Linear)
+    with torch.no_grad():
+        table.weight.zero_().scatter_(1, wanted[:, None], 3.0)
+        last.weight.zero_().fill_diagonal_(4.0)
+        last.bias.zero_()
+    return model.requires_grad_(False)
+
+
+Numbers = TypeVar("Numbers", int, Tensor)
+
+
+def wanted_token(prompt: Numbers) -> Numbers:
+    """Return the token that scores for a prompt, by its number."""
+    return 1 + prompt % (VOCABULARY - 1)
 
 
 @torch.no_grad()
@@ -178,7 +214,7 @@ def logprobs_of(model: ToyModel, inputs: ToyInputs, mask: Tensor) -> Tensor:
 
 def score(inputs: ToyInputs, prompts: Tensor) -> Tensor:
     """Return the share of the ``STEPS`` possible tokens that are the one the prompt asks for, (B,): 1 at the best."""
-    wanted = 1 + prompts % (VOCABULARY - 1)
+    wanted = wanted_token(prompts)
     mask = lengths_to_mask(inputs.lengths, inputs.actions.shape[1])
     return ((inputs.actions == wanted[:, None]) & mask).sum(1) / STEPS
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrl import engines
+from lmrl.algorithms.beside import REFERENCE, NamedModel
 from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
@@ -21,7 +22,7 @@ from lmrl.engines import SamplingSpec
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.testing.thread_ranks import ThreadAccelerator, run_ranks
 from lmrl.testing.toy_experience import EVERYTHING, EXPERIENCES, Request
-from lmrl.testing.toy_policy import VOCABULARY, WIDTH, ToyModel, ToyPolicy
+from lmrl.testing.toy_policy import VOCABULARY, WIDTH, ToyModel, ToyPolicy, make_expert
 from lmrl.training.update import Updater
 from lmrl.training.update_settings import TrainSettings
 
@@ -71,12 +72,22 @@ class Trial:
         return self.build().defines("step")
 
     @cached_property
-    def further(self) -> int:
-        """The number of further requests beside those of a group."""
-        optimizer = self.build()
-        if not optimizer.defines("further_requests"):
-            return 0
-        return len(optimizer.further_requests([engines.Request([0], SamplingSpec(), seed=0)] * self.group_size))
+    def further(self) -> tuple[str, ...]:
+        """The model of each further request beside those of a group."""
+        requests = self.build().further_requests([engines.Request([0], SamplingSpec(), seed=0)] * self.group_size)
+        return tuple(request.model for request in requests)
+
+    def others(self, supplied: frozenset[str] = EVERYTHING) -> dict[str, ToyModel]:
+        """Return the models beside the policy: those with a path know the right answers, the rest are near its start.
+
+        A mixture is drawn as the reference is.
+        """
+        named = self.build().models().items()
+        near = self.sampling_policy.moved(0.1, seed=4)
+        found = {
+            name: make_expert() if isinstance(one, NamedModel) and one.path is not None else near for name, one in named
+        }
+        return found | ({REFERENCE: self.reference} if "reference" in supplied else {})
 
     @cached_property
     def policy(self) -> ToyModel:
@@ -92,14 +103,14 @@ class Trial:
         return optimizer
 
     def toy_policy(
-        self, optimizer: PolicyOptimizer, model: ToyModel | None = None, with_values: bool = True
+        self, optimizer: PolicyOptimizer, model: ToyModel | None = None, supplied: frozenset[str] = EVERYTHING
     ) -> ToyPolicy:
         """Return the policy on ``model``, or on a copy of the current one, with heads of the optimizer's, new ones."""
         model = model or self.policy.moved(0.0, seed=0)
         model.heads.update(optimizer.heads(WIDTH, VOCABULARY))
         model.heads.load_state_dict(self.head_state)
         model.sampled_head = optimizer.sampled_head
-        return ToyPolicy(model, with_values)
+        return ToyPolicy(model, "values" in supplied, self.others(supplied))
 
     @cached_property
     def head_state(self) -> dict[str, Tensor]:
@@ -113,6 +124,7 @@ class Trial:
         model = changes.pop("model", self.sampling_policy)
         changes.setdefault("group_size", self.group_size)
         changes.setdefault("further", self.further)
+        changes.setdefault("others", self.others(changes.get("supplied", EVERYTHING)))
         return EXPERIENCES[self.spec.needs.experience](Request(model, self.reference, seed, **changes))
 
     def batch(self, optimizer: PolicyOptimizer, data: Any) -> Any:
@@ -139,7 +151,7 @@ class Trial:
         # A step that is left out would make any two gradients equal.
         optimizer.should_stop = lambda metrics: False  # type: ignore[method-assign]
         model = (model or self.policy).moved(0.0, seed=0)
-        policy = self.toy_policy(optimizer, model, "values" in supplied)
+        policy = self.toy_policy(optimizer, model, supplied)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         stepper = _Recorder(model)
         settings = TrainSettings(max_gradient_norm=0, microbatch_tokens=microbatch)

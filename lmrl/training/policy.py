@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from lmrl.algorithms.optimizer import Evaluation, Policy
+from lmrl.algorithms.beside import no_such_model
+from lmrl.algorithms.ops import scatter_rows
+from lmrl.algorithms.optimizer import Evaluation, OtherModel, Policy
 from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.sequences import split_by_length
 from lmrl.errors import SettingsError
@@ -41,6 +43,15 @@ class LocalPolicy(ABC):
     @abstractmethod
     def evaluate(self, batch: Any) -> Evaluation:
         """Return the current policy on a batch's actions; see ``lmrl.algorithms.Policy``."""
+
+    def other(self, name: str) -> OtherModel:
+        """Return a model beside the policy; raises ``PluginError`` unless a policy defines it."""
+        raise no_such_model(name, ())
+
+    def compare(self, batch: Any, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return ``function`` of the policy's and another model's distributions in every state, (B, T), 0 elsewhere."""
+        own, other = self.evaluate(batch).log_distributions, self.other(name).evaluate(batch).log_distributions
+        return scatter_rows(function(own, other), batch.action_mask)
 
     def microbatches(self, batch: Any, token_budget: int) -> list[Tensor]:
         """Return the rows of each microbatch, cut by ``batch.row_lengths``."""

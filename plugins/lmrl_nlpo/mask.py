@@ -6,17 +6,16 @@ a cache, and when they are evaluated again, all at once. Leaves out: losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmrl.algorithms import Sequences
-from lmrl.engines import JointCache, SamplingSpec
+from lmrl.engines import JointModel, SamplingSpec
 from lmrl.models import PolicyModel, freeze_copy
 
 
@@ -73,22 +72,14 @@ class MaskPolicy:
             own[name].data.copy_(tensor)
 
 
-class RestrictedModel:
+class RestrictedModel(JointModel):
     """Looks like a transformers model to a decode engine, and decodes two: the policy and its mask policy."""
 
     def __init__(self, model: Any, mask: MaskPolicy) -> None:
+        super().__init__((model, mask.policy.model))
         self.mask = mask
-        self.parts = (model, mask.policy.model)
-        self.device = model.device
-        self.config = model.config
 
-    def __call__(self, *, past_key_values: JointCache | None = None, **inputs: Any) -> SimpleNamespace:
-        """Return ``logits`` of the policy, -inf outside the mask policy's sets; without a cache, of whole rows."""
-        if past_key_values is None:
-            own, masking = (part(**inputs).logits for part in self.parts)
-        else:
-            own, masking = (
-                part(past_key_values=cache, **inputs).logits
-                for part, cache in zip(self.parts, past_key_values.caches, strict=True)
-            )
-        return SimpleNamespace(logits=own.masked_fill(~self.mask.sets(masking), -torch.inf))
+    def combine(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the policy's logits, -inf outside the mask policy's sets."""
+        own, masking = logits
+        return own.masked_fill(~self.mask.sets(masking), -torch.inf)

@@ -155,10 +155,15 @@ def test_further_requests_are_several_or_none_and_the_same_number_for_every_grou
     world = stages.Toy(tiny_folder)
     prompts = prompts_of(world, ["the cat", "a"], group_size=2)
     assert world.maker.sample(prompts, 0, lambda group: []).further_scores is None
-    found = world.maker.sample(prompts, 0, lambda group: [*GREEDY(group), group[1]]).further_scores
-    again = world.maker.sample(prompts, 0)
-    assert found.shape == (4, 2)
-    assert found[:, 1].tolist() == [float(again.scores[1])] * 2 + [float(again.scores[3])] * 2
+    scored = world.maker.sample(prompts, 0, lambda group: [*GREEDY(group), group[1]])
+    assert scored.further_scores.shape == (4, 2)
+    greedy, sampled = scored.further
+    for one in (greedy, sampled):
+        assert torch.equal(one.inputs.ids[::2], one.inputs.ids[1::2]), "one response to each group"
+    assert (
+        sampled.inputs.select(torch.tensor([0])).action_ids.tolist()
+        != scored.samples.inputs.select(torch.tensor([1])).action_ids.tolist()
+    ), "a further request has a seed of its own"
     with pytest.raises(PluginError, match="returned 0 and 1 requests; expected as many for every group"):
         world.maker.sample(prompts, 0, lambda group: GREEDY(group) if group[0].group else [])
     with pytest.raises(PluginError, match="other ids"):

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmrl.algorithms.beside import POLICY
 from lmrl.engines.local.decoder import Decoder
 from lmrl.engines.local.llama_decoder import LlamaDecoder, supports
 from lmrl.engines.local.places import Places, Specs, Waiting
 from lmrl.engines.local.plain_decoder import general_decoder
-from lmrl.engines.protocol import POLICY, Capabilities, Request, RequestSource, Response, WeightSource
+from lmrl.engines.protocol import Capabilities, Request, RequestSource, Response, WeightSource
 from lmrl.engines.settings import TransformersEngineSettings
 from lmrl.engines.weights import LiveWeights
 from lmrl.errors import EngineError, PromptError, SettingsError

@@ -14,7 +14,8 @@ import torch
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Scored
 from lmrl.algorithms.sequences import join_records
-from lmrl.stages.rl.rollouts import FurtherRequests, PromptBatch, RolloutMaker
+from lmrl.stages.rl.further import FurtherRequests
+from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 
 MorePrompts = Callable[[int, Sequence[int]], PromptBatch]
 """(round, group numbers) -> another prompt for each of these groups, as often as the group size says."""

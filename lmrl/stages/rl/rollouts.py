@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.beside import POLICY, no_such_model
+from lmrl.algorithms.experience import Responses
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.rollout import Rollout, Samples, Scored
@@ -17,13 +19,14 @@ from lmrl.algorithms.sequences import join_records
 from lmrl.data import PromptSet
 from lmrl.engines.batch import generate_all, requests_of, require_sampled_ids, samples_of
 from lmrl.engines.protocol import Engine, Request, Response, SamplingSpec
-from lmrl.errors import PluginError
+from lmrl.models.beside import ModelsBeside
 from lmrl.models.policy import PolicyModel, PolicyWeights
 from lmrl.models.text_policy import Reference, TextPolicy, reference_spec, score_reference, score_values
 from lmrl.plugins.specs import Needs
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.stages.rl.early_scores import EarlyScores
+from lmrl.stages.rl.further import FurtherBatch, FurtherRequests
 from lmrl.text.card import ModelCard, response_texts
 from lmrl.training.proximal import proximal_logprobs
 
@@ -79,10 +82,6 @@ class PromptBatch:
         return requests_of(self.ids, spec, seed, self.groups, self.first_group)
 
 
-FurtherRequests = Callable[[Sequence[Request]], Sequence[Request]]
-"""Requests of one group -> requests to the same prompt whose responses are scored beside them and not learned from."""
-
-
 @dataclass
 class RolloutMaker:
     """Makes rollouts of one policy; holds everything that stays the same from batch to batch."""
@@ -107,6 +106,8 @@ class RolloutMaker:
     """True if the engine's log-probabilities are the policy's own, for tokens that the current weights sampled."""
     on_any_rank: Callable[[bool], bool] = bool
     """Returns whether a flag is true on any rank."""
+    beside: ModelsBeside | None = None
+    """The models that further requests may name."""
     version: int = 0
     """The version of the weights that were published last."""
 
@@ -115,6 +116,13 @@ class RolloutMaker:
         self.engine.publish(PolicyWeights(self.policy, self.card, self.processor), version)
         self.version = version
 
+    def _publish_beside(self, requests: Sequence[Request]) -> None:
+        """Give the engine the models beside the policy that these requests name."""
+        for name in sorted({request.model for request in requests} - {POLICY}):
+            if self.beside is None or name not in self.beside.names:
+                raise no_such_model(name, () if self.beside is None else self.beside.names)
+            self.engine.publish(self.beside.weights(name), self.version, name)
+
     def sample(self, prompts: PromptBatch, seed: int, further: FurtherRequests | None = None) -> Scored:
         """Sample a response to every row with the published weights, and score those that are not truncated.
 
@@ -122,8 +130,9 @@ class RolloutMaker:
         """
         requests = prompts.requests(self.spec, seed)
         rows, asked = len(requests), prompts
-        beside = None if further is None else _Beside.of(prompts, requests, further)
+        beside = None if further is None else FurtherBatch.of(prompts, requests, further)
         if beside is not None:
+            self._publish_beside(beside.requests)
             requests += beside.requests
             asked = join_records([prompts, beside.prompts])
         early = None
@@ -136,7 +145,7 @@ class RolloutMaker:
             if beside is None:
                 return scored
             found = self._score(responses[rows:], beside.prompts, early, rows)
-            return replace(scored, further_scores=beside.columns(found, prompts.groups))
+            return beside.put(scored, found, prompts.groups)
         except BaseException:
             if early is not None:
                 early.cancel()
@@ -214,6 +223,7 @@ class RolloutMaker:
             declared |= {"values": values, "bootstrap_values": bootstrap}
         if scored.further_scores is not None:
             declared["further_scores"] = scored.further_scores
+        further = self._further_responses(scored)
         rewards = shape_rewards(scored.scores, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
         return Rollout(
             inputs=samples.inputs,
@@ -228,40 +238,14 @@ class RolloutMaker:
             scored=scored.scored,
             proximal_logprobs=proximal,
             policy_version=samples.policy_version,
+            further=further,
         )
 
-
-@dataclass(frozen=True)
-class _Beside:
-    """Further requests beside those of a batch, as many to each group."""
-
-    prompts: PromptBatch
-    requests: list[Request]
-
-    @classmethod
-    def of(cls, prompts: PromptBatch, requests: Sequence[Request], further: FurtherRequests) -> _Beside | None:
-        """Ask ``further`` about every group; None if it makes no request.
-
-        Raises ``PluginError`` for numbers that differ between groups, and for requests to another prompt.
-        """
-        first, made, counts = [], list[Request](), set()
-        for rows in prompts.rows_of_groups().values():
-            found = list(further([requests[row] for row in rows]))
-            if any(list(request.ids) != list(requests[rows[0]].ids) for request in found):
-                raise PluginError("further_requests returned a request with other ids; expected those of the group")
-            first += [rows[0]] * len(found)
-            made += found
-            counts.add(len(found))
-        if len(counts) > 1:
-            raise PluginError(
-                f"further_requests returned {' and '.join(map(str, sorted(counts)))} requests; expected as many for "
-                "every group"
-            )
-        numbered = [replace(request, id=len(requests) + place) for place, request in enumerate(made)]
-        return cls(prompts.select(first), numbered) if made else None
-
-    def columns(self, scored: Scored, groups: Sequence[int]) -> Tensor:
-        """Return the scores of the further responses of each row's group, (B, K): NaN where a response has none."""
-        scores = scored.scores.masked_fill(~scored.scored, torch.nan)
-        places = self.prompts.rows_of_groups()
-        return torch.stack([scores[places[group]] for group in groups])
+    def _further_responses(self, scored: Scored) -> tuple[Responses, ...]:
+        """Return the further responses, with the reference's log-probabilities where the optimizer needs these."""
+        found = []
+        for samples in scored.further:
+            logprobs = self.reference_logprobs(samples) if self.needs.reference else None
+            declared = {} if logprobs is None else {"reference_logprobs": logprobs}
+            found.append(Responses(samples.inputs, samples.action_mask, declared))
+        return tuple(found)

@@ -47,7 +47,7 @@ from lmrl.stages.rl.offline import DataSource, OfflineData, load_offline
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.stages.rl.source import PromptSource
 from lmrl.stages.rl.sources import make_source
-from lmrl.stages.rl.starting import check_adapter, make_policy
+from lmrl.stages.rl.starting import check_adapter, make_beside, make_policy
 from lmrl.text.card import load_card
 from lmrl.text.turns import end_turns
 from lmrl.text.vocabulary import require_same_vocabulary
@@ -178,12 +178,20 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
     engine = _engine(checked, optimizer)
     policy = make_policy(config, optimizer, needs, texts.start, texts.in_turns)
     reference = make_reference(policy, texts.other_reference) if checked.wants_reference else None
+    beside = make_beside(checked, texts, optimizer, engine, policy, reference)
     module, prepared = accelerator.prepare(policy, _torch_optimizer(policy, config, torch_optimizer))
     processor = optimizer.processor(policy.model, texts.spec, accelerator.autocast)
     support = processor.support if processor is not None else None
     updater = Updater(
         optimizer,
-        TextPolicy(module, texts.spec, bool(needs.values), optimizer.defines("heads"), support),
+        TextPolicy(
+            module,
+            texts.spec,
+            bool(needs.values),
+            optimizer.defines("heads"),
+            support,
+            beside.models if beside else None,
+        ),
         config.train,
         kl=config.kl,
         needs=needs,
@@ -207,6 +215,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
         TextPolicy(policy, texts.spec, with_values=False, support=support),
         engine.capabilities.exact and accelerator.mixed_precision == "no",
         bool if accelerator.num_processes == 1 else partial(any_rank, accelerator),
+        beside,
     )
     if texts.offline is not None and reference is not None and needs.reference:
         frozen, as_sampled = reference, reference_spec(texts.spec)

@@ -117,9 +117,7 @@ class RLTrainer(Trainer):
         return trainer
 
     def _take(self, checked: Checked, texts: Texts, built: Built, log: Run) -> None:
-        processor = built.maker.processor
-        follow = None if processor is None else lambda update: processor.after_update(update, built.policy.model)
-        super().__init__(built.source, built.updater, updated=follow)
+        super().__init__(built.source, built.updater, updated=self._follow)
         if checked.plugins.observed("lmrl_rollout"):
             self.drawn = self._show
         self.config, self.plugins, self.accelerator = checked.config, checked.plugins, checked.accelerator
@@ -127,6 +125,13 @@ class RLTrainer(Trainer):
         self.evaluation_batch = built.evaluation_batch
         self.log = log
         """The run folder and its trackers; one that writes nothing where there is none."""
+
+    def _follow(self, update: int) -> None:
+        """Let what is made of the policy follow it."""
+        if self.maker.processor is not None:
+            self.maker.processor.after_update(update, self.policy.model)
+        if self.maker.beside is not None:
+            self.maker.beside.follow()
 
     def __enter__(self) -> Self:
         return self
@@ -241,6 +246,8 @@ class RLTrainer(Trainer):
         self.policy.save(folder, card.files or card.path, dtype)
         if self.maker.processor is not None:
             save_processor(self.maker.processor, folder)
+        if self.maker.beside is not None:
+            self.maker.beside.save(folder)
 
     def _state(self) -> dict[str, Any]:
         name = self.config.optimizer.name
@@ -251,6 +258,8 @@ class RLTrainer(Trainer):
         self.policy.restore(folder, self.config.trust_remote_code)
         if self.maker.processor is not None:
             load_processor(self.maker.processor, folder)
+        if self.maker.beside is not None:
+            self.maker.beside.restore(folder)
         self.updater.load_state_dict(state)
         self.source.load_state_dict(state.get("source", {}))
 

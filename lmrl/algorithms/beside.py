@@ -1,0 +1,57 @@
+"""Models beside the policy, as an optimizer declares them (``PolicyOptimizer.models``).
+
+Two names are always there: ``"policy"`` and, with ``Needs(reference=True)``, ``"reference"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lmrl.errors import PluginError, SettingsError, unknown
+
+POLICY = "policy"
+"""The name of the model that learns."""
+REFERENCE = "reference"
+"""The name of the frozen reference model."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that is evaluated (``policy.evaluate(batch, "name")``) and sampled (``Request(model="name")``).
+
+    ``path`` is a folder or hub id with the policy's vocabulary; None is a copy of the policy as it starts. An empty
+    path is an error that names ``setting``. With ``decay`` below 1 the model follows the policy: after every update it
+    becomes decay * model + (1 - decay) * policy, an exponential moving average. Otherwise it is frozen.
+    """
+
+    path: str | None = None
+    decay: float = 1.0
+    setting: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise SettingsError(f"decay is {self.decay}; expected a number from 0 to 1 (1: the model is frozen)")
+        if self.path is not None and self.moves:
+            raise SettingsError(f"decay is {self.decay} for the model {self.path}; expected 1: only a copy can follow")
+
+    @property
+    def moves(self) -> bool:
+        """True if the model follows the policy."""
+        return self.decay < 1
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A geometric mixture of models, to be sampled: log p = sum of weight * log p_name, renormalized in each state.
+
+    ``weights`` are by the models' names, ``"policy"`` and ``"reference"`` included.
+    """
+
+    weights: Mapping[str, float]
+
+
+def no_such_model(name: str, known: Iterable[str]) -> PluginError:
+    """Return the error for a name that belongs to no model beside the policy."""
+    way = "Needs(reference=True)" if name == REFERENCE else "it in the optimizer's models()"
+    return PluginError(f"{unknown('model', name, sorted(known))} Declare {way}.")
