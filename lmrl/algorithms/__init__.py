@@ -12,6 +12,7 @@ from lmrl.lazy import lazy_names
 if TYPE_CHECKING:
     from lmrl.algorithms import kl, ops, preference_losses
     from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+    from lmrl.algorithms.beside import Mixture, NamedModel
     from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
     from lmrl.algorithms.kl import KLSettings
     from lmrl.algorithms.optimizer import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         LossAggregation,
         Minibatch,
         OptimizerSettings,
+        OtherModel,
         Policy,
         PolicyOptimizer,
     )
@@ -42,7 +44,10 @@ __all__ = [
     "Loss",
     "LossAggregation",
     "Minibatch",
+    "Mixture",
+    "NamedModel",
     "OptimizerSettings",
+    "OtherModel",
     "PairBatch",
     "Policy",
     "PolicyOptimizer",
@@ -66,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "lmrl.algorithms.actor_critic": ("ActorCritic", "ActorCriticSettings"),
+        "lmrl.algorithms.beside": ("Mixture", "NamedModel"),
         "lmrl.algorithms.experience": ("Experience", "LabelledBatch", "PairBatch", "Responses", "TrajectoryBatch"),
         "lmrl.algorithms.kl": ("KLSettings",),
         "lmrl.algorithms.optimizer": (
@@ -75,6 +81,7 @@ __getattr__, __dir__ = lazy_names(
             "LossAggregation",
             "Minibatch",
             "OptimizerSettings",
+            "OtherModel",
             "Policy",
             "PolicyOptimizer",
         ),

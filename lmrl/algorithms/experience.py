@@ -142,15 +142,19 @@ class PairBatch(_RowsAlone):
         as many. Both sides have the rollout's ``scores``, ``sampler_logprobs`` and ``proximal_logprobs`` as columns,
         and further ``columns``, each (B,) or (B, T) for the rows of the rollout.
         """
-        own = {name: getattr(rollout, name) for name in ("scores", "sampler_logprobs", "proximal_logprobs")}
-        for name, column in (columns or {}).items():
-            if len(column) != len(rollout):
-                raise ValueError(
-                    f"column {name!r} has {len(column)} rows; expected one for each of the rollout's {len(rollout)}"
-                )
-            own[name] = column.detach()
-        rows = Responses(rollout.inputs, rollout.action_mask, rollout.declared, own)
+        rows = _rows(rollout, columns or {})
         return cls(rows.select(chosen).masked(kept), rows.select(rejected).masked(kept))
+
+    @classmethod
+    def with_further(
+        cls, rollout: Rollout, kept: Tensor, columns: Mapping[str, Tensor] | None = None, place: int = 0
+    ) -> PairBatch:
+        """Return every row of a rollout (``chosen``) with a further response of its group (``rejected``).
+
+        The names do not say which is better: put that into ``columns``. ``kept`` (B,) and the columns of the rollout's
+        rows are as in ``from_rollout``. ``place`` is the further request's number.
+        """
+        return cls(_rows(rollout, columns or {}).masked(kept), rollout.further_responses[place].masked(kept))
 
     @property
     def action_mask(self) -> Tensor:
@@ -162,6 +166,18 @@ class PairBatch(_RowsAlone):
         """Positions of both rows of a pair, (P,)."""
         lengths: Tensor = self.chosen.inputs.row_lengths + self.rejected.inputs.row_lengths
         return lengths
+
+
+def _rows(rollout: Rollout, columns: Mapping[str, Tensor]) -> Responses:
+    """Return the rows of a rollout with its own columns and further ones."""
+    own = {name: getattr(rollout, name) for name in ("scores", "sampler_logprobs", "proximal_logprobs")}
+    for name, column in columns.items():
+        if len(column) != len(rollout):
+            raise ValueError(
+                f"column {name!r} has {len(column)} rows; expected one for each of the rollout's {len(rollout)}"
+            )
+        own[name] = column.detach()
+    return Responses(rollout.inputs, rollout.action_mask, rollout.declared, own)
 
 
 @dataclass(frozen=True)

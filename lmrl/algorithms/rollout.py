@@ -136,7 +136,8 @@ class Rollout(_Renamed):
     ``policy.evaluate`` returns. Ratios, clipping and the KL use the second and the third.
 
     ``values``, ``bootstrap_values`` and ``reference_logprobs`` exist if the optimizer's spec declares the need,
-    ``further_scores`` and ``further_responses`` if the optimizer makes further requests; reading one otherwise raises ``UndeclaredNeed``.
+    ``further_scores`` and ``further_responses`` if the optimizer makes further requests; reading one otherwise raises
+    ``UndeclaredNeed``.
     """
 
     inputs: Any

@@ -45,6 +45,9 @@ class Needs:
     """The loss of the policy is proportional to ``batch.advantages``, so that the trainer corrects samples of another
     distribution by weighting these. False for a method that uses advantages otherwise, as an indicator for instance."""
 
+    scores: bool = True
+    """False for a method that reads no score, such as distillation: a run of it needs no reward."""
+
     def __new__(cls, *_: Any, **options: Any) -> Self:
         """Give fields of version 0.1 an error that names their place in this version."""
         for name in options.keys() & MOVED_NEEDS.keys():

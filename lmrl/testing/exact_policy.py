@@ -5,6 +5,7 @@ Leaves out: the enumeration and its measures (``exact``), training (``exact_trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lmrl.algorithms.optimizer import LogitsProcessor
 from lmrl.algorithms.sequences import Sequences, lengths_to_mask
 from lmrl.models.policy import StateOutputs
-from lmrl.models.text_policy import TextPolicy
+from lmrl.models.text_policy import Reference, TextPolicy
 from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import EnumeratedInputs, ExactProblem
 
@@ -52,10 +53,10 @@ class EnumeratedPolicy(TextPolicy):
         needs: Needs,
         support: EnumeratedSupport | None = None,
         with_heads: bool = False,
+        others: Mapping[str, Reference] | None = None,
     ) -> None:
-        super().__init__(
-            module, problem.spec, bool(needs.values), with_heads, None if support is None else support.support
-        )
+        sets = None if support is None else support.support
+        super().__init__(module, problem.spec, bool(needs.values), with_heads, sets, others)
         self.problem = problem
 
     def states(self, inputs: Sequences) -> StateOutputs:

@@ -8,10 +8,7 @@ from torch import Tensor
 from lmrl.algorithms import ops
 from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
-from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Rollout
-from lmrl.engines import Request
-from lmrl.errors import SettingsError
 from lmrl.plugins.specs import Needs
 from lmrl.testing.exact import ExactProblem, PolicyTable
 
@@ -23,12 +20,12 @@ def make_rollout(
     group: Tensor,
     kl: KLSettings,
     needs: Needs,
-    optimizer: PolicyOptimizer,
+    further: Tensor | None = None,
 ) -> Rollout:
     """Return the rollout of the responses at these places of the enumeration, (B,), as sampled by ``table``'s policy.
 
     ``group`` (B,) numbers the groups. What ``needs`` declares is in it, as the RL stage puts it there; the
-    KL coefficient is ``kl.beta``.
+    KL coefficient is ``kl.beta``. ``further`` (B, K) are the places of the responses to further requests.
     """
     mask = problem.action_mask[rows]
     logprobs = table.logprobs.detach()[rows]
@@ -41,8 +38,10 @@ def make_rollout(
         assert table.values is not None and table.bootstrap_values is not None
         declared["values"] = table.values.detach()[rows]
         declared["bootstrap_values"] = table.bootstrap_values.detach()[rows]
-    if optimizer.defines("further_requests"):
-        declared["further_scores"] = _further_scores(problem, table, optimizer)[problem.prompt_index[rows]]
+    beside: list[Responses] = []
+    if further is not None:
+        declared["further_scores"] = problem.rewards[further].float()
+        beside = [responses_at(problem, column, needs) for column in further.unbind(1)]
     return Rollout(
         inputs=problem.inputs.select(rows),
         action_mask=mask,
@@ -53,15 +52,8 @@ def make_rollout(
         truncated=torch.zeros_like(group, dtype=torch.bool),
         group=group,
         declared=declared,
+        further=tuple(beside),
     )
-
-
-def _further_scores(problem: ExactProblem, table: PolicyTable, optimizer: PolicyOptimizer) -> Tensor:
-    """Return the scores of the further requests to every prompt, (prompts, K), which must be at temperature 0."""
-    further = optimizer.further_requests([Request(list(problem.prompts[0]), problem.spec, seed=0)])
-    if any(request.spec.temperature for request in further):
-        raise SettingsError("the optimizer's further requests are not at temperature 0; expected the greedy response")
-    return problem.rewards[problem.greedy(table)].float()[:, None].expand(-1, len(further))
 
 
 def draw_pairs(problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs) -> PairBatch:

@@ -21,6 +21,7 @@ from lmrl.errors import SettingsError
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.seeds import derive_seed
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
+from lmrl.testing.exact_models import ExactModels
 from lmrl.testing.exact_policy import EnumeratedPolicy, EnumeratedSupport
 from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
 from lmrl.training.adamw import policy_adamw
@@ -93,7 +94,9 @@ class ExactTrainer(Trainer):
         accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
         adamw = policy_adamw(self.policy.trainable(), self.train)
         module, torch_optimizer = accelerator.prepare(self.policy, adamw)
-        face = EnumeratedPolicy(problem, module, needs, self.support, self.optimizer.defines("heads"))
+        self.models = ExactModels(problem, self.optimizer, needs, self.kl.beta)
+        heads = self.optimizer.defines("heads")
+        face = EnumeratedPolicy(problem, module, needs, self.support, heads, self.models.references)
         updater = Updater(
             self.optimizer,
             face,
@@ -172,7 +175,9 @@ class ExactTrainer(Trainer):
             if not again.any():
                 break
             rows[again] = self.problem.draw(distribution, prompts[again], generator)
-        return make_rollout(self.problem, self.table, rows, group, self.kl, self.spec.needs, self.optimizer)
+        drawn = [self.problem.draw(one, self.prompts(), generator)[group] for one in self.models.further(self.table)]
+        further = torch.stack(drawn, dim=1) if drawn else None
+        return make_rollout(self.problem, self.table, rows, group, self.kl, self.spec.needs, further)
 
     def run(self, every: int = 1) -> ExactCurve:
         """Take the updates that are left, measuring after each ``every``-th and the last."""

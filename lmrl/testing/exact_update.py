@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmrl.algorithms.beside import no_such_model
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.engines import SamplingSpec
 from lmrl.errors import SettingsError
 from lmrl.models import PolicyModel
 from lmrl.models.policy import StateOutputs
-from lmrl.models.text_policy import TextEvaluation
+from lmrl.models.text_policy import OtherPolicy, TextEvaluation
 from lmrl.plugins.specs import Needs, OptimizerSpec
 from lmrl.testing.exact import ExactProblem, PolicyTable, flatten, policy_parameters
+from lmrl.testing.exact_models import ExactModels
 from lmrl.testing.exact_rollouts import make_rollout
 from lmrl.training.devices import make_accelerator
 from lmrl.training.policy import LocalPolicy
@@ -64,25 +67,28 @@ def expected_update(
             "the optimizer has a logits processor or heads, which one table of logits and values does not have; "
             "expected one that draws from the policy itself"
         )
-    draws = len(problem.prompts) * problem.responses_per_prompt**group_size
+    policy = policy or problem.policy(bool(needs.values), needs.values == "separate")
+    with torch.enable_grad():
+        table = problem.table(policy)
+    models = ExactModels(problem, build(), needs, kl.beta)
+    further = models.further(table)
+    reached = [int((one > -torch.inf).sum()) // len(problem.prompts) for one in further]
+    draws = len(problem.prompts) * problem.responses_per_prompt**group_size * prod(reached)
     if draws > MOST_DRAWS:
         raise SettingsError(
             f"there are {draws} groups of {group_size}; expected at most {MOST_DRAWS}: take a smaller "
             "vocabulary, fewer tokens or smaller groups"
         )
-    policy = policy or problem.policy(bool(needs.values), needs.values == "separate")
-    with torch.enable_grad():
-        table = problem.table(policy)
-    face = _TablePolicy(table, problem.spec)
+    face = _TablePolicy(table, problem.spec, models)
     recorder = _Recorder(face.leaves)
     accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))
     train = TrainSettings(max_gradient_norm=0.0, microbatch_tokens=2**31)
-    for rows, weight in _draws(problem, table, group_size):
+    for rows, beside, weight in _draws(problem, table, group_size, further):
         recorder.weight = weight
         method = build()
         if state is not None:
             method.load_state_dict(state)
-        rollout = make_rollout(problem, table, rows, torch.zeros_like(rows), kl, needs, method)
+        rollout = make_rollout(problem, table, rows, torch.zeros_like(rows), kl, needs, beside)
         updater = Updater(method, face, train, kl=kl, needs=needs, accelerator=accelerator, torch_optimizer=recorder)
         updater.learn(rollout, update=1, seed=0)
     roots = [root for root in (table.logits, table.values) if root is not None]
@@ -117,16 +123,22 @@ def _without_step(optimizer: PolicyOptimizer) -> PolicyOptimizer:
     return optimizer
 
 
-def _draws(problem: ExactProblem, table: PolicyTable, group_size: int) -> Iterator[tuple[Tensor, float]]:
-    """Yield the places of every group's responses and the group's probability, prompts being equally likely."""
-    probabilities = table.log_probabilities.detach().exp().tolist()
-    size = problem.responses_per_prompt
+def _draws(
+    problem: ExactProblem, table: PolicyTable, group_size: int, further: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor | None, float]]:
+    """Yield the places of every group's responses, those to its further requests, and the probability of both."""
+    probabilities = [table.log_probabilities.detach().exp()] * group_size + [one.exp() for one in further]
+    size, device = problem.responses_per_prompt, problem.rewards.device
     for prompt in range(len(problem.prompts)):
-        for places in itertools.product(range(prompt * size, (prompt + 1) * size), repeat=group_size):
-            weight = 1.0 / len(problem.prompts)
-            for place in places:
-                weight *= probabilities[place]
-            yield torch.tensor(places, device=problem.rewards.device), weight
+        choices = [
+            [(place, share) for place, share in enumerate(one.tolist()) if place // size == prompt and share > 0]
+            for one in probabilities
+        ]
+        for drawn in itertools.product(*choices):
+            weight = prod(share for _, share in drawn) / len(problem.prompts)
+            places = torch.tensor([place for place, _ in drawn], device=device)
+            beside = places[group_size:].expand(group_size, -1) if further else None
+            yield places[:group_size], beside, weight
 
 
 class _TablePolicy(LocalPolicy):
@@ -136,7 +148,8 @@ class _TablePolicy(LocalPolicy):
     draws, does the work of one for each draw.
     """
 
-    def __init__(self, table: PolicyTable, spec: SamplingSpec) -> None:
+    def __init__(self, table: PolicyTable, spec: SamplingSpec, models: ExactModels) -> None:
+        self.models = models
         self.logits = table.logits.detach().requires_grad_()
         self.values = None if table.values is None else table.values.detach().requires_grad_()
         self.leaves = [leaf for leaf in (self.logits, self.values) if leaf is not None]
@@ -148,6 +161,12 @@ class _TablePolicy(LocalPolicy):
         values = None if self.values is None else self.values[rows][mask]
         outputs = StateOutputs(self.logits[rows][mask], values)
         return TextEvaluation(outputs, batch.inputs.actions, mask, self.spec)
+
+    def other(self, name: str) -> OtherPolicy:
+        """Return a model beside the policy."""
+        if name not in self.models.references:
+            raise no_such_model(name, self.models.references)
+        return OtherPolicy(self.models.references[name], self.spec)
 
 
 class _Recorder(torch.optim.Optimizer):

@@ -156,8 +156,8 @@ class ToyPolicy(LocalPolicy):
 
 def model_of(name: str, others: Mapping[str, ToyModel]) -> ToyModel:
     """Return the model beside the policy of this name."""
-    if name == REFERENCE and name not in others:
-        raise UndeclaredNeed("the model 'reference' was read; register the optimizer with Needs(reference=True)")
+    if name not in others and REFERENCE not in others:
+        raise UndeclaredNeed(f"the model {name!r} was read, which takes the reference: declare Needs(reference=True)")
     if name not in others:
         raise no_such_model(name, others)
     return others[name]

@@ -82,12 +82,14 @@ class Trial:
 
         A mixture is drawn as the reference is.
         """
-        named = self.build().models().items()
-        near = self.sampling_policy.moved(0.1, seed=4)
-        found = {
-            name: make_expert() if isinstance(one, NamedModel) and one.path is not None else near for name, one in named
-        }
-        return found | ({REFERENCE: self.reference} if "reference" in supplied else {})
+        has_reference = "reference" in supplied
+        found = {REFERENCE: self.reference} if has_reference else {}
+        for name, one in self.build().models().items():
+            if isinstance(one, NamedModel):
+                found[name] = make_expert() if one.path is not None else self.sampling_policy.moved(0.1, seed=4)
+            elif has_reference or REFERENCE not in one.weights:
+                found[name] = self.reference
+        return found
 
     @cached_property
     def policy(self) -> ToyModel:

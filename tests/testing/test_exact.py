@@ -276,7 +276,7 @@ def test_expected_updates_are_weighted_steps_of_the_real_model(small):
         policy = policy_with_values()
         before = torch.cat([p.detach().flatten() for p in policy_parameters(policy)])
         rows = torch.tensor([place])
-        rollout = make_rollout(small, table, rows, rows * 0, kl, PPO_SPEC.needs, PPO(settings))
+        rollout = make_rollout(small, table, rows, rows * 0, kl, PPO_SPEC.needs)
         optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
         train = TrainSettings(max_gradient_norm=0.0)
         face = TextPolicy(policy, small.spec, with_values=True)

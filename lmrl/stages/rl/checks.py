@@ -83,6 +83,11 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
         )
 
 
+def lacks_reward(config: RLConfig) -> bool:
+    """Return whether the configuration names no reward."""
+    return config.reward.is_default and not config.reward_weights
+
+
 def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool, reward_given: bool) -> None:
     """Raise ``SettingsError`` if a model that is not of the stories would get their prompts or reward by default.
 
@@ -94,7 +99,7 @@ def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: b
     missing = {}
     if not prompts_given and config.prompts.is_default:
         missing["prompts.name"] = "prompts.name=file with prompts.file.path=FILE"
-    if not reward_given and config.reward.is_default and not config.reward_weights:
+    if not reward_given and lacks_reward(config) and optimizer.needs.scores:
         missing["reward.name"] = "reward.name=NAME (see `lmrl plugins`, or module:function, or a reward model)"
     besides = "" if samples else ", or evaluation.prompts=0 to train without evaluation"
     card = load_card(config.model, trust_remote_code=config.trust_remote_code)

@@ -236,6 +236,7 @@ class RolloutMaker:
             group=samples.group,
             declared=declared,
             scored=scored.scored,
+            loss_mask=None if self.needs.scores else samples.action_mask,  # type: ignore[arg-type]
             proximal_logprobs=proximal,
             policy_version=samples.policy_version,
             further=further,

@@ -38,6 +38,7 @@ from lmrl.stages.rl.checks import (
     check_settings,
     encode_prompts,
     in_turns,
+    lacks_reward,
     note_plain_prompts,
     refuse_defaults,
     usable_prompts,
@@ -134,6 +135,8 @@ def check(
     note_unread(config, plugins)
     refuse_defaults(config, spec, prompts is not None, reward is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
+    if reward is None and lacks_reward(config) and not spec.needs.scores:
+        reward = no_reward
     function = configured_reward(config, plugins) if reward is None else resolve_reward(reward, None, plugins)
     accelerator = accelerator or make_accelerator(config.run)
     if getattr(accelerator, "gradient_accumulation_steps", 1) != 1:
@@ -254,6 +257,11 @@ def configured_reward(config: RLConfig, plugins: PluginManager) -> RewardFunctio
     if config.reward_weights:
         return resolve_reward(config.reward_weights, tables, plugins)
     return resolve_reward(config.reward.name, tables.get(config.reward.name), plugins)
+
+
+def no_reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """Score every response 0: the reward of a run whose optimizer reads no score."""
+    return [0.0] * len(responses)
 
 
 def _models(checked: Checked, start: LanguageModel | None) -> tuple[LanguageModel, Any]:
