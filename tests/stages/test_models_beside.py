@@ -9,7 +9,7 @@ import torch
 from lmrl import Advantages, Loss, Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer, RLTrainer
 from lmrl.algorithms import Mixture, NamedModel, PairBatch
 from lmrl.algorithms.ops import distribution_kl, scatter_rows
-from lmrl.engines.batch import generate_all
+from lmrl.engines.batch import generate_all, requests_of
 from lmrl.engines.protocol import Capabilities
 from lmrl.errors import PluginError, ResumeError, SettingsError, VocabularyError
 from lmrl.models import load, text_policy
@@ -65,6 +65,11 @@ def gkd(teacher, **settings):
     return {"name": "gkd", "teacher": str(teacher), **settings}
 
 
+def plain_steps(groups):
+    """Return SGD: AdamW makes a step of a gradient that is rounding alone."""
+    return torch.optim.SGD([one for group in groups for one in group.parameters], lr=1.0)
+
+
 def parameters(trainer):
     return torch.cat([one.detach().flatten() for one in trainer.policy.model.parameters()])
 
@@ -94,7 +99,7 @@ def test_chunks_change_neither_loss_nor_gradient(tiny_folder, teacher_folder, mo
     for kept, chunk in ((2**26, 2**24), (0, 40)):
         monkeypatch.setattr(text_policy, "KEPT_ENTRIES", kept)
         monkeypatch.setattr(text_policy, "CHUNK_ENTRIES", chunk)
-        with trainer_of(tiny_folder, gkd(teacher_folder)) as trainer:
+        with trainer_of(tiny_folder, gkd(teacher_folder), torch_optimizer=plain_steps) as trainer:
             metrics = trainer.step()
             found.append((metrics["optimizer/loss"], parameters(trainer)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
@@ -170,7 +175,7 @@ def test_a_mixture_draws_each_token_from_the_product_of_powers(tiny_folder, adap
     with trainer_of(tiny_folder, spec, temperature=0.8, **settings) as trainer:
         for _ in trainer.steps(2):
             pass
-        requests = trainer.source.prompts.batch(1).requests(trainer.texts.spec, 5)
+        requests = requests_of(trainer.texts.training_ids * 2, trainer.texts.spec, 5)
         for response in drawn_with(trainer, "mixed", requests):
             ids = torch.tensor([[*response.request.ids, *response.ids]])
             first = len(response.request.ids) - 1
@@ -277,8 +282,8 @@ def test_pairs_with_further_responses_hold_each_groups_own(tiny_folder):
 
 @pytest.mark.parametrize("name", ["xpo", "nash_md"])
 def test_opponents_make_a_run_better(tiny_folder, name):
-    optimizer = {"name": name} | ({"beta": 0.1} if name == "xpo" else {"temperature": 0.3})
-    settings = {"prompts_per_update": 8, "group_size": 4, "learning_rate": 0.02, "beta": 0.02}
+    own, settings = ({"beta": 0.1}, {}) if name == "xpo" else ({"temperature": 0.3}, {"beta": 0.02})
+    optimizer, settings = {"name": name, **own}, settings | {"group_size": 8, "learning_rate": 0.02}
     with trainer_of(tiny_folder, optimizer, **settings) as trainer:
         rewards = [metrics["rollout/reward"] for metrics in trainer.steps(25)]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
