@@ -160,7 +160,8 @@ class _TablePolicy(LocalPolicy):
         rows, mask = batch.inputs.rows, batch.action_mask
         values = None if self.values is None else self.values[rows][mask]
         outputs = StateOutputs(self.logits[rows][mask], values)
-        return TextEvaluation(outputs, batch.inputs.actions, mask, self.spec)
+        counted = mask[batch.inputs.action_mask(mask.shape[1])]  # rows of a tie count for nothing
+        return TextEvaluation(outputs, batch.inputs.actions[counted], mask, self.spec)
 
     def other(self, name: str) -> OtherPolicy:
         """Return a model beside the policy."""
