@@ -20,14 +20,17 @@ REFERENCE = "reference"
 class NamedModel:
     """A model that is evaluated (``policy.evaluate(batch, "name")``) and sampled (``Request(model="name")``).
 
-    ``path`` is a folder or hub id with the policy's vocabulary; None is a copy of the policy as it starts. An empty
-    path is an error that names ``setting``. With ``decay`` below 1 the model follows the policy: after every update it
-    becomes decay * model + (1 - decay) * policy, an exponential moving average. Otherwise it is frozen.
+    Raises ``SettingsError`` for a ``decay`` out of range, and for one below 1 together with a ``path``.
     """
 
     path: str | None = None
+    """Folder or hub id of a model with the policy's vocabulary; None is a copy of the initial policy. An empty path
+    raises an error that names ``setting``."""
     decay: float = 1.0
+    """Weight of the model in the moving average decay * model + (1 - decay) * policy after every update; 1 is a frozen
+    model."""
     setting: str = ""
+    """Setting that ``path`` comes from, for error messages."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:
@@ -43,12 +46,10 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A geometric mixture of models, to be sampled: log p = sum of weight * log p_name, renormalized in each state.
-
-    ``weights`` are by the models' names, ``"policy"`` and ``"reference"`` included.
-    """
+    """A geometric mixture of models, to be sampled: log p = sum of weight * log p_name, renormalized in each state."""
 
     weights: Mapping[str, float]
+    """Weights by the models' names, ``"policy"`` and ``"reference"`` included."""
 
 
 def no_such_model(name: str, known: Iterable[str]) -> PluginError:

@@ -1,7 +1,7 @@
-"""Experience other than rollouts: preference pairs, labelled answers and logged trajectories.
+"""Experience other than rollouts: preference pairs, labelled responses and logged trajectories.
 
 Like ``lmrl.algorithms.rollout.Batch`` they are rows with an ``action_mask``, a ``group`` and ``row_lengths``, so that
-the trainer cuts, counts and averages all of them alike. A row whose mask is all false counts for nothing.
+the trainer cuts, counts and averages all of them alike. A row whose mask is all false is ignored.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Responses:
 
     @property
     def reference_logprobs(self) -> Tensor:
-        """The frozen reference's log-probabilities of the answers' tokens, (B, T)."""
+        """Log-probabilities of the responses' tokens under the reference model, (B, T)."""
         if "reference_logprobs" not in self.declared:
             raise UndeclaredNeed(
                 "reference_logprobs was read, but the optimizer's spec does not declare it; register it with "
@@ -158,7 +158,7 @@ class PairBatch(_RowsAlone):
 
     @property
     def action_mask(self) -> Tensor:
-        """True on the tokens of both answers, (P, T + T')."""
+        """True on the tokens of both responses, (P, T + T')."""
         return torch.cat([self.chosen.action_mask, self.rejected.action_mask], dim=1)
 
     @property
@@ -195,7 +195,7 @@ class LabelledBatch(_RowsAlone):
 
     @property
     def action_mask(self) -> Tensor:
-        """True on the tokens of the answers, (B, T)."""
+        """True on the tokens of the responses, (B, T)."""
         return self.responses.action_mask
 
     @property
@@ -221,7 +221,7 @@ class TrajectoryBatch(_RowsAlone):
 
     @property
     def action_mask(self) -> Tensor:
-        """True on the tokens of the answers, (B, T)."""
+        """True on the tokens of the responses, (B, T)."""
         return self.responses.action_mask
 
     @property

@@ -31,12 +31,7 @@ def entropy(logprobs: Tensor) -> Tensor:
 
 
 def distribution_kl(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) over the last dimension of log-probabilities (..., V), in nats; -inf in ``p`` contributes 0.
-
-    >>> half, sure = torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, 0.0]).log()
-    >>> round(float(distribution_kl(sure, half)), 4)
-    0.6931
-    """
+    """Return KL(p || q) over the last dimension of log-probabilities (..., V); -inf in ``p`` contributes 0."""
     reached = p > -torch.inf
     return (p.exp() * (p.masked_fill(~reached, 0) - q.masked_fill(~reached, 0))).sum(-1)
 

@@ -192,7 +192,7 @@ class LogitsProcessor(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         ...
 
 
@@ -209,10 +209,8 @@ class Loss:
 class PolicyOptimizer:
     """Base class of policy optimizers: write ``advantages`` and ``loss``, and register an ``OptimizerSpec``.
 
-    The other methods are there for algorithms that need more, and cost nothing where they are not written. An
-    optimizer of preference pairs or labelled answers (``Needs.experience``) writes ``loss`` alone.
-
-    ``Settings`` is the dataclass of the optimizer's own configuration section; its field docstrings are the help.
+    The other methods are optional. An optimizer of preference pairs or labelled responses (``Needs.experience``) writes
+    ``loss`` alone.
     """
 
     Settings: ClassVar[type[OptimizerSettings]] = OptimizerSettings
@@ -222,21 +220,22 @@ class PolicyOptimizer:
         self.settings = settings
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Assign credit to every action of a rollout (once per rollout, without gradients)."""
+        """Return the weight of every action of a rollout batch; called once per rollout batch, without gradients."""
         raise TypeError(f"{type(self).__name__} does not define advantages(rollout)")
 
     def loss(self, policy: Policy, batch: Any) -> Loss:
-        """Return the loss of every token or row of a batch (once per microbatch, with gradients).
+        """Return the loss of every token or row of a batch; called once per microbatch, with gradients.
 
-        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``, by what it learns from.
+        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``, as ``Needs.experience`` says.
         """
         raise TypeError(f"{type(self).__name__} does not define loss(policy, batch)")
 
     def pairs(self, rollout: Rollout) -> PairBatch:
-        """Make preference pairs of a rollout; an optimizer that writes this learns from them, without advantages.
+        """Return preference pairs of a rollout batch; an optimizer that writes this learns from pairs, without
+        advantages.
 
-        Called once per rollout and rank. Every group must give as many pairs on every rank; those that say nothing
-        are marked as not kept (``PairBatch.from_rollout``).
+        Called once per rollout batch and rank. Every group must give the same number of pairs on every rank; mark
+        uninformative pairs as not kept (``PairBatch.from_rollout``).
         """
         raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
 
@@ -255,11 +254,11 @@ class PolicyOptimizer:
         return {}
 
     def informative(self, scores: Tensor, group: Tensor) -> Tensor:
-        """Say which rows (B,) are worth learning from; groups with a row that is not are sampled anew (DAPO, eq. 11).
+        """Return a mask (B,) of rows worth learning from; groups with other rows are sampled again (DAPO, eq. 11).
 
-        ``train.resamples`` says how often at the most; what still says nothing then is kept, so that batches stay as
-        large as they were asked for. Called once per round and rank, with the rows whose score was not withheld. An
-        algorithm that does so only by a setting registers a ``build`` that returns a subclass with this method.
+        ``train.resamples`` limits the repetitions; groups that are uninformative after the last one are kept, so that
+        the batch keeps its size. Called once per repetition and rank, with the scored rows. If a setting switches it
+        on, register a ``build`` that returns a subclass with this method.
         """
         return torch.ones_like(group, dtype=torch.bool)
 
@@ -271,9 +270,9 @@ class PolicyOptimizer:
         return {}
 
     def step(self, minibatch: Minibatch) -> Mapping[str, float]:
-        """Move ``minibatch.parameters`` in a way of the optimizer's own, and return numbers to log.
+        """Change ``minibatch.parameters`` in place of AdamW's step, and return numbers to log.
 
-        Called in place of AdamW's step, which still moves a value function.
+        AdamW still steps a value function.
         """
         raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
 
@@ -298,33 +297,34 @@ class PolicyOptimizer:
     def processor(
         self, model: Any, spec: SamplingSpec, autocast: Callable[[], AbstractContextManager[Any]]
     ) -> LogitsProcessor | None:
-        """Return what restricts the tokens that are drawn and evaluated, if anything.
+        """Return a processor that restricts the tokens that are drawn and evaluated, or None.
 
-        ``model`` is the policy's language model at the start, ``spec`` says how it is sampled, ``autocast`` makes the
-        context that it is trained in. Engines without ``Capabilities(logits_processors=True)`` are refused.
+        ``model`` is the language model of the initial policy, ``spec`` the sampling distribution, ``autocast`` makes
+        the context that the model is trained in. Engines without ``Capabilities(logits_processors=True)`` raise an
+        error.
         """
         return None
 
     def after_step(self, policy: Policy) -> None:
-        """Do what follows every gradient step, such as moving target copies of ``heads``."""
+        """Called after every optimizer step, for example to update target copies of ``heads``."""
         return None
 
     def should_stop(self, metrics: Mapping[str, float]) -> bool:
-        """Say whether to leave out this minibatch's step and the rest of this rollout's epochs (a target KL, say).
+        """Return True to skip this minibatch's step and the remaining epochs, for example at a target KL.
 
-        Called before each step with the minibatch's averaged metrics; the default never stops.
+        Called before each step with the minibatch's averaged metrics; the default is False.
         """
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a resume (a running baseline, say): JSON-like values and tensors."""
+        """Return the checkpoint state, such as a running baseline: JSON-like values and tensors."""
         return {}
 
     def defines(self, method: str) -> bool:
-        """Say whether the optimizer writes this optional method itself."""
+        """Return True if the optimizer writes this optional method itself."""
         return getattr(type(self), method) is not getattr(PolicyOptimizer, method)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")

@@ -176,7 +176,7 @@ class Rollout(_Renamed):
     turn: Tensor = None  # type: ignore[assignment]
     """Number of each action's turn in its trajectory, (B, T) int64; 0 by default."""
     further: tuple[Any, ...] = ()
-    """``further_responses``, empty without further requests."""
+    """Responses to the further requests, as ``further_responses`` returns them; empty without further requests."""
 
     def __post_init__(self) -> None:
         if self.proximal_logprobs is None:
@@ -203,7 +203,7 @@ class Rollout(_Renamed):
 
     @property
     def reference_logprobs(self) -> Tensor:
-        """The frozen reference's log-probabilities of the sampled actions, (B, T)."""
+        """Log-probabilities of the sampled actions under the reference model, (B, T)."""
         return self._declared("reference_logprobs")
 
     @property
