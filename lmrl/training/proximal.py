@@ -8,7 +8,7 @@ advantages (Espeholt et al. 2018, section 4.1; per token as in Yao et al. 2025).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,11 +32,19 @@ def proximal_logprobs(policy: Any, samples: Samples, token_budget: int) -> Tenso
     return found
 
 
-def importance_weights(proximal: Tensor, sampler: Tensor, mask: Tensor, cap: float) -> Tensor:
+def importance_weights(
+    proximal: Tensor, sampler: Tensor, mask: Tensor, cap: float, level: Literal["token", "sequence"] = "token"
+) -> Tensor:
     """Return min(proximal / sampler, ``cap``) per token (B, T), 0 outside the mask; the arguments are logarithms.
+
+    At the level of sequences each token has the ratio of its whole row, the product over its actions. That is unbiased
+    without a cap; a token's own ratio leaves out that earlier tokens were drawn from another distribution, too.
 
     >>> one, two = torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)
     >>> importance_weights(one, two, torch.ones(1, 2, dtype=torch.bool), cap=2.0).tolist()
     [[1.0, 2.0]]
     """
-    return (proximal - sampler).exp().clamp_max(cap).masked_fill(~mask, 0)
+    log_ratio = proximal - sampler
+    if level == "sequence":
+        log_ratio = log_ratio.sum(1, keepdim=True).expand_as(log_ratio)
+    return log_ratio.exp().clamp_max(cap).masked_fill(~mask, 0)

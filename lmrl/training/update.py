@@ -180,9 +180,8 @@ class Updater:
 
     def _corrected(self, batch: Batch, total: MetricMeans) -> Batch:
         """Return the batch with advantages that are weighted for samples of another distribution, unless opted out."""
-        weights = importance_weights(
-            batch.proximal_logprobs, batch.sampler_logprobs, batch.loss_mask, self.settings.importance_cap
-        )
+        cap, level = self.settings.importance_cap, self.settings.importance_level
+        weights = importance_weights(batch.proximal_logprobs, batch.sampler_logprobs, batch.loss_mask, cap, level)
         total.add("importance_weight", weights, batch.loss_mask)
         total.add("importance_weight_squared", weights.square(), batch.loss_mask)
         return replace(batch, advantages=batch.advantages * weights) if self.needs.importance else batch

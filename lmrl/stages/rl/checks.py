@@ -57,6 +57,8 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
             f"kl.placement is 'loss', but optimizer {optimizer.name!r} learns from pairs, whose loss has no such "
             "penalty; set kl.placement=reward"
         )
+    if config.replay.share and needs.experience == "rollouts":
+        _check_replay(config, optimizer, settings)
     if config.train.separate_critic and optimizer.build(settings).defines("sampled_head"):
         raise SettingsError(
             f"train.separate_critic is true, but optimizer {optimizer.name!r} makes its policy of heads and the "
@@ -86,6 +88,28 @@ def check_settings(config: RLConfig, optimizer: OptimizerSpec, settings: Any, wi
 def lacks_reward(config: RLConfig) -> bool:
     """Return whether the configuration names no reward."""
     return config.reward.is_default and not config.reward_weights
+
+
+def _check_replay(config: RLConfig, optimizer: OptimizerSpec, settings: Any) -> None:
+    """Refuse to replay for what importance weights on advantages do not correct."""
+    built, kl = optimizer.build(settings), config.kl
+    reasons = {
+        "learns from pairs, which have no advantages to weight": built.defines("pairs"),
+        "declares Needs(importance=False), so weights would not correct its loss": not optimizer.needs.importance,
+        "makes further requests, whose scores would be of an older policy": built.defines("further_requests"),
+        "restricts the tokens that are drawn, by sets that change between updates": built.defines("processor"),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise SettingsError(
+                f"replay.share is {config.replay.share}, but optimizer {optimizer.name!r} {reason}; set "
+                "replay.share=0, or choose an optimizer such as reinforce, grpo or ppo"
+            )
+    if kl.beta > 0 and kl.placement == "loss":
+        raise SettingsError(
+            f"replay.share is {config.replay.share} and kl.placement is loss, where no importance weight corrects the "
+            "penalty; set kl.placement=reward, or kl.beta=0"
+        )
 
 
 def refuse_defaults(config: RLConfig, optimizer: OptimizerSpec, prompts_given: bool, reward_given: bool) -> None:

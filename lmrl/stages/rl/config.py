@@ -9,6 +9,7 @@ from lmrl.algorithms.kl import KLSettings
 from lmrl.config import PluginChoice, all_but, choice, only_if
 from lmrl.data.layouts.rows import RowSettings
 from lmrl.engines.settings import SamplingSettings
+from lmrl.errors import SettingsError
 from lmrl.models.adapters import AdapterSettings
 from lmrl.rewards.scorable import OnUnreadable
 from lmrl.training.settings import CheckpointSettings, RunSettings, require_at_least
@@ -38,6 +39,26 @@ class ScoringSettings:
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
         return only_if(self.concurrency != "none", "concurrency=thread or process", "workers")
+
+
+@dataclass
+class ReplaySettings:
+    """Groups of earlier updates that are learned from again."""
+
+    share: float = 0.0
+    """Share of an update's groups that are replayed, beside train.prompts_per_update new ones: 0.5 replays as many as
+    are new. 0 switches it off."""
+    updates: int = 4
+    """Updates whose groups are kept."""
+
+    def __post_init__(self) -> None:
+        require_at_least("replay", self, {"updates": 1})
+        if not 0 <= self.share < 1:
+            raise SettingsError(f"replay.share is {self.share}; expected a number from 0 to below 1")
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.share > 0, "share above 0", "updates")
 
 
 @dataclass
@@ -101,6 +122,8 @@ class RLConfig:
     """Policy optimizer, by name."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """Batch size and optimization settings."""
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    """Earlier groups that are learned from again."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     """Low-rank adapter, if one is trained."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -121,7 +144,7 @@ class RLConfig:
         samples, evaluates = needs.experience == "rollouts", self.evaluation.prompts > 0
         reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
         found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
-        found |= only_if(samples, "the optimizer.name of one that samples", "prompt_sampler")
+        found |= only_if(samples, "the optimizer.name of one that samples", "prompt_sampler", "replay")
         kl = [f"kl.{name}" for name in all_but(self.kl, "log_reference")]
         found |= only_if(samples, "the optimizer.name of one that samples", *kl, "train.group_size", "train.resamples")
         found |= only_if(

@@ -86,11 +86,11 @@ def _exchange(
     ]
     prompts = join_records([old_prompts, new_prompts]).select(rows)
     chosen = torch.tensor(rows, device=old.scores.device)
-    scored = join_records(_with_the_same_parts([old, new])).select(chosen)
+    scored = join_records(with_the_same_parts([old, new])).select(chosen)
     return replace(scored, samples=scored.samples.narrow()), prompts
 
 
-def _with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
+def with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
     """Return the records with 0 for terms of the reward that only others have: where all rows were truncated."""
     names = sorted({name for record in records for name in record.score_parts})
     return [

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from lmrl.stages.rl.resampling import resample
 from lmrl.stages.rl.rollouts import PromptBatch, RolloutMaker
 from lmrl.training.trainer import Drawn
 from lmrl.training.update import MetricMeans, require_finite
+
+if TYPE_CHECKING:
+    from lmrl.stages.rl.replay import ReplayBuffer
 
 logger = logging.getLogger(__name__)
 SHUFFLED = "shuffled"
@@ -103,7 +106,7 @@ class PromptSource:
     """Samples the prompts of each update from the policy as it is, with the KL coefficient of ``controller``.
 
     ``resamples`` is how often uninformative groups are sampled anew at the most. ``frozen`` is the reference where it
-    is a copy of the starting policy.
+    is a copy of the starting policy. ``replay`` adds groups of earlier updates.
     """
 
     def __init__(
@@ -116,10 +119,11 @@ class PromptSource:
         resamples: int,
         seed: int,
         frozen: TextPolicy | None = None,
+        replay: ReplayBuffer | None = None,
     ) -> None:
         self.maker, self.prompts, self.optimizer = maker, prompts, optimizer
         self.controller, self.accelerator = controller, accelerator
-        self.resamples, self.seed, self.frozen = resamples, seed, frozen
+        self.resamples, self.seed, self.frozen, self.replay = resamples, seed, frozen, replay
         self._further = optimizer.further_requests if optimizer.defines("further_requests") else None
         self._selects = optimizer.defines("informative")
         self._checked = False
@@ -135,13 +139,19 @@ class PromptSource:
         with self.accelerator.autocast():
             with errors_named(f"update {update}"):
                 maker.publish(updates)
-                scored, metrics = self.sample(update)
+                fresh, metrics = self.sample(update)
             sampled = time.perf_counter()
-            self._check(scored, updates)
+            self._check(fresh, updates)
+            scored = fresh
+            if self.replay is not None:
+                scored, replayed = self.replay.mixed(update, fresh)
+                metrics |= replayed
             reference = maker.reference_logprobs(scored.samples) if maker.scores_reference else None
             rollout = maker.complete(scored, reference, beta)
-        kl_rows = None if reference is None else (rollout.proximal_logprobs - reference).sum(1)
-        metrics |= self._finite(self.means(scored, kl_rows), update)
+        # Replayed groups stand below the new ones, which alone are of this policy, and so are the metrics.
+        new = len(fresh.scores)
+        kl_rows = None if reference is None else (rollout.proximal_logprobs - reference)[:new].sum(1)
+        metrics |= self._finite(self.means(fresh, kl_rows), update)
         if {"rollout/reward", "rollout/kl"} <= metrics.keys():
             metrics["rollout/objective"] = metrics["rollout/reward"] - beta * metrics["rollout/kl"]
         metrics |= {
@@ -149,9 +159,9 @@ class PromptSource:
             "time/sample_seconds": sampled - start,
             "time/score_seconds": time.perf_counter() - sampled,
         }
-        histograms = {"rollout/lengths": scored.samples.inputs.action_counts.cpu().numpy()}
-        if bool(scored.scored.any()):
-            histograms["rollout/rewards"] = scored.scores[scored.scored].cpu().numpy()
+        histograms = {"rollout/lengths": fresh.samples.inputs.action_counts.cpu().numpy()}
+        if bool(fresh.scored.any()):
+            histograms["rollout/rewards"] = fresh.scores[fresh.scored].cpu().numpy()
         return Drawn(rollout, metrics, metrics["rollout/tokens"], self.prompts.rows, histograms)
 
     def close(self) -> None:
@@ -159,10 +169,13 @@ class PromptSource:
         self.maker.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the prompt sampler, where it is not the default one."""
-        if self.prompts.name == SHUFFLED:
-            return {}
-        return {"prompt_sampler": {"name": self.prompts.name, "state": self.prompts.sampler.state_dict()}}
+        """Return the state of the prompt sampler, where it is not the default one, and of a replay buffer."""
+        found: dict[str, Any] = {}
+        if self.prompts.name != SHUFFLED:
+            found["prompt_sampler"] = {"name": self.prompts.name, "state": self.prompts.sampler.state_dict()}
+        if self.replay is not None:
+            found["replay"] = self.replay.state_dict()
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned; raises ``ResumeError`` for another sampler."""
@@ -173,6 +186,8 @@ class PromptSource:
                 "set the name back, or start a new run from the checkpoint with model=FOLDER"
             )
         self.prompts.sampler.load_state_dict(stored["state"])
+        if self.replay is not None and "replay" in state:
+            self.replay.load_state_dict(state["replay"])
 
     def sample(self, update: int) -> tuple[Scored, dict[str, float]]:
         """Sample an update's prompts, and others for groups from which the optimizer can learn nothing."""

@@ -27,7 +27,13 @@ def make_source(checked: Checked, texts: Texts, maker: RolloutMaker, updater: Up
     if isinstance(reference, FrozenReference) and not config.reference and maker.processor is None:
         frozen = TextPolicy(reference.policy, texts.spec, with_values=False)
     resamples, seed = config.train.resamples, config.run.seed
-    return PromptSource(maker, stream, updater.optimizer, updater.controller, accelerator, resamples, seed, frozen)
+    replay = None
+    if config.replay.share:
+        from lmrl.stages.rl.replay import ReplayBuffer
+
+        replay = ReplayBuffer(config.replay, config.train.prompts_per_update, seed, accelerator)
+    controller = updater.controller
+    return PromptSource(maker, stream, updater.optimizer, controller, accelerator, resamples, seed, frozen, replay)
 
 
 def _prompt_stream(checked: Checked, texts: Texts) -> PromptStream:
