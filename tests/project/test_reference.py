@@ -16,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "reference"
-DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 TITLE = re.compile(r"^# (\S+)$", re.MULTILINE)
 MODULES = sorted(title for path in PAGES.glob("*.md") for title in TITLE.findall(path.read_text(encoding="utf-8")))
 PUBLIC = [

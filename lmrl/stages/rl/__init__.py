@@ -1,4 +1,4 @@
-"""Optimise a policy by reinforcement learning: ``rl(RLConfig(...))``."""
+"""Reinforcement learning of a policy: ``rl(RLConfig(...))``, or ``RLTrainer``."""
 
 from typing import TYPE_CHECKING
 
