@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 
 import pytest
+import torch
 
+from lmrl import Advantages, Loss, OptimizerSettings, OptimizerSpec, PolicyOptimizer, RLTrainer
 from lmrl.plugins import PluginManager, hookspecs
 from lmrl.plugins import specs as records
 from lmrl.plugins.checks import HOOKS
@@ -55,3 +58,46 @@ def test_the_examples_load_as_plugins(page, tmp_path):
         files[-1].write_text(body, encoding="utf-8")
     assert len(files) >= len(HOOKS)
     PluginManager(files, entry_points=[], strict=True)
+
+
+RETURNED = {
+    "advantages": lambda rollout: Advantages(rollout.rewards),
+    "after_step": lambda policy: None,
+    "further_requests": lambda group: [],
+    "heads": lambda width, actions: {},
+    "informative": lambda scores, group: torch.ones_like(group, dtype=torch.bool),
+    "load_state_dict": lambda state: None,
+    "loss": lambda policy, batch: Loss(-batch.advantages * policy.evaluate(batch).logprobs),
+    "models": dict,
+    "parameter_groups": lambda heads: (),
+    "processor": lambda model, spec, autocast: None,
+    "sampled_head": copy.deepcopy,
+    "should_stop": lambda metrics: False,
+    "state_dict": dict,
+    "statistics": lambda policy, batch: {},
+    "step": lambda minibatch: {},
+}
+"""A function for each method of an optimizer that samples; ``pairs`` takes the place of ``advantages``."""
+
+
+def test_the_trainer_calls_the_methods_in_the_order_of_the_page(page, tmp_path):
+    calls = []
+
+    def recorded(name):
+        return lambda self, *arguments: calls.append(name) or RETURNED[name](*arguments)
+
+    optimizer = type("Recorded", (PolicyOptimizer,), {name: recorded(name) for name in RETURNED})
+    spec = OptimizerSpec("recorded", optimizer, OptimizerSettings)
+    sizes = {"prompts_per_update": 2, "group_size": 1, "max_new_tokens": 4, "device": "cpu"}
+    with RLTrainer(
+        optimizer=spec, prompts=["One", "Two"], reward=lambda prompts, responses: [1.0, 0.0], **sizes
+    ) as trainer:
+        made = set(calls)
+        calls.clear()
+        trainer.step()
+        trainer.restore(trainer.save(tmp_path / "checkpoint"))
+    table = re.search(r"^\| moment \| calls \|\n\|---\|---\|\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)[1]
+    first, *rows = [[name for name in re.findall(r"`(\w+)`", row) if name in RETURNED] for row in table.splitlines()]
+    assert set(first) == made
+    assert [name for row in rows for name in row] == list(dict.fromkeys(calls))
+    assert made | set(calls) == set(RETURNED)
