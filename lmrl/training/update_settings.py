@@ -36,8 +36,8 @@ class TrainSettings:
     """The largest weight that corrects a token for samples of another distribution than the policy's. Used in lower
     precision, with engines whose log-probabilities are not exact, and for replayed samples."""
     importance_level: Literal["token", "sequence"] = "token"
-    """token: each token is weighted by its own ratio; sequence: by that of its whole response, which is unbiased below
-    the cap and varies more."""
+    """Unit of an importance weight. token: each token has its own ratio; sequence: the ratio of the whole response,
+    which is unbiased below the cap and varies more."""
     resamples: int = 3
     """For optimizers that sample uninformative groups anew: how often at the most in one update."""
     critic_warmup_updates: int = 0
