@@ -43,8 +43,11 @@ def require_linear_head(model: Any) -> nn.Linear:
 
 @contextmanager
 def replaced_head(model: Any, head: nn.Linear) -> Iterator[Any]:
-    """Let the model have another LM head for a while, which is tied to nothing."""
+    """Let the model have another LM head for a while, which is tied to nothing. Its own one changes nothing."""
     own = model.get_output_embeddings()
+    if head is own:
+        yield model
+        return
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     tied = [config.tie_word_embeddings for config in configs]
     model.set_output_embeddings(head)

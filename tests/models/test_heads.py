@@ -12,6 +12,7 @@ from lmrl.algorithms.experience import Responses
 from lmrl.engines import SamplingSpec
 from lmrl.models import PolicyModel, load
 from lmrl.models.text_policy import TextPolicy
+from lmrl.stories import MODEL_PATH
 from lmrl.testing import write_tiny_model
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.update_settings import TrainSettings
@@ -91,3 +92,21 @@ def test_heads_are_saved_by_name_and_restored_with_the_lm_head_that_is_trained(f
     expected = policy.state_dict()
     assert again.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+
+
+class OwnHead(Headed):
+    """Samples from the head that is trained."""
+
+    def sampled_head(self, lm_head):
+        return lm_head
+
+
+@torch.no_grad()
+def test_the_trained_head_may_be_the_one_that_is_sampled(tmp_path):
+    policy = PolicyModel(load(MODEL_PATH).model, optimizer=OwnHead(OptimizerSettings()))
+    assert policy.model.config.tie_word_embeddings
+    (tmp_path / "saved").mkdir()
+    policy.save(tmp_path / "saved", MODEL_PATH)
+    expected = policy.model.state_dict()
+    found = load(tmp_path / "saved").model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
