@@ -52,7 +52,7 @@ def rollouts(trainer, count):
 
 
 def test_old_groups_stand_below_the_new_ones_and_are_completed_by_todays_policy(tiny_folder):
-    trainer = trainer_of(tiny_folder, replay={"share": 0.5, "updates": 2}, beta=0.3, importance_cap=100.0)
+    trainer = trainer_of(tiny_folder, replay={"share": 0.5, "window": 2}, beta=0.3, importance_cap=100.0)
     found, metrics, now = rollouts(trainer, 4)
     assert [len(rollout) for rollout in found] == [12, 24, 24, 24]
     assert [one["replay/share"] for one in metrics] == [0, 0.5, 0.5, 0.5] and "replay/age" not in metrics[0]
@@ -100,7 +100,7 @@ def test_metrics_of_the_rollout_are_of_the_new_groups(tiny_folder):
 
 @pytest.mark.parametrize("optimizer", ["grpo", "ppo", {"name": "grpo", "dynamic_sampling": True}], ids=str)
 def test_a_restored_trainer_continues_bit_for_bit(tiny_folder, tmp_path, optimizer):
-    changes = {"optimizer": optimizer, "replay": {"share": 0.5, "updates": 3}, "reward": cats}
+    changes = {"optimizer": optimizer, "replay": {"share": 0.5, "window": 3}, "reward": cats}
     whole, first, again = (trainer_of(tiny_folder, **changes) for _ in range(3))
     expected = [numbers(metrics) for metrics in whole.steps(5)]
     list(first.steps(2))
@@ -208,7 +208,7 @@ def test_weights_without_a_cap_give_the_update_of_the_policys_own_samples(tokens
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_old_samples_are_learned_from(tiny_folder, level):
     changes = {"prompts_per_update": 4, "group_size": 8, "max_new_tokens": 4, "beta": 0.0, "importance_level": level}
-    trainer = trainer_of(tiny_folder, replay={"share": 0.75, "updates": 3}, **changes)
+    trainer = trainer_of(tiny_folder, replay={"share": 0.75, "window": 3}, **changes)
     rewards = [metrics["rollout/reward"] for metrics in trainer.steps(12)]
     assert sum(rewards[-3:]) > sum(rewards[:3]) + 1.0
 
@@ -222,9 +222,9 @@ def test_old_samples_are_learned_from(tiny_folder, level):
         ({"optimizer": "nlpo"}, "optimizer 'nlpo' restricts the tokens that are drawn"),
         ({"kl": {"placement": "loss"}}, "kl.placement is loss, where no importance weight corrects the penalty"),
         ({"replay": {"share": 1.0}}, "replay.share is 1.0; expected a number from 0 to below 1"),
-        ({"replay": {"share": 0.5, "updates": 0}}, "replay.updates is 0"),
+        ({"replay": {"share": 0.5, "window": 0}}, "replay.window is 0"),
         ({"replay": {"share": 0.01}}, "replay.share is 0.01, so 0 groups are replayed beside the 4 new ones"),
-        ({"replay": {"updates": 3}}, r"replay\.updates is set as a keyword, but this run reads it only with"),
+        ({"replay": {"window": 3}}, r"replay\.window is set as a keyword, but this run reads it only with"),
     ],
     ids=str,
 )
@@ -270,7 +270,7 @@ def test_two_processes_replay_the_groups_of_one(tiny_folder, tmp_path):
             "sampling": {"max_new_tokens": 4},
             "train": {"updates": 3, "prompts_per_update": 4, "group_size": 3, "learning_rate": 0.003},
             "optimizer": {"name": "grpo", "grpo": {"minibatches": 1}},
-            "replay": {"share": 0.5, "updates": 2},
+            "replay": {"share": 0.5, "window": 2},
             "evaluation": {"prompts": 0},
             "trackers": [],
         }

@@ -48,17 +48,17 @@ class ReplaySettings:
     share: float = 0.0
     """Share of an update's groups that are replayed, beside train.prompts_per_update new ones: 0.5 replays as many as
     are new. 0 switches it off."""
-    updates: int = 4
+    window: int = 4
     """Updates whose groups are kept."""
 
     def __post_init__(self) -> None:
-        require_at_least("replay", self, {"updates": 1})
+        require_at_least("replay", self, {"window": 1})
         if not 0 <= self.share < 1:
             raise SettingsError(f"replay.share is {self.share}; expected a number from 0 to below 1")
 
     def unread(self) -> dict[str, str]:
         """Return the settings that nothing reads as the others are, each with the one that it needs."""
-        return only_if(self.share > 0, "share above 0", "updates")
+        return only_if(self.share > 0, "share above 0", "window")
 
 
 @dataclass

@@ -81,7 +81,7 @@ class ReplayBuffer:
             from accelerate.utils import gather_object
 
             records = gather_object(records)
-        kept = [group for group in self.groups if group.update > update - self.settings.updates]
+        kept = [group for group in self.groups if group.update > update - self.settings.window]
         self.groups = kept + [StoredGroup(update, record) for record in records]
 
 
