@@ -189,7 +189,7 @@ def test_evaluation_is_there_where_prompts_are_held_out(tiny_folder):
         ({"limit": 2}, "unknown setting 'limit'"),
         ({"run": {"folder": "run"}}, "run.folder is of run folders"),
         ({"train": 3}, "train is 3; expected a mapping of settings"),
-        ({"clip_range": 0.1}, "unknown setting 'clip_range'"),
+        ({"clip_range": 0.1}, r"the optimizer grpo; pass optimizer=\{'name': 'grpo', 'clip_range': ...\}"),
         ({"value_learning_rate": 0.1}, "train.value_learning_rate is set as a keyword, but this run reads it"),
         ({"every": 2}, r"the setting 'every' is in 2 sections; say which one: evaluation=\{'every': ...\} or"),
     ],

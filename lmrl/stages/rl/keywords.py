@@ -9,6 +9,7 @@ from lmrl.config import PluginChoice, build, refuse_unread
 from lmrl.config.types import field_types, is_section
 from lmrl.errors import SettingsError, unknown
 from lmrl.plugins import PluginManager
+from lmrl.plugins.specs import OptimizerSpec
 from lmrl.stages.rl.config import RLConfig
 
 SECTIONS = tuple(
@@ -36,7 +37,7 @@ def config_of(
     top = [name for name in field_types(RLConfig) if name not in ("model", "optimizer", "prompts", "reward", "data")]
     given: list[str] = []
     for name in sorted(settings, key=lambda name: name not in top):  # sections first, whatever the order
-        path = name if name in top else _path_of(name, top)
+        path = name if name in top else _path_of(name, top, plugins.optimizers().get(table["optimizer"]["name"]))
         section, _, inside = path.rpartition(".")
         if not section:
             table[path] = _whole(path, settings[name])
@@ -57,7 +58,7 @@ def config_of(
     return config
 
 
-def _path_of(name: str, top: Sequence[str]) -> str:
+def _path_of(name: str, top: Sequence[str], optimizer: OptimizerSpec | None) -> str:
     """Return the only section that has a setting of this name, a dot, and the name."""
     kinds = field_types(RLConfig)
     places = [section for section in SECTIONS if name in field_types(kinds[section])]
@@ -65,6 +66,9 @@ def _path_of(name: str, top: Sequence[str]) -> str:
         examples = " or ".join(f"{place}={{{name!r}: ...}}" for place in places)
         raise SettingsError(f"the setting {name!r} is in {len(places)} sections; say which one: {examples}")
     if not places:
+        if optimizer is not None and name in field_types(optimizer.settings):
+            mapping = f"{{'name': {optimizer.name!r}, {name!r}: ...}}"
+            raise SettingsError(f"{name} is a setting of the optimizer {optimizer.name}; pass optimizer={mapping}")
         known = [*top, *(one for section in SECTIONS for one in field_types(kinds[section]))]
         raise SettingsError(unknown("setting", name, known))
     return f"{places[0]}.{name}"
