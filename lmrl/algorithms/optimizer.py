@@ -113,7 +113,7 @@ class Policy(Protocol):
 
 
 class Minibatch(Protocol):
-    """Whole minibatch over all ranks that ``step`` receives, in the microbatches that fit into memory."""
+    """The minibatch over all ranks that ``step`` receives, in microbatches that fit into memory."""
 
     @property
     def epoch(self) -> int:
@@ -129,7 +129,7 @@ class Minibatch(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """Trained parameters of the policy, without those of a value function.
 
-        Their ``grad`` is the gradient of the aggregated loss, clipped as the run's settings say.
+        Their ``grad`` is the gradient of the aggregated loss, clipped at ``train.max_gradient_norm``.
         """
         ...
 
@@ -161,7 +161,7 @@ class Minibatch(Protocol):
         ...
 
     def count_bytes(self) -> AbstractContextManager[Callable[[], int]]:
-        """Give a function that returns the bytes of the graphs made within the ``with``, parameters left out."""
+        """Return a context whose function returns the bytes of the graphs made inside it, without parameters."""
         ...
 
 
@@ -226,7 +226,8 @@ class PolicyOptimizer:
     def loss(self, policy: Policy, batch: Any) -> Loss:
         """Return the loss of every token or row of a batch; called once per microbatch, with gradients.
 
-        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``, as ``Needs.experience`` says.
+        ``batch`` is a ``Batch``, ``PairBatch``, ``LabelledBatch`` or ``TrajectoryBatch``; ``Needs.experience`` declares
+        it.
         """
         raise TypeError(f"{type(self).__name__} does not define loss(policy, batch)")
 
@@ -240,12 +241,12 @@ class PolicyOptimizer:
         raise TypeError(f"{type(self).__name__} does not define pairs(rollout)")
 
     def further_requests(self, group: Sequence[Request]) -> Sequence[Request]:
-        """Return further requests beside those of one group, to the same prompt: at temperature 0, or to other models.
+        """Return further requests to the prompt of one group, for example at temperature 0 or to another model.
 
-        As many for every group, K. Each has a seed of its own, whatever it is given. ``replace(group[0],
-        model="reference")`` asks the reference, and other names ask ``models``. The responses are scored:
-        ``rollout.further_scores`` (B, K). They are no rows of the rollout, so no advantage and no importance weight
-        belongs to them; ``rollout.further_responses`` has them, to make pairs of.
+        Return the same number K for every group. The trainer sets their seeds. ``replace(group[0], model="reference")``
+        asks the reference model, and other names ask ``models``. The responses are scored, ``rollout.further_scores``
+        (B, K), but they are no rows of the rollout: they have no advantages and no importance weights.
+        ``rollout.further_responses`` holds them, to make pairs of.
         """
         return []
 
@@ -277,12 +278,12 @@ class PolicyOptimizer:
         raise TypeError(f"{type(self).__name__} does not define step(minibatch)")
 
     def heads(self, width: int, actions: int) -> Mapping[str, nn.Module]:
-        """Make modules that read the policy's hidden states; called once, when the policy is made.
+        """Return modules by name that read the policy's hidden states; called once, when the policy is made.
 
         A module is called with the last hidden states (N, ``width``), in float32, and the ids of the actions taken
         (N,), and returns (..., N); ``loss`` reads that as ``policy.evaluate(batch).head(name)``. Parameters that
-        require gradients are trained at ``train.value_learning_rate``, unless ``parameter_groups`` says otherwise. All
-        are saved with each checkpoint, in ``<name>.safetensors``, and restored.
+        require gradients are trained at ``train.value_learning_rate``, or as ``parameter_groups`` declares. All are
+        saved with each checkpoint, in ``<name>.safetensors``, and restored.
         """
         return {}
 

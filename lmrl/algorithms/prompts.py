@@ -50,8 +50,9 @@ class PromptResults:
 class PromptSampler:
     """Base class of prompt samplers: write ``indices``, and ``observe`` if scores matter.
 
-    All ranks hold the same sampler, are told the same and must return the same. ``indices`` and ``further`` change
-    nothing: they depend on their arguments, the pool and what was observed. Then a resumed run is the undisturbed one.
+    Every rank holds the same sampler and passes it the same results, and must get the same prompts. ``indices`` and
+    ``further`` must not change the sampler: they depend on their arguments, the pool and the observed results. Then a
+    resumed run draws the same prompts as an uninterrupted one.
     """
 
     Settings: ClassVar[type]
@@ -78,10 +79,10 @@ class PromptSampler:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a resume: JSON-like values and tensors."""
+        """Return the checkpoint state: JSON-like values and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         if state:
             raise ResumeError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")

@@ -43,7 +43,7 @@ class RequestQueue:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Say that no request follows those that wait."""
+        """Declare that no request follows."""
         with self._changed:
             self._complete = True
             self._changed.notify_all()

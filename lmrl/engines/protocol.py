@@ -212,7 +212,7 @@ class Capabilities:
     adapters: bool = False
     """It can hold the base model once and be given adapters."""
     logits_processors: bool = False
-    """It drives the live module, so that whatever changes the module's logits changes what is drawn."""
+    """It drives the live module, so that a change of the module's logits changes the tokens that are drawn."""
     streaming: bool = False
     """It yields responses while it works on others."""
     several_models: bool = False
@@ -237,7 +237,7 @@ class WeightSource(Protocol):
         ...
 
     def module(self) -> AbstractContextManager[Any]:
-        """Give the live transformers module as it is to be sampled."""
+        """Return the live transformers module, as it is to be sampled, in a context."""
         ...
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -286,7 +286,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the engine holds: processes, connections. It starts anew when it is used again."""
+        """Free processes and connections. The engine starts again when it is next used."""
         ...
 
 

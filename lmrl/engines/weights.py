@@ -35,7 +35,7 @@ class LiveWeights:
 
     @contextmanager
     def module(self) -> Iterator[Any]:
-        """Give the module."""
+        """Return the module in a context."""
         yield self.model
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

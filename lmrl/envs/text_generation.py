@@ -80,10 +80,10 @@ class TextGenEnv(gym.Env[Observation, int]):
         return self._observe(), float(outcome.rewards[0]), terminated, truncated, info
 
     def set_action_logprob(self, logprob: float | None) -> None:
-        """Say how likely the policy found the action of the next step: log pi(a_t | s_t), in nats.
+        """Set the policy's log-probability of the action of the next step, log pi(a_t | s_t), in nats.
 
-        Used by one step, cleared by ``reset``; None takes it back. Needed before each step if ``beta > 0``, without
-        effect otherwise. Raises ``InvalidAction`` for a number that is not finite or above 0.
+        One step uses it, ``reset`` clears it, and None withdraws it. Set it before each step if ``beta > 0``; otherwise
+        it has no effect. Raises ``InvalidAction`` for a number that is not finite or above 0.
         """
         self._logprob = None if logprob is None else check_logprob(logprob)
 

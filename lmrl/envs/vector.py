@@ -128,10 +128,11 @@ class TextGenVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         return observation, outcome.rewards, outcome.terminated, truncated, infos
 
     def set_action_logprob(self, logprobs: Any) -> None:
-        """Say how likely the policy found the actions of the next step: log pi(a_t | s_t), (N,), in nats.
+        """Set the policy's log-probabilities of the actions of the next step, log pi(a_t | s_t), (N,), in nats.
 
-        Used by one step, cleared by ``reset``; None takes it back. Numbers of rows that are about to be reset are
-        ignored. Raises ``InvalidAction`` for a wrong shape and for numbers that are not finite or above 0.
+        One step uses them, ``reset`` clears them, and None withdraws them. Numbers of sub-environments that are about
+        to be reset are ignored. Raises ``InvalidAction`` for a wrong shape and for numbers that are not finite or above
+        0.
         """
         ignored = self._done if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
         self._logprobs = None if logprobs is None else check_logprobs(logprobs, ~ignored)

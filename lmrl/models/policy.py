@@ -132,7 +132,7 @@ class PolicyModel(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> PolicyModel:
-        """Keep evaluation mode whatever is asked: dropout is off in rollout and update alike."""
+        """Keep evaluation mode for any argument: dropout is off in rollout and update alike."""
         return super().train(False)
 
     @cached_property
@@ -217,7 +217,9 @@ class PolicyModel(nn.Module):
 
     @contextmanager
     def extracted(self) -> Iterator[Any]:
-        """Give the language model as it is sampled and saved: with the optimizer's head, the adapter merged."""
+        """Return the language model as it is sampled and saved, in a context: with the optimizer's head, the adapter
+        merged.
+        """
         with nullcontext(self.model) if self.adapter is None else self.adapter.plain() as model:
             if self._sampled_head is None:
                 yield model
@@ -259,7 +261,7 @@ class PolicyModel(nn.Module):
             save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / file)
 
     def restore(self, folder: Path, trust_remote_code: bool = False) -> None:
-        """Take back the model, or its adapter, and the heads that ``save`` wrote, bit for bit."""
+        """Restore the model, or its adapter, and the heads that ``save`` wrote, bit for bit."""
         from safetensors.torch import load_file
 
         if self.adapter is not None:
@@ -276,9 +278,9 @@ class PolicyModel(nn.Module):
         self.load_value_head(folder)
 
     def load_value_head(self, folder: Path) -> bool:
-        """Load the value function that ``save`` wrote, if there is one of this kind; say whether there was.
+        """Load the value function that ``save`` wrote, if there is one of this kind; return True if there was.
 
-        So it is with the optimizer's heads, of which the first brings the LM head that is trained.
+        The optimizer's heads are loaded too; the file of the first one holds the LM head that is trained.
         """
         from safetensors.torch import load_file
 

@@ -161,10 +161,10 @@ class PluginManager:
         return found + list(self._unregistered.values())
 
     def register_environments(self) -> None:
-        """Make the plugins' environments known to ``gymnasium.make``; ids that are registered already stay.
+        """Register the plugins' environments with Gymnasium; ids that are registered already stay.
 
-        An id that two plugins offer is an error when it is made. One that Gymnasium refuses is left out; ``conflicts``
-        says so.
+        An id that two plugins offer raises an error when it is made. An id that Gymnasium refuses is skipped and listed
+        in ``conflicts``.
         """
         for name, plugins in self._offered("environment").items():
             spec = plugins[0].specs["environment"][name]
@@ -190,7 +190,8 @@ class PluginManager:
     # What is observed.
 
     def observe(self, hook: str, **arguments: Any) -> None:
-        """Tell every observer, one after the other; what one raises is warned about once and stops nobody else.
+        """Call a hook of every observer in turn; an exception is shown as one warning, and the other observers are
+        called.
 
         ``KeyboardInterrupt`` and ``SystemExit`` pass.
         """

@@ -38,7 +38,7 @@ CHECKS: dict[str, Check] = {
     "constant_rewards": checks_learning.check_constant_rewards,
     "learning": checks_learning.check_learning,
 }
-"""Every check by its name; the first line of its docstring says what holds."""
+"""Every check by its name; the first line of its docstring is the property that it tests."""
 
 
 def check_optimizer(spec: OptimizerSpec, settings: Any = None, *, checks: Iterable[str] | None = None) -> None:

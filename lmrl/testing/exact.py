@@ -234,7 +234,7 @@ class ExactProblem:
         return float(reward - beta * kl)
 
     def measure(self, policy: PolicyModel | PolicyTable, beta: float) -> ExactMeasures:
-        """Return the objective of a policy, its terms, and how far it has come to the optimum."""
+        """Return the objective of a policy, its terms, and the distance to the optimum."""
         with torch.no_grad():
             table = policy if isinstance(policy, PolicyTable) else self.table(policy)
         return self.measure_of(table.log_probabilities, beta)

@@ -127,7 +127,7 @@ class ExactTrainer(Trainer):
         return Drawn(self.experience(torch.Generator().manual_seed(derive_seed(self.seed, "draws", updates + 1))))
 
     def step(self) -> dict[str, float]:
-        """Make the next update's data, learn from it once, and return the metrics."""
+        """Sample the next update's experience, learn from it once, and return the metrics."""
         metrics = super().step()
         self._table = None
         if self.support is not None:
@@ -163,7 +163,7 @@ class ExactTrainer(Trainer):
         return (torch.arange(count) + self.updates * count) % len(self.problem.prompts)
 
     def rollout(self, generator: torch.Generator) -> Rollout:
-        """Draw this update's groups from the policy; those that say nothing are drawn anew, as in the RL stage."""
+        """Sample this update's groups from the policy; uninformative groups are sampled again, as in the RL stage."""
         size = self.train.group_size
         distribution = self.table.log_probabilities
         prompts = self.prompts().repeat_interleave(size)

@@ -80,6 +80,6 @@ class Trainer:
         return metrics
 
     def steps(self, count: int) -> Iterator[dict[str, float]]:
-        """Make ``count`` updates and yield the metrics of each."""
+        """Yield the metrics of each of ``count`` updates."""
         for _ in range(count):
             yield self.step()

@@ -146,7 +146,7 @@ class Updater:
         return metrics | {"optimizer/steps": float(steps), **rates}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a resume beside the policy's weights."""
+        """Return the checkpoint state, without the policy's weights."""
         return {
             "update": self.updates,
             "updates": self.settings.updates,
@@ -156,7 +156,7 @@ class Updater:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         self.updates = int(state["update"])
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])

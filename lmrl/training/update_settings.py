@@ -39,7 +39,8 @@ class TrainSettings:
     """Unit of an importance weight. token: each token has its own ratio; sequence: the ratio of the whole response,
     which is unbiased below the cap and varies more."""
     resamples: int = 3
-    """For optimizers that sample uninformative groups anew: how often at the most in one update."""
+    """Limit of the rounds of sampling in one update in which optimizers with dynamic sampling replace uninformative
+    groups."""
     critic_warmup_updates: int = 0
     """First updates in which the value function learns alone and the policy stands still. The policy's warm-up and
     schedule begin after them."""
