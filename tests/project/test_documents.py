@@ -127,3 +127,11 @@ def test_the_index_names_every_page():
     for path in (ROOT / "docs").rglob("*.md"):
         name = str(path.relative_to(ROOT / "docs"))
         assert name == "README.md" or f"({name})" in index, f"docs/README.md does not link to {name}"
+
+
+def test_the_readme_names_every_optimizer():
+    table = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("## Built-in optimizers")[2].partition("\n## ")[0]
+    )
+    plugins = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["lmrl"]
+    assert set(plugins) - {"control", "suites"} <= set(re.findall(r"`(\w+)`", table))
