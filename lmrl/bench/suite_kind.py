@@ -18,18 +18,25 @@ class SuiteRun:
     """One cell of a suite's grid with one seed."""
 
     task: str
+    """Name of the task."""
     optimizer: str
+    """Name of the optimizer."""
     beta: float
+    """KL coefficient."""
     seed: int
+    """Number of the seed."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Result of a run. ``curve`` holds columns of one length, the first of which is what they are drawn over."""
+    """Result of a run."""
 
     metrics: dict[str, float]
+    """Metrics by name."""
     curve: dict[str, list[float]] = field(default_factory=dict)
+    """Columns of one length; they are drawn over the first one."""
     details: list[dict[str, Any]] = field(default_factory=list)
+    """Further records of the run, which ``SuiteKind.details`` prints."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,9 @@ class Metric:
     """Name of a metric in reports."""
 
     label: str
+    """Name in reports."""
     decimals: int = 3
+    """Digits after the point."""
     low: float = -math.inf
     """The least possible value: no interval goes below it."""
     high: float = math.inf
@@ -52,7 +61,7 @@ class SuiteKind(ABC):
     """A kind of suite. It holds no state: runs happen in other processes."""
 
     metrics: ClassVar[Mapping[str, Metric]]
-    """By name, in the order of reports."""
+    """Metrics by name, in the order of reports."""
     measure: str
     """The metric that suites compare unless they say another. More of it is better."""
     curves: tuple[str, ...] = ()
@@ -118,8 +127,8 @@ def substituted(table: Mapping[str, Any], beta: float) -> dict[str, Any]:
 
     Methods without a KL of their own in the reward have one in their loss.
 
-    >>> substituted({"beta": "beta", "epochs": 2}, 0.1)
-    {'beta': 0.1, 'epochs': 2}
+        >>> substituted({"beta": "beta", "epochs": 2}, 0.1)
+        {'beta': 0.1, 'epochs': 2}
     """
     values = {"beta": beta, "1/beta": 1 / beta if beta else 0.0}
     return {name: values.get(value, value) if isinstance(value, str) else value for name, value in table.items()}

@@ -49,20 +49,24 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A causal language model's name, tokenizer and sizes.
-
-    ``eos_ids`` holds every id that ends a response (several models have more than one). ``pad_id`` may equal one of
-    them: no mask of lmrl is ever derived from it.
-    """
+    """A causal language model's name, tokenizer and sizes."""
 
     path: str
+    """Folder or hub id of the model."""
     codec: TextCodec
+    """Tokenizer."""
     eos_ids: tuple[int, ...]
+    """Every token id that ends a response; several models have more than one."""
     bos_id: int | None
+    """Token id that begins a text, if there is one."""
     pad_id: int | None
+    """Token id of padding, if there is one. It may equal an EOS id: no mask of lmrl is derived from it."""
     context_length: int
+    """Limit of the tokens of prompt and response together."""
     vocab_size: int
+    """Number of rows of the embedding table."""
     sliding_window: int | None = None
+    """Number of tokens that attention reads back, if it is limited."""
     files: Path | None = None
     """Folder of the tokenizer's files; of a hub id, in the local cache."""
     trust_remote_code: bool = False

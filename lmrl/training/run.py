@@ -35,17 +35,20 @@ LIBRARIES = ("torch", "transformers", "gymnasium", "accelerate", "pluggy", "data
 
 @dataclass
 class Run:
-    """A run in progress, as observers' hooks receive it.
-
-    ``unit`` is what the run counts: "update" (rollout batches of `lmrl rl`) or "step" (supervised stages).
-    """
+    """A run in progress, as observers' hooks receive it."""
 
     folder: Path
+    """Run folder."""
     config: Any
+    """Resolved configuration."""
     is_main: bool = True
+    """True in the process that writes files."""
     update: int = 0
+    """Number of the update in progress."""
     unit: str = "update"
+    """Unit that the run counts: "update" (rollout batches of `lmrl rl`) or "step" (supervised stages)."""
     trackers: list[Tracker] = field(default_factory=list)
+    """Experiment trackers."""
     _held: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def hold(self) -> None:

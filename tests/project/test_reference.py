@@ -20,8 +20,16 @@ TITLE = re.compile(r"^# (\S+)$", re.MULTILINE)
 MODULES = sorted(title for path in PAGES.glob("*.md") for title in TITLE.findall(path.read_text(encoding="utf-8")))
 PUBLIC = [
     *("lmrl", "lmrl.algorithms", "lmrl.algorithms.kl", "lmrl.algorithms.ops", "lmrl.algorithms.preference_losses"),
-    *("lmrl.engines", "lmrl.envs", "lmrl.errors", "lmrl.models", "lmrl.plugins", "lmrl.plugins.hookspecs"),
-    *("lmrl.plugins.specs", "lmrl.rewards", "lmrl.stages.rl", "lmrl.testing", "lmrl.training"),
+    *(
+        "lmrl.bench.suite_kind",
+        "lmrl.engines",
+        "lmrl.envs",
+        "lmrl.errors",
+        "lmrl.models",
+        "lmrl.plugins",
+        "lmrl.plugins.hookspecs",
+    ),
+    *("lmrl.plugins.specs", "lmrl.rewards", "lmrl.stages.rl", "lmrl.testing", "lmrl.text", "lmrl.training"),
 ]
 """Modules whose public names have a page."""
 
@@ -69,6 +77,12 @@ def test_every_public_name_has_one_anchor(module, anchors):
         else:
             places = [anchor for anchor in anchors if anchor == f"{module}.{name}"]
         assert len(places) == 1, f"{module}.{name} is shown at {places}"
+
+
+@pytest.mark.slow
+def test_examples_in_docstrings_are_shown_as_code(site):
+    for path in (site / "reference").glob("*.html"):
+        assert "<blockquote>" not in path.read_text(encoding="utf-8"), f"{path.name}: indent the example"
 
 
 def test_the_page_of_the_package_links_to_each_of_its_names():
