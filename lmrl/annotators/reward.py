@@ -36,7 +36,7 @@ class RewardAnnotator:
         rows = [comparison for comparison in comparisons for _ in comparison.completions]
         responses = [text for comparison in comparisons for text in comparison.completions]
         columns = reward_columns(rows)
-        for name in getattr(self.reward, "asks", ()):
+        for name in (TURNS, *getattr(self.reward, "asks", ())):
             if all(name in comparison.sampled for comparison in comparisons):
                 columns[name] = [value for comparison in comparisons for value in comparison.sampled[name]]
         result = self.reward([row.prompt_text for row in rows], responses, columns)

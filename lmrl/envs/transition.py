@@ -182,6 +182,8 @@ class Episodes:
                 if result.scored[place]:
                     rewards[row] += result.scores[place]
                     infos[row]["score"] = float(result.scores[place])
+                if place in result.tokens:
+                    infos[row]["token_rewards"] = tuple(result.tokens[place].tolist())
                 parts = {name: float(values[place]) for name, values in result.parts.items()}
                 infos[row] |= {f"reward_{name}": part for name, part in parts.items() if not math.isnan(part)}
         return infos

@@ -28,6 +28,8 @@ RESPONSES = ("responses", "completions", "response", "completion")
 ROLES = {**dict.fromkeys(PROMPTS, "prompts"), **dict.fromkeys(RESPONSES, "responses")}
 OFFERED = ("response_ids", "completion_ids", "prompt_ids", "finish_reasons", "raw_responses")
 """Columns about the sampling, which ``sampled_columns`` computes where a reward names them."""
+TURNS = "lmrl.sampled_turns"
+"""Numbers of sampled tokens of the turns of each response: a column that rewards are not passed."""
 TRL_OBJECTS = {
     "trainer_state": "no trainer state is passed to rewards",
     "log_extra": "return a mapping with the key 'score' to log further columns",
@@ -267,14 +269,14 @@ def sampled_columns(
     response_ids: Sequence[Sequence[int]],
     finish: Sequence[int],
 ) -> dict[str, list[Any]]:
-    """Return the columns that ``reward`` names, one value per response.
+    """Return the columns that ``reward`` names, one value per response, and ``TURNS`` for a ``RewardFunction``.
 
     ``response_ids`` and ``completion_ids`` are the sampled ids, the end token included; ``prompt_ids`` those of the
     prompt. ``finish_reasons`` (given as ``FinishReason`` codes) are eos, stop, length or context. ``raw_responses`` are
     the responses with special tokens and without a cut at a stop string.
     """
     asks: frozenset[str] = getattr(reward, "asks", frozenset())
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {TURNS: [[len(row)] for row in response_ids]} if hasattr(reward, "asks") else {}
     for name in ("response_ids", "completion_ids"):
         if name in asks:
             found[name] = [list(row) for row in response_ids]

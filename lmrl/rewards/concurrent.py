@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, SettingsError
 from lmrl.rewards.function import RewardResult
@@ -113,10 +114,12 @@ class PendingScores:
         scores: dict[int, float] = {}
         scored: dict[int, bool] = {}
         parts: dict[str, dict[int, float]] = {}
+        tokens: dict[int, NDArray[np.float64]] = {}
         for place, (called, future) in enumerate(sorted(self._calls, key=lambda call: min(call[0]))):
             found = self._result(called, future)
             scores |= zip(called, found.scores, strict=True)
             scored |= zip(called, found.scored, strict=True)
+            tokens |= {called[row]: numbers for row, numbers in found.tokens.items()}
             if place and parts.keys() != found.parts.keys():
                 raise RewardError(
                     f"rows {_listed(called)} were given the parts {_listed(found.parts)}, others {_listed(parts)}; a "
@@ -128,6 +131,7 @@ class PendingScores:
             np.array([scores[row] for row in rows], dtype=np.float64),
             {name: np.array([values[row] for row in rows], dtype=np.float64) for name, values in parts.items()},
             np.array([scored[row] for row in rows], dtype=np.bool_),
+            {place: tokens[row] for place, row in enumerate(rows) if row in tokens},
         )
 
     def cancel(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, nearest
 from lmrl.plugins.specs import Concurrency
-from lmrl.rewards.binding import Binding, bind
+from lmrl.rewards.binding import TURNS, Binding, bind
 from lmrl.rewards.calling import awaited
 
 Scores = NDArray[np.float64]
@@ -33,6 +33,9 @@ class RewardResult:
     out of every average."""
     scored: Flags = None  # type: ignore[assignment]  # set below
     """True where the row has a score, bool (B,); everywhere by default."""
+    tokens: Mapping[int, Scores] = field(default_factory=dict)
+    """Rewards of the sampled tokens of a row, by its number, float64 (n,), where a reward returned a list. Elsewhere
+    the score is that of the last token."""
 
     def __post_init__(self) -> None:
         if self.scored is None:
@@ -62,7 +65,7 @@ class RewardFunction:
     It pickles when its members do. A single reward has the parts that it returns itself; of several, each one's
     unweighted score is a part under its name, and what it returned besides is ``<name>_<part>``. None in the place of a
     number means that the reward does not apply to that row: the row's sum leaves the term out, and a row without any
-    term is not scored.
+    term is not scored. A list in the place of a number has the reward of each sampled token, or of each turn.
     """
 
     def __init__(self, members: Sequence[Member], single: bool) -> None:
@@ -142,10 +145,12 @@ class RewardFunction:
         """Score B responses; ``columns`` maps names to sequences of length B.
 
         Raises ``RewardError`` when a reward raises, needs a column that is not there, or returns anything but B finite
-        numbers, with None for rows that it does not apply to.
+        numbers, or lists of them, with None for rows that it does not apply to. Lists need the numbers of sampled
+        tokens, which are among the columns that ``sampled_columns`` returns.
         """
         prompts, responses, columns = list(prompts), list(responses), dict(columns or {})
         self._check_lengths(prompts, responses, columns)
+        turns = columns.pop(TURNS, [[] for _ in responses])
         if not responses:
             return RewardResult(np.zeros(0))
         calls = []
@@ -153,12 +158,15 @@ class RewardFunction:
             positional, keywords = binding.arguments(prompts, responses, columns)
             calls.append(functools.partial(member.function, *positional, **keywords))
         scores, parts, scored = np.zeros(len(responses)), {}, np.zeros(len(responses), dtype=np.bool_)
+        tokens: dict[int, Scores] = {}
         for member, output in zip(self.members, run_together(calls), strict=True):
             if isinstance(output, BaseException):
                 raise _failure(member.name, output, prompts) from output
-            result = checked(member.name, output, responses)
+            result = checked(member.name, output, responses, turns)
             with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error below
-                scores = scores + np.where(result.scored, member.weight * result.scores, 0.0)
+                terms = np.where(result.scored, member.weight * result.scores, 0.0)
+                _add_tokens(tokens, member.weight, result, terms, scores)
+                scores = scores + terms
             scored |= result.scored
             if self.single:
                 parts.update(result.parts)
@@ -167,7 +175,7 @@ class RewardFunction:
                 parts.update({f"{member.name}_{part}": values for part, values in result.parts.items()})
         if not np.isfinite(scores).all():
             raise RewardError(f"the weighted sum of the rewards {self.name} overflows; use smaller weights")
-        return RewardResult(np.where(scored, scores, np.nan), parts, scored)
+        return RewardResult(np.where(scored, scores, np.nan), parts, scored, tokens)
 
     def _check_lengths(self, prompts: list[str], responses: list[str], columns: Mapping[str, Sequence[Any]]) -> None:
         if len(prompts) != len(responses):
@@ -219,11 +227,31 @@ def run_together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
-    """Return the output of a reward as a ``RewardResult``. Raises ``RewardError`` if it is not B numbers or None."""
+def _add_tokens(tokens: dict[int, Scores], weight: float, result: RewardResult, terms: Scores, before: Scores) -> None:
+    """Add a member's weighted rewards to those of tokens by row; ``before`` (B,) are the sums of the members before it.
+
+    A number in the place of a list is the reward of the last token.
+    """
+    for row, numbers in result.tokens.items():
+        if row not in tokens:
+            tokens[row] = np.append(np.zeros(len(numbers) - 1), before[row])
+        tokens[row] = tokens[row] + weight * numbers
+    for row in tokens.keys() - result.tokens.keys():
+        tokens[row][-1] += terms[row]
+
+
+def checked(
+    name: str, output: Any, responses: Sequence[str], turns: Sequence[Sequence[int]] | None = None
+) -> RewardResult:
+    """Return the output of a reward as a ``RewardResult``.
+
+    Raises ``RewardError`` if it is not B numbers, lists or None. ``turns`` are the numbers of sampled tokens of each
+    turn of each response: a list has a number for each token or for each turn.
+    """
     if isinstance(output, RewardResult):
         parts = {part: [None if np.isnan(v) else v for v in values] for part, values in output.parts.items()}
-        output = {"score": output.given(), **parts}
+        given = [output.tokens.get(row, score) for row, score in enumerate(output.given())]
+        output = {"score": given, **parts}
     if not isinstance(output, Mapping):
         output = {"score": output}
     if "score" not in output:
@@ -234,15 +262,22 @@ def checked(name: str, output: Any, responses: Sequence[str]) -> RewardResult:
             + (f" (is it {guess!r}?)" if guess else "")
         )
     alone = len(output) == 1
-    values = {
-        str(key): _numbers(name, "" if alone else f" for {key!r}", value, responses) for key, value in output.items()
-    }
+    values, tokens = {}, dict[int, Scores]()
+    for key, value in output.items():
+        part = "" if alone else f" for {key!r}"
+        values[str(key)], found = _numbers(name, part, value, responses, turns or [[] for _ in responses])
+        tokens = found if key == "score" else tokens
     scores = values.pop("score")
-    return RewardResult(scores, values, ~np.isnan(scores))
+    return RewardResult(scores, values, ~np.isnan(scores), tokens)
 
 
-def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Scores:
-    """Return B numbers of a reward's output, NaN for None. Columns (B, 1) become (B,)."""
+def _numbers(
+    name: str, part: str, values: Any, responses: Sequence[str], turns: Sequence[Sequence[int]]
+) -> tuple[Scores, dict[int, Scores]]:
+    """Return B numbers of a reward's output, NaN for None, and the lists among them by row, a number for each token.
+
+    Columns (B, 1) become (B,). The number of a list is its sum.
+    """
     expected = f"expected {len(responses)} finite numbers, one per response"
     if hasattr(values, "detach"):  # a torch tensor, on any device and with or without a gradient
         values = values.detach().cpu().double().numpy()
@@ -254,10 +289,11 @@ def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Sco
     if len(values) != len(responses):
         raise RewardError(f"reward {name!r} returned {len(values)} scores{part}; {expected}")
     shape = tuple(getattr(values, "shape", (len(values),)))
-    if shape not in ((len(values),), (len(values), 1)):
+    if len(shape) > 2:
         raise RewardError(f"reward {name!r} returned an array of shape {shape}{part}; {expected}")
     advice = "Return None for a row that the reward does not apply to."
     scores, applies = np.full(len(responses), np.nan), np.ones(len(responses), dtype=np.bool_)
+    tokens: dict[int, Scores] = {}
     for index, value in enumerate(values if len(shape) == 1 else np.asarray(values)):
         value = _single(value)
         if value is None:
@@ -266,6 +302,10 @@ def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Sco
         try:
             if isinstance(value, str | bytes):
                 raise TypeError
+            if isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1:
+                where = f"reward {name!r} returned {len(value)} numbers{part} for response {index}"
+                tokens[index] = spread(where, value, turns[index], responses[index])
+                value = tokens[index].sum()
             scores[index] = float(value)
         except (TypeError, ValueError, OverflowError):
             raise RewardError(
@@ -278,7 +318,27 @@ def _numbers(name: str, part: str, values: Any, responses: Sequence[str]) -> Sco
             f"reward {name!r} returned {scores[bad[0]]}{part} for response {bad[0]} "
             f"({_excerpt(responses[bad[0]])}) and {bad.size} of {len(scores)} in all; {expected}. {advice}"
         )
-    return scores
+    return scores, tokens
+
+
+def spread(where: str, values: Any, turns: Sequence[int], response: str) -> Scores:
+    """Return a number for each sampled token, (n,), of a list with one for each token or for each turn.
+
+    ``turns`` are the numbers of sampled tokens of the turns, empty where they are not known. The number of a turn is
+    that of its last token. Raises ``RewardError``, which begins with ``where``, for another length.
+    """
+    count, shown = sum(turns), f"({_excerpt(response)})"
+    if not count:
+        raise RewardError(f"{where} {shown}; expected one number, because its sampled tokens are not known here.")
+    if len(values) not in (count, len(turns)):
+        turn = "1 number" if len(turns) == 1 else f"{len(turns)} numbers, one for each turn"
+        raise RewardError(f"{where} {shown}; expected {turn}, or {count}, one for each sampled token.")
+    numbers = np.array([float(_single(value)) for value in values])
+    if len(values) == count:
+        return numbers
+    found = np.zeros(count)
+    found[np.cumsum(turns) - 1] = numbers
+    return found
 
 
 def _single(value: Any) -> Any:
