@@ -65,14 +65,15 @@ def shape_rewards(
 ) -> Tensor:
     """Return rewards per token, (B, T): the score on each row's last action, minus the penalty if it is in the reward.
 
-    ``scores`` (B,) is 0 for rows without a score; ``logprobs`` (B, T) are those of the policy at the start of the
-    update. ``beta`` is the coefficient now, which an adaptive controller changes. Without ``reference_logprobs`` (B, T)
-    there is no penalty.
+    ``scores`` (B,) is 0 for rows without a score; (B, T) it is the reward of every action. ``logprobs`` (B, T) are
+    those of the policy at the start of the update. ``beta`` is the coefficient now, which an adaptive controller
+    changes. Without ``reference_logprobs`` (B, T) there is no penalty.
     """
     from lmrl.algorithms.ops import kl_estimate
     from lmrl.algorithms.sequences import at_last_action
 
-    rewards = at_last_action(scores.to(logprobs.dtype), mask)
+    scores = scores.to(logprobs.dtype)
+    rewards = scores if scores.ndim == 2 else at_last_action(scores, mask)
     if settings.placement != "reward" or beta == 0 or reference_logprobs is None:
         return rewards
     if settings.estimator == "k1":

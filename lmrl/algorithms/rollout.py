@@ -10,14 +10,14 @@ alone, so the same optimizer trains a language model or a CartPole controller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.sequences import Sequences, select_record
+from lmrl.algorithms.sequences import Sequences, at_last_action, select_record
 from lmrl.errors import LmrlError, RenamedError, UnknownColumn, unknown
 
 
@@ -94,9 +94,10 @@ class Scored:
     ``scores`` (B,): the reward of the whole response. ``scored`` (B,) bool is False where there is none, because the
     response was truncated or the reward returned None; the score is 0 there and belongs in no average. It defaults to
     the rows that were not truncated. ``score_parts`` are the named terms of the score, each (B,): NaN where a term does
-    not apply, and 0 in truncated rows, which the reward is not called with. ``further_scores`` (B, K), where there are
-    further requests, are the scores of the responses to those of each row's group, NaN where one has none. ``further``
-    are these responses, K samples of B rows: those of one group are alike.
+    not apply, and in rows that the reward is not called with. ``further_scores`` (B, K), where there are further
+    requests, are the scores of the responses to those of each row's group, NaN where one has none. ``further`` are
+    these responses, K samples of B rows: those of one group are alike. ``rewards`` (B, T) say which action the score is
+    for: the last one by default.
     """
 
     samples: Samples
@@ -107,10 +108,24 @@ class Scored:
     scored: Tensor = None  # type: ignore[assignment]  # set below
     further_scores: Tensor | None = None
     further: tuple[Samples, ...] = ()
+    rewards: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.scored is None:
             object.__setattr__(self, "scored", ~self.samples.truncated)
+        if self.rewards is None:
+            object.__setattr__(self, "rewards", at_last_action(self.scores, self.samples.action_mask))
+
+    def with_parts(self, names: Iterable[str]) -> Scored:
+        """Return the same with these parts too: NaN where there is none, because all rows were truncated, say."""
+        unknown_part = torch.full_like(self.scores, torch.nan)
+        parts = {name: self.score_parts.get(name, unknown_part) for name in sorted({*names, *self.score_parts})}
+        return replace(self, score_parts=parts)
+
+    def narrow(self) -> Scored:
+        """Return the same without columns in which no row has an action."""
+        samples = self.samples.narrow()
+        return replace(self, samples=samples, rewards=self.rewards[:, : samples.action_mask.shape[1]])
 
     def select(self, rows: Tensor) -> Self:
         """Return the rows with these indices."""
@@ -147,8 +162,8 @@ class Rollout(_Renamed):
     sampler_logprobs: Tensor
     """Log-probability of each action under the distribution that it was drawn from, (B, T)."""
     rewards: Tensor
-    """Reward of each action, (B, T): the score on the last action, minus the KL penalty where it is placed in the
-    reward."""
+    """Reward of each action, (B, T): the score on the last action, or the rewards per token or turn that it is the sum
+    of, minus the KL penalty where it is placed in the reward."""
     scores: Tensor
     """Return of each episode without the KL penalty, (B,); 0 where ``scored`` is False."""
     terminated: Tensor
@@ -177,6 +192,9 @@ class Rollout(_Renamed):
     """Number of each action's turn in its trajectory, (B, T) int64; 0 by default."""
     further: tuple[Any, ...] = ()
     """Responses to the further requests, as ``further_responses`` returns them; empty without further requests."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Named terms of the score before their weights, each (B,); NaN where one does not apply or the row is truncated.
+    Of a single reward these are the parts that it returns, of a weighted sum each reward's own score too."""
 
     def __post_init__(self) -> None:
         if self.proximal_logprobs is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmrl.annotators.annotators import Comparison, Judgement
 from lmrl.annotators.ranks import dense_ranks
+from lmrl.rewards.binding import TURNS
 
 if TYPE_CHECKING:
     from lmrl.rewards import RewardResult

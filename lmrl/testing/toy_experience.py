@@ -22,6 +22,8 @@ from lmrl.testing.toy_policy import PROMPTS, ToyInputs, ToyModel, draw, logprobs
 
 EVERYTHING = frozenset({"values", "reference"})
 """The needs that bring columns along, in a rollout or in what the policy evaluates to."""
+PARTS = ("first", "second")
+"""Names of the parts of every score: two halves."""
 DRAWS = 4
 """Answers of which the best and the worst make a pair."""
 
@@ -102,6 +104,7 @@ def make_rollout(request: Request) -> Rollout:
         group=made.group,
         declared=declared,
         further=tuple(responses for responses, _ in further),
+        parts=dict.fromkeys(PARTS, (scores / 2).masked_fill(truncated, torch.nan)),
     )
 
 

@@ -37,6 +37,7 @@ def advantages_over_ranks(optimizer: PolicyOptimizer, rollout: Rollout, accelera
         proximal_logprobs=collect(rollout.proximal_logprobs),
         policy_version=collect(rollout.policy_version),
         turn=collect(rollout.turn),
+        parts={name: collect(column) for name, column in sorted(rollout.parts.items())},
     )
     answer = optimizer.advantages(whole)
     mine = slice(rank * rows, (rank + 1) * rows)

@@ -10,7 +10,8 @@ from lmrl.testing import check_optimizer, expected_update, random_problem
 
 HEADING = "## What a plugin can express"
 EXAMPLE = re.compile(r"[Ss]aved as `(\w+)\.py`:\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OPTIMIZERS = ["pairwise_ppo"]
+OPTIMIZERS = {"pairwise_ppo": {}, "gdpo": {}, "constrained": {"part": "first", "limit": 0.6}}
+"""By name, with the settings that the kit's toy rollouts need."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def plugins(root, tmp_path_factory):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_example_keeps_the_contract(plugins, name):
-    check_optimizer(plugins.get("optimizer", name))
+    spec = plugins.get("optimizer", name)
+    check_optimizer(spec, spec.settings(**OPTIMIZERS[name]))
 
 
 def test_pairwise_ppo_takes_the_exact_gradient(plugins):

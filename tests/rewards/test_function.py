@@ -176,9 +176,12 @@ def test_a_missing_column_is_named_with_its_neighbour():
     [
         ([1.0], r"returned 1 scores; expected 2 finite numbers, one per response"),
         ([1.0, 2.0, 3.0], "returned 3 scores"),
-        ([[1.0, 2.0], [2.0, 1.0]], "expected 2 finite numbers"),
-        ([[1.0], []], r"returned \[\] \(list\) for response 1"),
-        (np.ones((2, 2)), r"array of shape \(2, 2\)"),
+        (
+            [[1.0, 2.0], [2.0, 1.0]],
+            r"2 numbers for response 0 \('one'\); expected one number.*are not known here",
+        ),
+        ([[1.0], []], r"returned 0 numbers for response 1 \('three'\); expected one number"),
+        (np.ones((2, 2)), "returned 2 numbers for response 0"),
         (np.ones((2, 1, 1)), r"array of shape \(2, 1, 1\)"),
         (torch.ones(1, 2), "returned 1 scores"),
         (1.5, r"returned 1.5 \(float\).*per_row"),

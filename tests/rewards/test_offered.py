@@ -11,6 +11,7 @@ from lmrl.cli.main import main
 from lmrl.engines.protocol import FinishReason
 from lmrl.errors import RewardError
 from lmrl.rewards import per_row, resolve, sampled_columns
+from lmrl.rewards.binding import TURNS
 from lmrl.testing import write_tiny_model
 from lmrl.text.codec import FastCodec
 
@@ -126,13 +127,14 @@ def test_the_environment(base, rewards, make, name):
 def test_nothing_is_computed_that_no_reward_names(base):
     codec = FastCodec(base / "tokenizer.json")
     arguments = (codec, [[3, 5]], [[7, 9, 1]], [FinishReason.EOS])
-    assert sampled_columns(resolve("exact_match"), *arguments) == {}
-    assert sampled_columns(resolve(lambda prompts, responses: [0]), *arguments) == {}
+    own = {TURNS: [[3]]}  # the numbers of tokens, which the reward itself is not passed
+    assert sampled_columns(resolve("exact_match"), *arguments) == own
+    assert sampled_columns(resolve(lambda prompts, responses: [0]), *arguments) == own
     named = resolve({"happy_end": 1.0, "length": 1.0}, {"length": {"maximum": 3}})
-    assert sampled_columns(named, *arguments) == {}
+    assert sampled_columns(named, *arguments) == own
     one = resolve(per_row(lambda response, finish_reasons, raw_responses: float(finish_reasons == "eos")))
     columns = sampled_columns(one, *arguments)
-    assert set(columns) == {"finish_reasons", "raw_responses"} and columns["raw_responses"][0].endswith("<eos>")
+    assert set(columns) == {"finish_reasons", "raw_responses", TURNS} and columns["raw_responses"][0].endswith("<eos>")
     assert one(["the cat"], ["ran home"], columns).scores.tolist() == [1.0]
     assert pickle.loads(pickle.dumps(resolve("exact_match"))).asks == frozenset()
 
@@ -140,8 +142,7 @@ def test_nothing_is_computed_that_no_reward_names(base):
 def test_the_text_with_special_tokens_continues_the_prompt_of_a_chat_model(tmp_path):
     base = write_tiny_model(tmp_path / "base")
     codec = FastCodec(base / "tokenizer.json")
-    (raw,) = sampled_columns(
-        resolve(lambda responses, raw_responses: [0]), codec, [[3, 1, 5]], [[7, 1, 9, 1]], [1]
-    ).values()
+    reward = resolve(lambda responses, raw_responses: [0])
+    raw = sampled_columns(reward, codec, [[3, 1, 5]], [[7, 1, 9, 1]], [1])["raw_responses"]
     assert raw[0].split() == codec.decode_batch([[3, 1, 5, 7, 1, 9, 1]], special=True)[0].split()[3:]
     assert raw[0].count("<eos>") == 2

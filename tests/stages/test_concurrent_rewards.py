@@ -18,6 +18,7 @@ from lmrl.plugins import PluginManager
 from lmrl.reporting.metrics import read_metrics
 from lmrl.rewards import per_row, resolve
 from lmrl.rewards.concurrent import ConcurrentReward
+from lmrl.rewards.function import Member, RewardFunction
 from lmrl.stages.rl import RLConfig, rl
 
 TEXTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
@@ -39,6 +40,13 @@ def wordy(prompt, response, weight=1.0):
     """Row by row, with a part and a column."""
     words = len(response.split())
     return {"score": weight * (response.count("cat") - 0.1 * words) + len(prompt) / 7, "words": float(words)}
+
+
+@per_row
+def by_token(prompt, response, response_ids):
+    """Numbers of the tokens of some responses, one number for the others."""
+    numbers = [0.1 * (token % 5) for token in response_ids]
+    return {"score": numbers if response_ids[0] % 2 else sum(numbers), "tokens": len(numbers)}
 
 
 @per_row
@@ -70,7 +78,8 @@ def assert_same(found, expected):
     assert torch.equal(found.scores, expected.scores)
     assert found.score_parts.keys() == expected.score_parts.keys()
     for name, part in expected.score_parts.items():
-        assert torch.equal(found.score_parts[name], part), name
+        assert torch.equal(found.score_parts[name].nan_to_num(nan=7.5), part.nan_to_num(nan=7.5)), name
+    assert torch.equal(found.rewards, expected.rewards)
 
 
 @pytest.mark.parametrize("spec", [{}, {"on_length": "truncate", "stop_strings": ("cat",)}], ids=str)
@@ -83,6 +92,16 @@ def test_threads_score_as_one_call_afterwards(toy, spec):
         concurrent = ConcurrentReward(maker.reward, "thread", workers)
         assert_same(replace(maker, concurrent=concurrent).sample(prompts, 3), expected)
         concurrent.close()
+
+
+def test_rewards_of_tokens_are_scored_early_too(toy):
+    maker, prompts = numbered(toy)
+    maker.reward = RewardFunction([Member("by_token", by_token, 0.5), Member("wordy", wordy, 2.0)], single=False)
+    expected = maker.sample(prompts, 3)
+    assert (expected.rewards != 0).sum() > 24, "most are not on the last token"
+    early = replace(maker, concurrent=ConcurrentReward(maker.reward, "thread", 3))
+    assert_same(early.sample(prompts, 3), expected)
+    early.close()
 
 
 def test_processes_score_as_one_call_afterwards_and_may_die(toy, module):

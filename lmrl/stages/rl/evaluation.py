@@ -71,8 +71,7 @@ def evaluate_policy(maker: RolloutMaker, prompts: PromptBatch, seed: int, show: 
     if seen := [score for score in rewards if score is not None]:
         scale = RewardScale(seen, declared=maker.reward.bounds, seed=seed)
         reward = scale.interval(_over_prompts(scored.scores, groups, scored.scored))
-    asked = ~samples.truncated
-    parts = {name: _over_prompts(part, groups, asked & ~part.isnan()) for name, part in scored.score_parts.items()}
+    parts = {name: _over_prompts(part, groups, ~part.isnan()) for name, part in scored.score_parts.items()}
     shown = [int(np.flatnonzero(groups == group)[0]) for group in np.unique(groups)[:show]]
     return Evaluation(
         reward=reward,

@@ -87,7 +87,7 @@ class ReplayBuffer:
 
 def stored(scored: Scored) -> dict[str, Any]:
     """Return one group as plain values and tensors of its own on the CPU, which a checkpoint can hold."""
-    found: dict[str, Any] = _plain(replace(scored, samples=scored.samples.narrow()))
+    found: dict[str, Any] = _plain(scored.narrow())
     return found
 
 

@@ -6,7 +6,6 @@ Every rank keeps its number of rows and takes part in every round, so that colle
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,14 +85,10 @@ def _exchange(
     ]
     prompts = join_records([old_prompts, new_prompts]).select(rows)
     chosen = torch.tensor(rows, device=old.scores.device)
-    scored = join_records(with_the_same_parts([old, new])).select(chosen)
-    return replace(scored, samples=scored.samples.narrow()), prompts
+    return join_records(with_the_same_parts([old, new])).select(chosen).narrow(), prompts
 
 
 def with_the_same_parts(records: Sequence[Scored]) -> list[Scored]:
-    """Return the records with 0 for terms of the reward that only others have: where all rows were truncated."""
-    names = sorted({name for record in records for name in record.score_parts})
-    return [
-        replace(record, score_parts={n: record.score_parts.get(n, torch.zeros_like(record.scores)) for n in names})
-        for record in records
-    ]
+    """Return the records with NaN for terms of the reward that only others have: where all rows were truncated."""
+    names = {name for record in records for name in record.score_parts}
+    return [record.with_parts(names) for record in records]

@@ -169,7 +169,9 @@ class RolloutMaker:
         # A response without an action is unscored, as a truncated one is.
         asked = [row for row, response in enumerate(responses) if response.ids and not response.truncated]
         count, device = len(responses), self.policy.model.device
+        samples = samples_of(responses, device)
         scored, scores, parts = np.zeros(count, dtype=np.bool_), np.zeros(count), {}
+        rewards = np.zeros(tuple(samples.action_mask.shape), dtype=np.float32)
         if asked:
             if early is None:
                 columns = {name: [column[i] for i in asked] for name, column in prompts.columns.items()}
@@ -180,17 +182,22 @@ class RolloutMaker:
             else:
                 result = early.result([first + row for row in asked])
             scored[asked] = getattr(result, "scored", True)
-            scores[asked] = result.scores
+            scores[asked] = np.where(scored[asked], result.scores, 0.0)
+            spread = getattr(result, "tokens", {})
+            for place, row in enumerate(asked):
+                tokens = spread.get(place, scores[row : row + 1])
+                rewards[row, len(rows[row]) - len(tokens) : len(rows[row])] = tokens
             for name, part in result.parts.items():
-                parts[name] = np.zeros(count)
+                parts[name] = np.full(count, np.nan)
                 parts[name][asked] = part
         return Scored(
-            samples_of(responses, device),
+            samples,
             prompts.texts,
             texts,
-            torch.tensor(np.where(scored, scores, 0.0), dtype=torch.float32, device=device),
+            torch.tensor(scores, dtype=torch.float32, device=device),
             {name: torch.tensor(part, dtype=torch.float32, device=device) for name, part in parts.items()},
             torch.tensor(scored, device=device),
+            rewards=torch.tensor(rewards, device=device),
         )
 
     @property
@@ -224,7 +231,7 @@ class RolloutMaker:
         if scored.further_scores is not None:
             declared["further_scores"] = scored.further_scores
         further = self._further_responses(scored)
-        rewards = shape_rewards(scored.scores, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
+        rewards = shape_rewards(scored.rewards, proximal, reference_logprobs, samples.action_mask, self.kl, beta)
         return Rollout(
             inputs=samples.inputs,
             action_mask=samples.action_mask,
@@ -240,6 +247,7 @@ class RolloutMaker:
             proximal_logprobs=proximal,
             policy_version=samples.policy_version,
             further=further,
+            parts=scored.score_parts,
         )
 
     def _further_responses(self, scored: Scored) -> tuple[Responses, ...]:

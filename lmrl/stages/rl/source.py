@@ -127,6 +127,7 @@ class PromptSource:
         self._further = optimizer.further_requests if optimizer.defines("further_requests") else None
         self._selects = optimizer.defines("informative")
         self._checked = False
+        self._parts: set[str] = set()
 
     def next(self, updates: int) -> Drawn:
         """Sample, score and complete the rollout of the next update.
@@ -140,11 +141,13 @@ class PromptSource:
             with errors_named(f"update {update}"):
                 maker.publish(updates)
                 fresh, metrics = self.sample(update)
+                fresh = self._with_all_parts(fresh)
             sampled = time.perf_counter()
             self._check(fresh, updates)
             scored = fresh
             if self.replay is not None:
                 scored, replayed = self.replay.mixed(update, fresh)
+                scored = self._with_all_parts(scored)
                 metrics |= replayed
             reference = maker.reference_logprobs(scored.samples) if maker.scores_reference else None
             rollout = maker.complete(scored, reference, beta)
@@ -253,10 +256,7 @@ class PromptSource:
         }
         if kl_rows is not None:
             columns["rollout/kl"] = kl_rows
-        for name in self._part_names(scored):
-            columns[f"rollout/reward_{name}"] = scored.score_parts.get(
-                name, torch.zeros_like(scored.scores)
-            ).masked_fill(samples.truncated, torch.nan)
+        columns |= {f"rollout/reward_{name}": part for name, part in scored.score_parts.items()}
         whole = ("rollout/kl", "rollout/logprob")  # a NaN in these is an error, which ends the run
         for name, column in columns.items():
             column = column.to(scored.scores)
@@ -267,13 +267,14 @@ class PromptSource:
         numbers["rollout/scored"] = totals["rollout/reward"][1]
         return numbers | {"rollout/tokens": numbers["rollout/length"] * self.prompts.rows}
 
-    def _part_names(self, scored: Scored) -> list[str]:
-        """Return the names of the reward's terms on all ranks: one whose rows were all truncated has none."""
-        if self.accelerator.num_processes == 1:
-            return list(scored.score_parts)
-        from accelerate.utils import gather_object
+    def _with_all_parts(self, scored: Scored) -> Scored:
+        """Return the same with the parts of all ranks and updates so far: where all rows were truncated are none."""
+        self._parts |= set(scored.score_parts)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
 
-        return list(gather_object(sorted(scored.score_parts)))
+            self._parts |= set(gather_object(sorted(self._parts)))
+        return scored.with_parts(self._parts)
 
     def _check(self, scored: Scored, updates: int) -> None:
         """Compare the first samples with the policy's own forward pass, and with the frozen copy of a new policy."""
