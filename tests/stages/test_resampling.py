@@ -94,6 +94,7 @@ def test_rows_stay_as_many_and_their_columns_belong_together(toy, seed):
         assert samples.inputs.ids[row, : samples.inputs.context_lengths[row]].tolist() == prompts.ids[row]
     again = rarely(prompts.texts, scored.responses, {}).scores
     assert scored.scores.tolist() == again.tolist() and scored.score_parts["doubled"].tolist() == (2 * again).tolist()
+    assert torch.equal(scored.rewards.sum(1), scored.scores) and scored.rewards.shape == samples.action_mask.shape
     reference = world.world.maker.reference_logprobs(samples)
     assert torch.allclose(reference, samples.sampler_logprobs, atol=1e-4), "ids and log-probabilities of one row"
     assert torch.equal(samples.action_mask.sum(1), samples.inputs.action_counts)

@@ -7,7 +7,8 @@ import torch
 import lmrl  # noqa: F401 (registers TextGen-v0)
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
-from lmrl.rewards import per_row, resolve
+from lmrl.rewards import RewardFunction, per_row, resolve
+from lmrl.rewards.function import Member
 from lmrl.stages.evaluate import EvaluateConfig, evaluate
 from lmrl.stages.rl.evaluation import evaluate_policy
 
@@ -131,3 +132,24 @@ def test_lmrl_eval_reads_the_sum(tiny_folder, tmp_path, monkeypatch):
     [values] = evaluate(build(EvaluateConfig, mapping), prompts=prompts, progress=False).values
     first, second = (values[f"reward:{name}"].mean for name in names)
     assert first == pytest.approx(second) and first > 0
+
+
+def test_a_rollout_has_the_unweighted_parts_and_nan_where_there_is_none(toy):
+    def picky(prompts, responses):
+        return {"score": [len(text) for text in responses], "cats": [None if "dog" in t else 1.0 for t in responses]}
+
+    members = [Member("picky", picky, 2.0), Member("total", total, -1.0)]
+    world = toy(reward=RewardFunction(members, single=False), spec=SPEC)
+    scored = world.maker.sample(world.prompts(16), 3)
+    rollout = world.maker.complete(scored, world.maker.reference_logprobs(scored.samples), 0.1)
+    assert set(rollout.parts) == {"picky", "total", "picky_cats"}
+    known = rollout.scored
+    assert known.any() and not known.all()
+    for part in rollout.parts.values():
+        assert part[~known].isnan().all()
+    expected = 2 * rollout.parts["picky"] - rollout.parts["total"]
+    assert torch.allclose(rollout.scores[known], expected[known], atol=1e-5)
+    dogs = torch.tensor(["dog" in text for text in scored.responses])
+    assert dogs[known].any() and torch.equal(rollout.parts["picky_cats"].isnan(), dogs | ~known)
+    rows = torch.tensor([5, 0, 5])
+    assert torch.equal(rollout.select(rows).parts["picky"].nan_to_num(), rollout.parts["picky"][rows].nan_to_num())
