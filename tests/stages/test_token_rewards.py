@@ -136,7 +136,7 @@ def test_lmrl_eval_reads_the_sum(tiny_folder, tmp_path, monkeypatch):
 
 def test_a_rollout_has_the_unweighted_parts_and_nan_where_there_is_none(toy):
     def picky(prompts, responses):
-        return {"score": [len(text) for text in responses], "cats": [None if "dog" in t else 1.0 for t in responses]}
+        return {"score": [len(text) for text in responses], "cats": [None if " a" in t else 1.0 for t in responses]}
 
     members = [Member("picky", picky, 2.0), Member("total", total, -1.0)]
     world = toy(reward=RewardFunction(members, single=False), spec=SPEC)
@@ -149,7 +149,8 @@ def test_a_rollout_has_the_unweighted_parts_and_nan_where_there_is_none(toy):
         assert part[~known].isnan().all()
     expected = 2 * rollout.parts["picky"] - rollout.parts["total"]
     assert torch.allclose(rollout.scores[known], expected[known], atol=1e-5)
-    dogs = torch.tensor(["dog" in text for text in scored.responses])
-    assert dogs[known].any() and torch.equal(rollout.parts["picky_cats"].isnan(), dogs | ~known)
+    left_out = torch.tensor([" a" in text for text in scored.responses])
+    assert left_out[known].any() and not left_out[known].all()
+    assert torch.equal(rollout.parts["picky_cats"].isnan(), left_out | ~known)
     rows = torch.tensor([5, 0, 5])
     assert torch.equal(rollout.select(rows).parts["picky"].nan_to_num(), rollout.parts["picky"][rows].nan_to_num())
