@@ -35,6 +35,7 @@ from lmrl.plugins.specs import (
     RewardSpec,
     TrackerSpec,
 )
+from lmrl.plugins.untouched import first_change, versions
 
 CORE = "lmrl"
 
@@ -193,6 +194,7 @@ class PluginManager:
         """Call a hook of every observer in turn; an exception is shown as one warning, and the other observers are
         called.
 
+        An observer that changes a tensor in place which it was given is named in a warning too.
         ``KeyboardInterrupt`` and ``SystemExit`` pass.
         """
         if hook not in OBSERVERS:
@@ -200,12 +202,17 @@ class PluginManager:
         for plugin in self._plugins:
             if hook not in plugin.observes:
                 continue
+            before = versions(arguments)
             try:
                 # Each observer gets its own copy of the metrics, so that none can take them away from another.
                 given = {name: dict(value) if isinstance(value, dict) else value for name, value in arguments.items()}
                 self._call(plugin, hook, given)
             except Exception as error:
                 self._warn_once(plugin, hook, f"raised in {hook}", error, "The run goes on")
+            if changed := first_change(before, versions(arguments)):
+                error = PluginError("expected it untouched, because the run learns from it; work on a clone()")
+                what = f"changed {changed} in {hook}"
+                self._warn_once(plugin, what, what, error, "The run goes on with the changed numbers")
 
     def observed(self, hook: str) -> bool:
         """Return whether a plugin implements an observer's hook."""

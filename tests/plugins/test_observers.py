@@ -5,7 +5,10 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import torch
 
+from lmrl.algorithms.rollout import Rollout
+from lmrl.algorithms.sequences import Sequences
 from lmrl.plugins import PluginManager, PluginWarning
 
 RECORDER = """
@@ -57,3 +60,54 @@ def test_ctrl_c_passes(error, make_fake):
 def test_only_observer_hooks_are_observed():
     with pytest.raises(ValueError, match="did you mean 'lmrl_step_end'"):
         PluginManager(entry_points=[]).observe("lmrl_steps_end")
+
+
+MEDDLING = """
+@hookimpl
+def lmrl_rollout(rollout):
+    {0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("write", "field"),
+    [
+        ("rollout.scores.clamp_(min=0)", "rollout.scores"),
+        ("rollout.rewards[0, 0] = 5.0", "rollout.rewards"),
+        ("rollout.inputs.ids.zero_()", "rollout.inputs.ids"),
+        ("rollout.declared['values'].mul_(2)", "rollout.declared['values']"),
+        ("rollout.parts['new'] = rollout.scores", "rollout.parts['new']"),
+        ("rollout.declared.clear()", "rollout.declared['values']"),
+        ("object.__setattr__(rollout, 'scores', rollout.scores.clone())", "rollout.scores"),
+        ("rollout.scores.add_(1); raise ValueError", "rollout.scores"),
+    ],
+)
+def test_one_that_changes_the_rollout_is_named_with_the_field(write, field, make_fake):
+    points = [
+        make_fake("a_quiet", MEDDLING.format("rollout.scores + 1")),
+        make_fake("meddling", MEDDLING.format(write)),
+    ]
+    manager, made = PluginManager(entry_points=points), rollout()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manager.observe("lmrl_rollout", run=None, rollout=made)
+        manager.observe("lmrl_rollout", run=None, rollout=rollout())
+    texts = [str(warning.message) for warning in caught if warning.category is PluginWarning]
+    changes = [text for text in texts if "changed" in text]
+    assert len(changes) == 1 and f"meddling (fake-meddling 1.0) changed {field} in lmrl_rollout" in changes[0]
+    assert len(texts) == 1 + ("ValueError" in write)
+
+
+def test_reading_a_rollout_is_no_change(make_fake):
+    reads = "(rollout.scores.mean(), rollout.select(rollout.group), rollout.inputs.action_ids, len(rollout))"
+    manager = PluginManager(entry_points=[make_fake("reads", MEDDLING.format(reads))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manager.observe("lmrl_rollout", run=None, rollout=rollout())
+
+
+def rollout():
+    rows, mask = Sequences.of_pairs([([3], [4, 5]), ([3], [6])]), torch.tensor([[True, True], [True, False]])
+    numbers, flags = torch.zeros(2, 2), torch.tensor([True, True])
+    groups = torch.tensor([0, 0])
+    return Rollout(rows, mask, numbers, numbers + 1, torch.ones(2), flags, ~flags, groups, {"values": numbers + 2})
