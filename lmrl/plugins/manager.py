@@ -210,9 +210,9 @@ class PluginManager:
             except Exception as error:
                 self._warn_once(plugin, hook, f"raised in {hook}", error, "The run goes on")
             if changed := first_change(before, versions(arguments)):
-                error = PluginError("expected it untouched, because the run learns from it; work on a clone()")
+                advice = PluginError("expected it untouched, because the run learns from it; work on a clone()")
                 what = f"changed {changed} in {hook}"
-                self._warn_once(plugin, what, what, error, "The run goes on with the changed numbers")
+                self._warn_once(plugin, what, what, advice, "The run goes on with the changed numbers")
 
     def observed(self, hook: str) -> bool:
         """Return whether a plugin implements an observer's hook."""

@@ -9,9 +9,8 @@ from typing import Any
 
 def versions(given: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Return the identity and the number of in-place changes of every tensor in records and mappings, by its name."""
-    return {
-        name: (id(tensor), tensor._version) for key, value in given.items() for name, tensor in _tensors(value, key)
-    }
+    tensors = (pair for key, value in given.items() for pair in _tensors(value, key))
+    return {name: (id(one), 0 if one.is_inference() else one._version) for name, one in tensors}
 
 
 def first_change(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> str:
@@ -20,7 +19,7 @@ def first_change(before: Mapping[str, tuple[int, int]], after: Mapping[str, tupl
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if hasattr(value, "_version"):
+    if hasattr(type(value), "_version"):
         yield name, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
