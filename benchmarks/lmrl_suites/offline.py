@@ -27,7 +27,7 @@ CHUNK = 512
 def judged_answers(
     config: RLConfig, rows: Sequence[Any] | None, experience: str, plugins: PluginManager
 ) -> list[dict[str, Any]]:
-    """Return rows of preferences (best against worst of a prompt), labels (above the mean), rewards or rankings."""
+    """Return rows of preferences (best against worst of a prompt), labels (above the mean), rewards, ranks or bests."""
     model, training, _ = _opened(config, rows, plugins)
     size, groups = config.train.group_size, config.train.updates * config.train.prompts_per_update
     places = [group % len(training) for group in range(groups) for _ in range(size)]
@@ -125,4 +125,16 @@ def _ranked(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float
     ]
 
 
-MAKERS = {"preferences": _preferences, "labelled": _labelled, "trajectories": _rewarded, "rankings": _ranked}
+def _best(prompts: Sequence[str], texts: Sequence[str], scores: Sequence[float], size: int) -> list[dict[str, Any]]:
+    starts = range(0, len(texts), size)
+    best = [max(range(start, start + size), key=scores.__getitem__) for start in starts]
+    return [{"prompt": prompts[place], "completion": texts[place]} for place in best]
+
+
+MAKERS = {
+    "preferences": _preferences,
+    "labelled": _labelled,
+    "trajectories": _rewarded,
+    "rankings": _ranked,
+    "demonstrations": _best,
+}

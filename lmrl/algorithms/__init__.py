@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from lmrl.algorithms import kl, ops, preference_losses
     from lmrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
     from lmrl.algorithms.beside import Mixture, NamedModel
-    from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+    from lmrl.algorithms.experience import (
+        DemonstrationBatch,
+        Experience,
+        LabelledBatch,
+        PairBatch,
+        Responses,
+        TrajectoryBatch,
+    )
     from lmrl.algorithms.kl import KLSettings
     from lmrl.algorithms.optimizer import (
         Evaluation,
@@ -36,6 +43,7 @@ __all__ = [
     "ActorCriticSettings",
     "Advantages",
     "Batch",
+    "DemonstrationBatch",
     "Evaluation",
     "Experience",
     "KLSettings",
@@ -72,7 +80,14 @@ __getattr__, __dir__ = lazy_names(
     {
         "lmrl.algorithms.actor_critic": ("ActorCritic", "ActorCriticSettings"),
         "lmrl.algorithms.beside": ("Mixture", "NamedModel"),
-        "lmrl.algorithms.experience": ("Experience", "LabelledBatch", "PairBatch", "Responses", "TrajectoryBatch"),
+        "lmrl.algorithms.experience": (
+            "DemonstrationBatch",
+            "Experience",
+            "LabelledBatch",
+            "PairBatch",
+            "Responses",
+            "TrajectoryBatch",
+        ),
         "lmrl.algorithms.kl": ("KLSettings",),
         "lmrl.algorithms.optimizer": (
             "Evaluation",

@@ -229,3 +229,24 @@ class TrajectoryBatch(_RowsAlone):
         """Positions of each row, (B,)."""
         lengths: Tensor = self.responses.inputs.row_lengths
         return lengths
+
+
+@dataclass(frozen=True)
+class DemonstrationBatch(_RowsAlone):
+    """B answers or raw texts to imitate. Losses are per token, (B, T), or per row, (B,)."""
+
+    responses: Responses
+    """The answers; of a raw text everything after its first token."""
+    means: Mapping[str, float] = field(default_factory=dict)
+    """Means of ``PolicyOptimizer.statistics`` over the whole minibatch."""
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on the tokens of the answers, (B, T)."""
+        return self.responses.action_mask
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Positions of each row, (B,)."""
+        lengths: Tensor = self.responses.inputs.row_lengths
+        return lengths

@@ -14,7 +14,7 @@ from lmrl.errors import RenamedError
 
 Concurrency = Literal["none", "thread", "process"]
 """Places of a reward's calls while responses are still sampled: none, threads, or processes."""
-Experience = Literal["rollouts", "preferences", "labelled", "trajectories"]
+Experience = Literal["rollouts", "preferences", "labelled", "trajectories", "demonstrations"]
 """Kinds of experience that an optimizer learns from."""
 
 MOVED_NEEDS = {

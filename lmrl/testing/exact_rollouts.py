@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms import ops
-from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.experience import DemonstrationBatch, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout
 from lmrl.plugins.specs import Needs
@@ -94,6 +94,17 @@ def draw_trajectories(
     responses = responses_at(problem, rows, needs)
     rewards = ops.last_actions(responses.action_mask) * problem.rewards[rows].float()[:, None]
     return TrajectoryBatch(responses, rewards, torch.ones_like(rows, dtype=torch.bool))
+
+
+def draw_demonstrations(
+    problem: ExactProblem, prompts: Tensor, generator: torch.Generator, needs: Needs
+) -> DemonstrationBatch:
+    """Draw two answers of the reference to each of ``prompts`` (B,), and take the one with the higher reward."""
+    distribution = problem.reference_table.log_probabilities
+    first = problem.draw(distribution, prompts, generator)
+    second = problem.draw(distribution, prompts, generator)
+    better = torch.where(problem.rewards[first] >= problem.rewards[second], first, second)
+    return DemonstrationBatch(responses_at(problem, better, needs))
 
 
 def responses_at(problem: ExactProblem, rows: Tensor, needs: Needs) -> Responses:

@@ -23,7 +23,7 @@ from lmrl.seeds import derive_seed
 from lmrl.testing.exact import ExactMeasures, ExactProblem, PolicyTable
 from lmrl.testing.exact_models import ExactModels
 from lmrl.testing.exact_policy import EnumeratedPolicy, EnumeratedSupport
-from lmrl.testing.exact_rollouts import draw_labelled, draw_pairs, draw_trajectories, make_rollout
+from lmrl.testing.exact_rollouts import draw_demonstrations, draw_labelled, draw_pairs, draw_trajectories, make_rollout
 from lmrl.training.adamw import policy_adamw
 from lmrl.training.devices import make_accelerator
 from lmrl.training.schedule import learning_rate_factor
@@ -147,6 +147,7 @@ class ExactTrainer(Trainer):
             "preferences": draw_pairs,
             "labelled": draw_labelled,
             "trajectories": draw_trajectories,
+            "demonstrations": draw_demonstrations,
         }
         if kind not in draws:
             raise SettingsError(

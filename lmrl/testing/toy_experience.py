@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.beside import POLICY
-from lmrl.algorithms.experience import LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.experience import DemonstrationBatch, LabelledBatch, PairBatch, Responses, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings, shape_rewards
 from lmrl.algorithms.rollout import Rollout
 from lmrl.algorithms.sequences import lengths_to_mask
@@ -147,6 +147,14 @@ def make_trajectories(request: Request) -> TrajectoryBatch:
     return TrajectoryBatch(_responses(request, [made]), rewards, ~(open_ended & first & (not request.plain)))
 
 
+def make_demonstrations(request: Request) -> DemonstrationBatch:
+    """Return the best of ``DRAWS`` answers to each prompt; with a fixed score, any answer."""
+    draws = [_answers(request, request.seed + 1_000_003 * number) for number in range(DRAWS)]
+    best = torch.stack([draw.scores for draw in draws]).argmax(0)
+    rows = torch.arange(len(best))
+    return DemonstrationBatch(_responses(request, draws).select(best * len(rows) + rows))
+
+
 def _responses(request: Request, parts: list[_Answers]) -> Responses:
     def join(column: Callable[[_Answers], Tensor]) -> Tensor:
         return torch.cat([column(part) for part in parts])
@@ -165,5 +173,6 @@ EXPERIENCES: dict[str, Callable[[Request], Any]] = {
     "preferences": make_pairs,
     "labelled": make_labelled,
     "trajectories": make_trajectories,
+    "demonstrations": make_demonstrations,
 }
 """Experience that the kit can make, by ``Needs.experience``."""

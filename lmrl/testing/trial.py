@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmrl import engines
 from lmrl.algorithms.beside import REFERENCE, NamedModel
-from lmrl.algorithms.experience import PairBatch, TrajectoryBatch
+from lmrl.algorithms.experience import DemonstrationBatch, PairBatch, TrajectoryBatch
 from lmrl.algorithms.kl import KLSettings
 from lmrl.algorithms.optimizer import OptimizerSettings, PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout
@@ -235,7 +235,7 @@ def mask_rows(batch: Any, kept: Tensor) -> Any:
         return dataclasses.replace(batch, rollout=rollout)
     if isinstance(batch, PairBatch):
         return dataclasses.replace(batch, chosen=batch.chosen.masked(kept), rejected=batch.rejected.masked(kept))
-    if isinstance(batch, TrajectoryBatch):
+    if isinstance(batch, DemonstrationBatch | TrajectoryBatch):
         return dataclasses.replace(batch, responses=batch.responses.masked(kept))
     return dataclasses.replace(batch, responses=batch.responses.masked(kept), mismatched=batch.mismatched.masked(kept))
 

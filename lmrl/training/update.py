@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from lmrl.algorithms.ops import aggregate_losses, masked_sum
 from lmrl.algorithms.optimizer import PolicyOptimizer
 from lmrl.algorithms.rollout import Batch, Rollout, loss_mask
 from lmrl.algorithms.sequences import split_groups
-from lmrl.errors import NonFiniteError
+from lmrl.errors import NonFiniteError, SettingsError
 from lmrl.plugins.specs import Needs
 from lmrl.seeds import derive_seed
 from lmrl.training.adamw import policy_adamw
@@ -35,6 +35,9 @@ from lmrl.training.proximal import importance_weights
 from lmrl.training.schedule import GroupRates
 from lmrl.training.settings import RunSettings
 from lmrl.training.update_settings import TrainSettings
+
+if TYPE_CHECKING:
+    from lmrl.training.auxiliary import Auxiliary
 
 logger = logging.getLogger(__name__)
 OPTIONAL = ("pairs", "statistics", "step", "after_step", "should_stop")
@@ -86,7 +89,8 @@ class Updater:
     ``policy`` is a ``lmrl.training.policy.TrainablePolicy``. ``needs`` are those of the optimizer's spec. Without
     ``accelerator`` this process learns alone on the CPU; without ``torch_optimizer`` AdamW moves what
     ``policy.trainable`` returns. ``token_budget`` is the number of tokens per forward and backward pass. ``seed``
-    shuffles minibatches and is the same on every rank.
+    shuffles minibatches and is the same on every rank. ``auxiliary`` adds the gradient of a second stream of data to
+    every step.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Updater:
         torch_optimizer: torch.optim.Optimizer | None = None,
         token_budget: int | None = None,
         seed: int = 0,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         self.optimizer, self.policy, self.settings = optimizer, policy, settings or TrainSettings()
         self.controller = KLController(kl or KLSettings())
@@ -111,7 +116,13 @@ class Updater:
         self.updates = 0
         """Updates that were made so far."""
         self.rates = GroupRates(self.torch_optimizer, self.settings)
+        self.auxiliary = auxiliary
         self._defined = {name for name in OPTIONAL if optimizer.defines(name)}
+        if auxiliary is not None and "step" in self._defined:
+            raise SettingsError(
+                f"{type(optimizer).__name__} moves the policy by a step of its own, which is made for its loss alone, "
+                "so no auxiliary gradient can be added; leave auxiliary out, or choose another optimizer"
+            )
 
     def learn(
         self,
@@ -143,11 +154,14 @@ class Updater:
             # Kish's effective sample size as a share of the tokens.
             means["effective_sample_share"] = means["importance_weight"] ** 2 / squared if squared else 0.0
         metrics = {f"optimizer/{name}": value for name, value in means.items()}
+        if self.auxiliary is not None:
+            metrics |= self.auxiliary.metrics(self.accelerator)
         return metrics | {"optimizer/steps": float(steps), **rates}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the checkpoint state, without the policy's weights."""
-        return {
+        beside = {} if self.auxiliary is None else {"auxiliary": self.auxiliary.state_dict()}
+        return beside | {
             "update": self.updates,
             "updates": self.settings.updates,
             "torch_optimizer": self.torch_optimizer.state_dict(),
@@ -161,6 +175,8 @@ class Updater:
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
+        if self.auxiliary is not None and "auxiliary" in state:
+            self.auxiliary.load_state_dict(state["auxiliary"])
 
     def _credited(self, rollout: Rollout, total: MetricMeans) -> Experience:
         """Return what ``loss`` is given of a rollout: its pairs, or a batch with advantages."""
@@ -208,9 +224,11 @@ class Updater:
         means = MetricMeans()
         loss_sum = torch.zeros((), device=mask.device)
         self.torch_optimizer.zero_grad(set_to_none=True)
+        if self.auxiliary is not None:  # first, because ranks exchange gradients in the last backward pass
+            self.auxiliary.backward(accelerator, where)
         microbatches = self._microbatches(minibatch)
         if "statistics" in self._defined:
-            minibatch = self._with_means(minibatch, microbatches)
+            minibatch = with_statistics(self.optimizer, self.policy, minibatch, microbatches, accelerator)
         for index, rows in enumerate(microbatches):
             last = index == len(microbatches) - 1
             with nullcontext() if last else self.policy.no_sync():
@@ -253,17 +271,6 @@ class Updater:
             return split_groups(minibatch.group, minibatch.row_lengths, self.token_budget)
         return self.policy.microbatches(minibatch, self.token_budget)
 
-    @torch.no_grad()
-    def _with_means(self, minibatch: Any, microbatches: list[Tensor]) -> Any:
-        """Return the minibatch with the means of the optimizer's statistics over all ranks."""
-        means = MetricMeans()
-        for rows in microbatches:
-            part = minibatch.select(rows)
-            for name, column in self.optimizer.statistics(self.policy, part).items():
-                means.add(name, column, loss_mask(part))
-            self.policy.forget()
-        return replace(minibatch, means=means.means(self.accelerator))
-
     def _loss(self, part: Any, beta: float, token_count: Tensor, row_count: Tensor, means: MetricMeans) -> Tensor:
         """Return this microbatch's share of the minibatch's loss."""
         loss, mask = self.optimizer.loss(self.policy, part), loss_mask(part)
@@ -278,6 +285,20 @@ class Updater:
             means.add("kl_loss", penalty, mask)
             share = share + beta * aggregate_losses(penalty, mask, aggregation, token_count, row_count)
         return share
+
+
+@torch.no_grad()
+def with_statistics(
+    optimizer: PolicyOptimizer, policy: TrainablePolicy, batch: Any, microbatches: list[Tensor], accelerator: Any
+) -> Any:
+    """Return the batch with the means of the optimizer's statistics over all ranks."""
+    means = MetricMeans()
+    for rows in microbatches:
+        part = batch.select(rows)
+        for name, column in optimizer.statistics(policy, part).items():
+            means.add(name, column, loss_mask(part))
+        policy.forget()
+    return replace(batch, means=means.means(accelerator))
 
 
 def minibatch_rows(batch: Rollout | Experience, minibatches: int, generator: torch.Generator) -> Iterator[Tensor]:

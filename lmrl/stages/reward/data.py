@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lmrl.algorithms.sequences import pad_rows, split_by_length
+from lmrl.data.encoding import LeftOut, encode_all
 from lmrl.data.records import Ranking, dense_ranks
 from lmrl.errors import DataError
 from lmrl.models.reward_rows import fitted_row, reward_row
 from lmrl.text.card import ModelCard
-from lmrl.training.encoding import LeftOut, encode_all
 
 
 @dataclass(frozen=True)

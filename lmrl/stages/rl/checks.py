@@ -22,11 +22,13 @@ LEARNS_FROM = {
     "preferences": "pairs or rankings of answers",
     "labelled": "answers that are labelled good or bad",
     "trajectories": "logged answers with their rewards",
+    "demonstrations": "answers or texts to imitate",
 }
 EXAMPLES = {
     "preferences": "the rankings.jsonl that `lmrl prefer` writes",
     "labelled": "a file with the columns prompt, completion and label (true or false)",
     "trajectories": "a file with the columns prompt, completion and reward",
+    "demonstrations": "a file with the columns prompt and completion, or a column text",
 }
 
 

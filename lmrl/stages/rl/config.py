@@ -91,6 +91,27 @@ class LearningData(RowSettings):
 
 
 @dataclass
+class AuxiliarySettings:
+    """A second stream of data, whose weighted loss is added to the gradient of every optimizer step."""
+
+    weight: float = 0.0
+    """What its loss is multiplied with; 0 switches it off."""
+    optimizer: PluginChoice = choice("optimizer", "imitation")
+    """Method that learns from the data, by name: imitation makes PPO to PPO-ptx."""
+    data: LearningData = field(default_factory=LearningData)
+    """Data of the method."""
+    rows: int = 16
+    """Rows of the data per optimizer step, over all ranks."""
+
+    def __post_init__(self) -> None:
+        require_at_least("auxiliary", self, {"weight": 0, "rows": 1})
+
+    def unread(self) -> dict[str, str]:
+        """Return the settings that nothing reads as the others are, each with the one that it needs."""
+        return only_if(self.weight > 0, "weight above 0", *all_but(self, "weight"))
+
+
+@dataclass
 class RLConfig:
     """Configuration of `lmrl rl`."""
 
@@ -124,6 +145,8 @@ class RLConfig:
     """Batch size and optimization settings."""
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     """Earlier groups that are learned from again."""
+    auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
+    """A second stream of data in the loss."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     """Low-rank adapter, if one is trained."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.experience import (
+    DemonstrationBatch,
+    Experience,
+    LabelledBatch,
+    PairBatch,
+    Responses,
+    TrajectoryBatch,
+)
 from lmrl.algorithms.rollout import Samples
 from lmrl.errors import ModelError
 from lmrl.models.text_policy import TextPolicy, reference_spec
@@ -61,7 +68,7 @@ def check_data(batch: Experience, policy: Any, accelerator: Any, model: Any) -> 
 def _responses(batch: Experience) -> Responses | None:
     if isinstance(batch, PairBatch):
         return batch.chosen
-    return batch.responses if isinstance(batch, LabelledBatch | TrajectoryBatch) else None
+    return batch.responses if isinstance(batch, DemonstrationBatch | LabelledBatch | TrajectoryBatch) else None
 
 
 def _check(

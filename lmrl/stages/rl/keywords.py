@@ -15,7 +15,7 @@ from lmrl.stages.rl.config import RLConfig
 SECTIONS = tuple(
     name
     for name, kind in field_types(RLConfig).items()
-    if is_section(kind) and kind is not PluginChoice and name != "data"
+    if is_section(kind) and kind is not PluginChoice and name not in ("data", "auxiliary")
 )
 DEFAULTS: dict[str, dict[str, Any]] = {"evaluation": {"prompts": 0}}
 """Defaults that differ from those of a recipe: prompts given in a program are all trained on."""
@@ -33,7 +33,7 @@ def config_of(
     given twice, or that is not read.
     """
     table: dict[str, Any] = {name: dict(values) for name, values in DEFAULTS.items()}
-    table["model"], table["optimizer"] = model, _chosen(optimizer)
+    table["model"], table["optimizer"] = model, chosen(optimizer)
     top = [name for name in field_types(RLConfig) if name not in ("model", "optimizer", "prompts", "reward", "data")]
     given: list[str] = []
     for name in sorted(settings, key=lambda name: name not in top):  # sections first, whatever the order
@@ -41,7 +41,8 @@ def config_of(
         section, _, inside = path.rpartition(".")
         if not section:
             table[path] = _whole(path, settings[name])
-            given += [f"{path}.{one}" for one in settings[name]] if path in SECTIONS else [path]
+            whole = path in (*SECTIONS, "auxiliary")
+            given += [f"{path}.{one}" for one in settings[name]] if whole else [path]
             continue
         if path in given:
             raise SettingsError(f"{inside} is given twice, alone and in {section}; leave one of them out")
@@ -83,7 +84,7 @@ def _whole(name: str, value: Any) -> Any:
     return {**DEFAULTS.get(name, {}), **value}
 
 
-def _chosen(optimizer: str | Mapping[str, Any]) -> dict[str, Any]:
+def chosen(optimizer: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the section of an optimizer by its name, or of its settings with a ``name``."""
     if isinstance(optimizer, str):
         return {"name": optimizer}

@@ -15,8 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrl.algorithms.experience import Experience, LabelledBatch, PairBatch, Responses, TrajectoryBatch
+from lmrl.algorithms.experience import (
+    DemonstrationBatch,
+    Experience,
+    LabelledBatch,
+    PairBatch,
+    Responses,
+    TrajectoryBatch,
+)
 from lmrl.algorithms.sequences import Sequences
+from lmrl.data.encoding import LeftOut, encode_all
 from lmrl.data.logged import load_logged
 from lmrl.data.notes import log_notes
 from lmrl.data.prompts import dropped_keys
@@ -27,10 +35,10 @@ from lmrl.errors import DataError
 from lmrl.plugins.specs import Needs
 from lmrl.seeds import PromptOrder, rank_share
 from lmrl.stages.rl.config import LearningData
+from lmrl.stages.rl.demonstrations import RAW, load_demonstrations, raw_row
 from lmrl.text.card import ModelCard
 from lmrl.text.chat_template import response_row
 from lmrl.text.turns import holds_turns, with_turn_end
-from lmrl.training.encoding import LeftOut, encode_all
 from lmrl.training.trainer import Drawn
 
 logger = logging.getLogger(__name__)
@@ -63,6 +71,8 @@ class OfflineData:
         self.needs = needs
         self.scorer: Scorer | None = None
         """Computes the reference's log-probabilities, where the optimizer needs them."""
+        self.one_by_one = False
+        """Score each row by itself: its numbers then depend on no other row, so neither on what was drawn before."""
         self.device = device
         self.context_length = context_length
         self.has_scores = all(item.rewards for item in self.items)
@@ -91,6 +101,8 @@ class OfflineData:
         if self.needs.experience == "preferences":
             return PairBatch(self._side(items, 0), self._side(items, 1))
         rows = [item.rows[0] for item in items]
+        if self.needs.experience == "demonstrations":
+            return DemonstrationBatch(self._responses(rows))
         if self.needs.experience == "trajectories":
             return self._trajectories(rows, [item.rewards[0] for item in items])
         # The answer of the next row under this row's prompt (Ethayarajh et al. 2024, sec. 4.1), as far as it has room.
@@ -128,9 +140,9 @@ class OfflineData:
     def _scored(self, rows: Sequence[Row], inputs: Sequences) -> Tensor:
         assert self.scorer is not None
         new = [place for place, row in enumerate(rows) if row not in self._reference]
-        if new:
-            found = self.scorer(inputs.select(torch.tensor(new, device=self.device))).cpu()
-            for place, logprobs in zip(new, found, strict=True):
+        for part in [[place] for place in new] if self.one_by_one else [new] * bool(new):
+            found = self.scorer(inputs.select(torch.tensor(part, device=self.device))).cpu()
+            for place, logprobs in zip(part, found, strict=True):
                 self._reference[rows[place]] = logprobs[: len(rows[place][1])].clone()
         table = torch.zeros(len(rows), inputs.width)
         for place, row in enumerate(rows):
@@ -186,7 +198,8 @@ def load_offline(
 
     def encode(record: Record) -> Item:
         prompt, answers, rewards = record
-        rows = tuple(_row(card, prompt, answer) for answer in answers)
+        raw = needs.experience == "demonstrations" and prompt == RAW
+        rows = tuple(raw_row(card, str(answer)) if raw else _row(card, prompt, answer) for answer in answers)
         if any(len(asked) + len(answer) > card.context_length for asked, answer in rows):
             raise LeftOut("too long for the context")
         return Item(rows, rewards)
@@ -262,6 +275,7 @@ READERS: dict[str, Callable[[LearningData, Any], list[Record]]] = {
     "preferences": _pairs,
     "labelled": _labelled,
     "trajectories": _rewarded,
+    "demonstrations": load_demonstrations,
 }
 """Readers of the records of each kind of experience."""
 

@@ -33,6 +33,7 @@ from lmrl.rewards import resolve as resolve_reward
 from lmrl.rewards.concurrent import ConcurrentReward
 from lmrl.rewards.function import RewardFunction
 from lmrl.rewards.scorable import scorable_rows
+from lmrl.stages.rl.auxiliary import CheckedAuxiliary, check_auxiliary, load_auxiliary, make_auxiliary
 from lmrl.stages.rl.checks import (
     check_ranks,
     check_settings,
@@ -72,6 +73,7 @@ class Checked:
     """The optimizer's settings."""
     reward: RewardFunction
     accelerator: Any
+    auxiliary: CheckedAuxiliary | None
 
     @property
     def needs(self) -> Needs:
@@ -89,7 +91,8 @@ class Checked:
         kl, evaluates = self.config.kl, self.config.evaluation.prompts > 0
         penalty = self.samples and kl.beta > 0
         logged = (self.samples and kl.log_reference == "always") or (kl.log_reference != "never" and evaluates)
-        return self.needs.reference or penalty or logged
+        beside = self.auxiliary is not None and self.auxiliary.spec.needs.reference
+        return self.needs.reference or penalty or logged or beside
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Texts:
     held_out: PromptSet
     held_out_ids: list[list[int]]
     offline: OfflineData | None
+    auxiliary: OfflineData | None
     fingerprint: str
     in_turns: bool
 
@@ -127,11 +131,13 @@ def check(
     data: Any,
     plugins: PluginManager,
     accelerator: Any = None,
+    auxiliary_data: Any = None,
 ) -> Checked:
     """Read every setting; raises ``SettingsError`` for what cannot be trained."""
     spec, settings = config.optimizer.resolve(plugins)
     check_settings(config, spec, settings, data is not None)
-    check_adapter(config, spec.build(settings))
+    built = spec.build(settings)
+    check_adapter(config, built)
     note_unread(config, plugins)
     refuse_defaults(config, spec, prompts is not None, reward is not None)
     resolved(config, plugins)  # builds every plugin's table, so that a bad one is refused before any model is loaded
@@ -144,8 +150,10 @@ def check(
             f"the accelerator has gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; expected 1, "
             "because microbatches are accumulated already (train.microbatch_tokens)"
         )
-    check_ranks(config, spec.needs, accelerator.num_processes)
-    return Checked(config, plugins, spec, settings, function, accelerator)
+    ranks = accelerator.num_processes
+    check_ranks(config, spec.needs, ranks)
+    auxiliary = check_auxiliary(config, spec, built, plugins, auxiliary_data, ranks)
+    return Checked(config, plugins, spec, settings, function, accelerator, auxiliary)
 
 
 def read_texts(checked: Checked, prompts: Sequence[Any] | None, data: Any, start: LanguageModel | None = None) -> Texts:
@@ -161,13 +169,17 @@ def read_texts(checked: Checked, prompts: Sequence[Any] | None, data: Any, start
     offline = None
     if not checked.samples:
         offline = load_offline(config.data, data, start.card, checked.needs, checked.accelerator.device)
-    turns = in_turns(start, rows) or (offline is not None and offline.in_turns(start.card))
+    auxiliary = load_auxiliary(checked, start.card)
+    data_sets = [one for one in (offline, auxiliary) if one is not None]
+    turns = in_turns(start, rows) or any(one.in_turns(start.card) for one in data_sets)
     start = end_turns(start) if turns else start
     spec = sampling_spec(config.sampling, start.card)
     training, held_out = _split(usable_prompts(start, rows, spec), config)
     training_ids, held_out_ids = encode_prompts(start, training), encode_prompts(start, held_out)
-    fingerprint = rows.fingerprint() if offline is None else digest_of([rows.fingerprint(), offline.fingerprint()])
-    return Texts(start, other, spec, training, training_ids, held_out, held_out_ids, offline, fingerprint, turns)
+    digests = [rows.fingerprint(), *(one.fingerprint() for one in data_sets)]
+    fingerprint = digest_of(digests) if data_sets else digests[0]
+    held = held_out, held_out_ids
+    return Texts(start, other, spec, training, training_ids, *held, offline, auxiliary, fingerprint, turns)
 
 
 TorchOptimizer = torch.optim.Optimizer | Callable[[Sequence[TrainedParameters]], torch.optim.Optimizer]
@@ -185,6 +197,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
     module, prepared = accelerator.prepare(policy, _torch_optimizer(policy, config, torch_optimizer))
     processor = optimizer.processor(policy.model, texts.spec, accelerator.autocast)
     support = processor.support if processor is not None else None
+    token_budget = microbatch_budget(config.train, accelerator.device, policy)
     updater = Updater(
         optimizer,
         TextPolicy(
@@ -200,8 +213,9 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
         needs=needs,
         accelerator=accelerator,
         torch_optimizer=prepared,
-        token_budget=microbatch_budget(config.train, accelerator.device, policy),
+        token_budget=token_budget,
         seed=config.run.seed,
+        auxiliary=make_auxiliary(checked, texts, module, reference, token_budget),
     )
     maker = RolloutMaker(
         engine,

@@ -19,6 +19,7 @@ from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import OptimizerSpec
 from lmrl.reporting.metrics import read_metrics
 from lmrl.seeds import derive_seed
+from lmrl.stages.rl.auxiliary import auxiliary_table
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.evaluation import Evaluation, evaluate_policy
 from lmrl.stages.rl.keywords import config_of
@@ -41,7 +42,8 @@ class RLTrainer(Trainer):
 
     ``model`` is a folder, a hub id or a loaded ``LanguageModel``. ``optimizer`` is a name, a mapping of its settings
     with a ``name``, or an ``OptimizerSpec``. ``prompts`` are texts, rows, a path or a table; ``reward`` is a callable,
-    a name or a mapping of names to weights; ``data`` is what optimizers that do not sample learn from. Further
+    a name or a mapping of names to weights; ``data`` is what optimizers that do not sample learn from. ``auxiliary`` is
+    a mapping with the ``weight`` of a second stream, its ``optimizer``, its ``data`` and its ``rows`` per step. Further
     keywords are settings of `lmrl rl` by their last names (``group_size=8``, ``learning_rate=1e-5``, ``beta=0.0``,
     ``max_new_tokens=64``) or whole sections (``train={...}``). Without ``evaluation`` no prompts are held out.
 
@@ -64,6 +66,7 @@ class RLTrainer(Trainer):
         prompts: Any = None,
         reward: Any = None,
         data: Any = None,
+        auxiliary: Mapping[str, Any] | None = None,
         plugins: PluginManager | None = None,
         accelerator: Any = None,
         torch_optimizer: TorchOptimizer | None = None,
@@ -74,10 +77,13 @@ class RLTrainer(Trainer):
             plugins.offer_optimizer(optimizer)
             optimizer = optimizer.name
         start = model if isinstance(model, LanguageModel) else None
+        rows = None
+        if auxiliary is not None:
+            settings["auxiliary"], rows = auxiliary_table(auxiliary)
         config = config_of("" if start else str(model), optimizer, settings, plugins)
         if start is not None:
             config = replace(config, model=start.card.path)
-        checked = check(config, reward, prompts, data, plugins, accelerator)
+        checked = check(config, reward, prompts, data, plugins, accelerator, rows)
         texts = read_texts(checked, prompts, data, start)
         self._take(checked, texts, build(checked, texts, torch_optimizer), Run(Path(), config, is_main=False))
 

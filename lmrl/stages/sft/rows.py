@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from lmrl.data.encoding import LeftOut, encode_all
 from lmrl.data.examples import Example, ExampleSet
 from lmrl.data.layouts.conversations import before_answer, text_of_answer
 from lmrl.data.prompts import dropped_keys
@@ -16,7 +17,6 @@ from lmrl.stages.sft.batches import Row
 from lmrl.stages.sft.config import SFTDataSettings
 from lmrl.text.chat_template import chat_row, prompt_ids, response_row
 from lmrl.text.codec import TextCodec
-from lmrl.training.encoding import LeftOut, encode_all
 
 SHOWN_AFTER_SECONDS = 3.0
 
