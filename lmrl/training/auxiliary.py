@@ -70,11 +70,11 @@ class Auxiliary:
         return {f"auxiliary/{name}": value for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must survive a resume."""
+        """Return the checkpoint state: the steps drawn so far, and the method's."""
         return {"drawn": self.drawn, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore the state that ``state_dict`` returned."""
         self.drawn = int(state["drawn"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -10,7 +10,7 @@ from lmrl.testing import check_optimizer, expected_update, random_problem
 
 HEADING = "## What a plugin can express"
 EXAMPLE = re.compile(r"[Ss]aved as `(\w+)\.py`:\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OPTIMIZERS = {"pairwise_ppo": {}, "gdpo": {}, "constrained": {"part": "first", "limit": 0.6}}
+OPTIMIZERS = {"pairwise_ppo": {}, "scored_head": {}, "gdpo": {}, "constrained": {"part": "first", "limit": 0.6}}
 """By name, with the settings that the kit's toy rollouts need."""
 
 
