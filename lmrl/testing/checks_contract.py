@@ -203,6 +203,12 @@ def check_importance(trial: Trial) -> str:
 
     rest = losses(torch.zeros_like(factors))
     once = losses(torch.ones_like(factors)) - rest
+    if not once.any():
+        return (
+            "the loss is the same without batch.advantages; expected a loss that is proportional to them, because the "
+            "trainer corrects samples of another distribution by weighting them: multiply by batch.advantages, or "
+            "declare Needs(importance=False)"
+        )
     scale = (factors if once.ndim == 1 else factors[:, None]) * once
     difference = (losses(factors) - rest - scale).abs().max()
     if difference > PROPORTIONAL * once.abs().max().clamp_min(1e-6):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
 from lmrl.algorithms import (
     Advantages,
@@ -21,6 +23,7 @@ from lmrl.algorithms import (
     Rollout,
     ops,
 )
+from lmrl.algorithms.preference_losses import sequence_logprobs
 
 
 @dataclass
@@ -55,17 +58,15 @@ class GSPO(PolicyOptimizer):
         returns, group = rollout.rewards.sum(1), ops.split_off(rollout.group, ~rollout.scored)
         normalised = ops.group_normalise(returns, group, self.settings.normalise_std, rollout.scores)
         metrics = {"return": returns, "tied": (ops.group_spread(rollout.scores, group) == 0).float()}
-        columns = normalised[:, None] * rollout.action_mask
-        return Advantages(columns, {"answer_advantages": normalised}, metrics)
+        return Advantages(normalised[:, None] * rollout.action_mask, metrics=metrics)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """Return the clipped surrogate of every answer."""
         now = policy.evaluate(batch)
         log_ratios = ops.sequence_log_ratios(now.logprobs, batch.proximal_logprobs, batch.action_mask)
         low, high = self.settings.clip_range, self.settings.clip_range_high or self.settings.clip_range
-        losses, clipped = ops.clipped_surrogate(
-            log_ratios, log_ratios.new_zeros(len(log_ratios)), batch["answer_advantages"], low, high
-        )
+        advantages = sequence_logprobs(batch.advantages, batch.action_mask, average=True)
+        losses, clipped = ops.clipped_surrogate(log_ratios, torch.zeros_like(log_ratios), advantages, low, high)
         metrics = {
             "policy_loss": losses,
             "clip_fraction": clipped.float(),

@@ -108,6 +108,15 @@ class Imitates(Sound):
         return Loss(-(batch.advantages > 0).float() * policy.evaluate(batch).logprobs)
 
 
+class ReadsItsOwnColumn(Sound):
+    def advantages(self, rollout):
+        found = super().advantages(rollout).advantages
+        return Advantages(found, {"own": found})
+
+    def loss(self, policy, batch):
+        return Loss(-batch["own"] * policy.evaluate(batch).logprobs)
+
+
 class Squashes(Sound):
     def loss(self, policy, batch):
         return Loss(-torch.tanh(batch.advantages) * policy.evaluate(batch).logprobs)
@@ -278,6 +287,7 @@ DEFECTS = [
     (ReturnsATensor, {"contract"}, r"loss\(policy, batch\) returned a tensor.*return Loss\(losses\)"),
     (ReadsScores, {"rewards"}, r"a KL penalty of beta 10 .* changes nothing in the update.*reads_rewards=False"),
     (Imitates, {"importance"}, r"doubled or tripled the loss does not grow by as much.*Needs\(importance=False\)"),
+    (ReadsItsOwnColumn, {"importance"}, r"the loss is the same without batch.advantages.*Needs\(importance=False\)"),
     (Squashes, {"importance"}, r"multiply by batch.advantages"),
     (ReadsTheLastReward, {"rewards"}, r"compute credit from rollout.rewards \(rewards.sum\(1\), ops.returns_to_go\)"),
     (BestOfTheGroup, {"rewards"}, r"if the method by design compares scores alone"),

@@ -99,7 +99,6 @@ def test_trap_31_a_sequence_level_ratio_is_the_mean_masked_log_ratio():
     mask = torch.tensor([[True, True, False]])
     optimizer = make("gspo", clip_range=0.5, clip_range_high=0.5)
     batch = batch_of(torch.ones(1, 3), torch.zeros(1, 3), mask)
-    batch.extra["answer_advantages"] = torch.ones(1)
     losses = optimizer.loss(Fixed(now), batch).losses
     assert losses.detach().flatten()[0].item() == pytest.approx(-torch.tensor(0.2).exp().item(), rel=1e-5)
 

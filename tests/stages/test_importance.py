@@ -68,7 +68,7 @@ def gradient(made, rollout, name, importance=True, **train):
     return moved, metrics
 
 
-@pytest.mark.parametrize("name", ["reinforce", "grpo", "rloo"])
+@pytest.mark.parametrize("name", ["reinforce", "grpo", "rloo", "gspo", "gmpo", "sapo"])
 def test_weights_multiply_the_advantages(toy, name):
     """The step is that of exact samples whose advantages are multiplied by the weights."""
     made, exact, other = both(toy)
