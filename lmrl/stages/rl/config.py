@@ -181,7 +181,7 @@ class RLConfig:
             read = not pairs or optimizer.reads_rewards
             found |= only_if(read, "the optimizer.name of one that reads shaped rewards", *kl)
             penalized = pairs or optimizer.reads_rewards or self.kl.placement == "loss"
-            penalty = [f"kl.{name}" for name in all_but(self.kl, "placement")]
+            penalty = [f"kl.{name}" for name in all_but(self.kl, "placement", "log_reference")]
             found |= only_if(penalized, "kl.placement=loss, because it compares scores alone", *penalty)
         values = "the optimizer.name of one with a value function"
         found |= only_if(bool(needs.values) or built.defines("heads"), values, "train.value_learning_rate")
