@@ -53,7 +53,7 @@ class GKD(PolicyOptimizer):
         return Loss(policy.compare(batch, "teacher", self.divergence))
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the divergence (n,) of log-probabilities (n, V) (Agarwal et al. 2024, eq. 1 and sec. 2)."""
+        """Return the divergence (n,) of log-probabilities (n, V) (Agarwal et al. 2024, sec. 2)."""
         beta, count = self.settings.beta, self.settings.top_k
         if 0 < count < teacher.shape[-1] - 1:
             top = teacher.topk(count)
