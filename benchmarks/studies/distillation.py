@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lmrl import RLTrainer
 from lmrl.algorithms import Responses
-from lmrl.algorithms.ops import distribution_kl, masked_mean
+from lmrl.algorithms.ops import kl_divergence, masked_mean
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.engines.batch import sample_batch
@@ -176,8 +176,8 @@ def divergences(student: LanguageModel, teacher: LanguageModel, questions: list[
 
     with torch.no_grad():
         return {
-            "forward_kl": per_token(teacher, lambda own, other: distribution_kl(other, own)),
-            "reverse_kl": per_token(student, distribution_kl),
+            "forward_kl": per_token(teacher, lambda own, other: kl_divergence(other, own)),
+            "reverse_kl": per_token(student, kl_divergence),
         }
 
 

@@ -30,12 +30,6 @@ def entropy(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logprobs.dtype).min)).sum(-1)
 
 
-def distribution_kl(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) over the last dimension of log-probabilities (..., V); -inf in ``p`` contributes 0."""
-    reached = p > -torch.inf
-    return (p.exp() * (p.masked_fill(~reached, 0) - q.masked_fill(~reached, 0))).sum(-1)
-
-
 def scatter_rows(flat: Tensor, mask: Tensor) -> Tensor:
     """Return ``flat`` (..., N) as (..., B, T): at the N true places of ``mask`` (B, T), row by row, and 0 elsewhere."""
     result = torch.zeros(*flat.shape[:-1], *mask.shape, dtype=flat.dtype, device=flat.device)

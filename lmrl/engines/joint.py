@@ -32,7 +32,7 @@ class JointModel(ABC):
 
 
 class GeometricMixture(JointModel):
-    """The distribution proportional to the product of p_i ** weight_i in each state (Nash-MD-PG of Munos et al. 2024)."""
+    """The distribution proportional to the product of p_i ** weight_i in each state (Munos et al. 2024)."""
 
     def __init__(self, parts: Sequence[Any], weights: Sequence[float]) -> None:
         super().__init__(parts)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 KEPT_ENTRIES = 2**26
 """Up to so many probabilities are kept for the backward pass (256 MiB); more are computed again, in chunks."""
@@ -29,6 +29,19 @@ def head_logprobs(hidden: Tensor, weight: Tensor, ids: Tensor, temperature: floa
         with torch.autocast(device, enabled=False):
             return compute(hidden.to(precision), weight.to(precision), ids, temperature)
     return compute(hidden, weight, ids, temperature)
+
+
+def logits_later(head: nn.Linear, hidden: Tensor) -> Callable[[Tensor | slice], Tensor]:
+    """Return how to compute the logits of some rows of ``hidden`` later, in the precision of now."""
+    device = hidden.device.type
+    enabled, precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def logits(places: Tensor | slice) -> Tensor:
+        with torch.autocast(device, dtype=precision, enabled=enabled):
+            result: Tensor = head(hidden[places])
+        return result
+
+    return logits
 
 
 class _HeadLogprobs(torch.autograd.Function):

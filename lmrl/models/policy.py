@@ -22,7 +22,7 @@ from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.sequences import Sequences
 from lmrl.errors import ModelError, PluginError
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
-from lmrl.models.head import head_logprobs
+from lmrl.models.head import head_logprobs, logits_later
 from lmrl.models.layouts import Layout, choose_layout
 from lmrl.models.lm_head import PREFIX, head_state, output_embedding, replaced_head, require_linear_head, restore_head
 from lmrl.models.loading import load, require_trained_trunk
@@ -166,7 +166,7 @@ class PolicyModel(nn.Module):
         if head is not None:
             assert hidden is not None and temperature is not None
             logprobs = head_logprobs(hidden, head.weight, inputs.actions, temperature)
-            outputs = replace(outputs, logprobs=logprobs, later_logits=_later(head, hidden))
+            outputs = replace(outputs, logprobs=logprobs, later_logits=logits_later(head, hidden))
         if need_heads:
             assert hidden is not None and not include_last
             outputs = replace(
@@ -339,16 +339,3 @@ class PolicyWeights:
         with self.policy.extracted() as model:
             save_model(model, folder)
         copy_tokenizer(self.card.files or self.card.path, folder)
-
-
-def _later(head: nn.Linear, hidden: Tensor) -> Callable[[Tensor | slice], Tensor]:
-    """Return how to compute the logits of some rows of ``hidden`` later, in the precision of now."""
-    device = hidden.device.type
-    enabled, precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-
-    def logits(places: Tensor | slice) -> Tensor:
-        with torch.autocast(device, dtype=precision, enabled=enabled):
-            result: Tensor = head(hidden[places])
-        return result
-
-    return logits

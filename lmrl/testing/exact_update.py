@@ -72,13 +72,11 @@ def expected_update(
         table = problem.table(policy)
     models = ExactModels(problem, build(), needs, kl.beta)
     further = models.further(table)
-    reached = [int((one > -torch.inf).sum()) // len(problem.prompts) for one in further]
-    draws = len(problem.prompts) * problem.responses_per_prompt**group_size * prod(reached)
+    reached = prod(int((one > -torch.inf).sum()) // len(problem.prompts) for one in further)
+    draws = len(problem.prompts) * problem.responses_per_prompt**group_size * reached
     if draws > MOST_DRAWS:
-        raise SettingsError(
-            f"there are {draws} groups of {group_size}; expected at most {MOST_DRAWS}: take a smaller "
-            "vocabulary, fewer tokens or smaller groups"
-        )
+        less = "take a smaller vocabulary, fewer tokens or smaller groups"
+        raise SettingsError(f"there are {draws} groups of {group_size}; expected at most {MOST_DRAWS}: {less}")
     face = _TablePolicy(table, problem.spec, models)
     recorder = _Recorder(face.leaves)
     accelerator = make_accelerator(RunSettings(device="cpu", precision="no"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmrl import Needs, OptimizerSpec, SettingsError, hookimpl
 from lmrl.algorithms import Advantages, Batch, Loss, NamedModel, OptimizerSettings, Policy, PolicyOptimizer, Rollout
-from lmrl.algorithms.ops import distribution_kl
+from lmrl.algorithms.ops import kl_divergence
 
 
 @dataclass
@@ -59,11 +59,11 @@ class GKD(PolicyOptimizer):
             top = teacher.topk(count)
             student, teacher = with_rest(student.gather(-1, top.indices)), with_rest(top.values)
         if beta == 0:
-            return distribution_kl(teacher, student)
+            return kl_divergence(teacher, student)
         if beta == 1:
-            return distribution_kl(student, teacher)
+            return kl_divergence(student, teacher)
         mixture = torch.logaddexp(teacher + log(beta), student + log1p(-beta))
-        return beta * distribution_kl(teacher, mixture) + (1 - beta) * distribution_kl(student, mixture)
+        return beta * kl_divergence(teacher, mixture) + (1 - beta) * kl_divergence(student, mixture)
 
 
 def with_rest(logprobs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from lmrl.algorithms import Mixture
 from lmrl.algorithms.kl import KLSettings
-from lmrl.algorithms.ops import distribution_kl
+from lmrl.algorithms.ops import kl_divergence
 from lmrl.plugins import PluginManager
 from lmrl.testing import expected_update, policy_parameters, random_problem, train_exactly
 from lmrl.testing.exact import flatten
@@ -61,9 +61,9 @@ def test_gkd_descends_the_divergence_in_the_states_that_the_student_visits(probl
         student = table.logits.log_softmax(-1)
         mixture = (beta * teacher.exp() + (1 - beta) * student.exp()).log()
         if beta in (0, 1):
-            states = distribution_kl(teacher, student) if beta == 0 else distribution_kl(student, teacher)
+            states = kl_divergence(teacher, student) if beta == 0 else kl_divergence(student, teacher)
         else:
-            states = beta * distribution_kl(teacher, mixture) + (1 - beta) * distribution_kl(student, mixture)
+            states = beta * kl_divergence(teacher, mixture) + (1 - beta) * kl_divergence(student, mixture)
         drawn = table.log_probabilities.detach().exp()  # no gradient through what was drawn
         return -mean_of_prompts(problem, drawn * states.masked_fill(~problem.action_mask, 0).sum(1))
 

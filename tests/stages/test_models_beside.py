@@ -8,7 +8,7 @@ import torch
 
 from lmrl import Advantages, Loss, Needs, OptimizerSettings, OptimizerSpec, PolicyOptimizer, RLTrainer
 from lmrl.algorithms import Mixture, NamedModel, PairBatch
-from lmrl.algorithms.ops import distribution_kl, scatter_rows
+from lmrl.algorithms.ops import kl_divergence, scatter_rows
 from lmrl.engines.batch import generate_all, requests_of
 from lmrl.engines.protocol import Capabilities
 from lmrl.errors import PluginError, ResumeError, SettingsError, VocabularyError
@@ -88,9 +88,9 @@ def test_the_divergence_is_that_of_both_models_own_logits(tiny_folder, teacher_f
             own, other = (model(ids[None]).logits[0, before].log_softmax(-1) for model in (student, teacher))
             mixture = (beta * other.exp() + (1 - beta) * own.exp()).log()
             if beta in (0, 1):
-                rows.append(distribution_kl(other, own) if beta == 0 else distribution_kl(own, other))
+                rows.append(kl_divergence(other, own) if beta == 0 else kl_divergence(own, other))
             else:
-                rows.append(beta * distribution_kl(other, mixture) + (1 - beta) * distribution_kl(own, mixture))
+                rows.append(beta * kl_divergence(other, mixture) + (1 - beta) * kl_divergence(own, mixture))
         torch.testing.assert_close(found, scatter_rows(torch.cat(rows), mask), rtol=1e-4, atol=1e-5)
 
 
