@@ -85,3 +85,15 @@ def test_it_is_found_and_refused_for_training(model, tmp_path):
         BestOfNSettings(n=0)
     with pytest.raises(SettingsError, match="itself"):
         BestOfNSettings(engine="best_of_n")
+
+
+def test_the_best_by_a_reward_of_tokens_is_that_of_its_sum(model):
+    prompts = [model.card.codec.encode(text) for text in ("the dog", "a")]
+    engine, found = engine_of(8), []
+    for reward in (
+        lambda prompts, responses, response_ids: [float(sum(ids)) for ids in response_ids],
+        lambda prompts, responses, response_ids: [[float(token) for token in ids] for ids in response_ids],
+    ):
+        engine.reward = resolve(reward)
+        found.append(generate(engine, model, prompts).inputs.action_ids)
+    assert torch.equal(*found)

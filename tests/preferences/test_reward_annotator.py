@@ -7,6 +7,7 @@ from lmrl.annotators import AnnotatorSettings, Comparison, build_annotator
 from lmrl.annotators.reward import RewardAnnotator
 from lmrl.errors import RewardError, SettingsError
 from lmrl.rewards import resolve
+from lmrl.rewards.binding import TURNS
 
 HAPPY, SAD, NONE = "The ball was red. Tom was happy.", "The ball was lost. Tom was sad.", "The ball"
 
@@ -70,3 +71,11 @@ def test_wrong_settings_are_refused():
 
 def test_nothing_to_judge_is_no_error():
     assert build_annotator(AnnotatorSettings()).judge([]) == []
+
+
+def test_rewards_of_tokens_are_summed_where_the_tokens_are_known():
+    annotator = RewardAnnotator(resolve(lambda prompts, responses: [[0.5] * len(text) for text in responses]))
+    [judged] = annotator.judge([Comparison("Once", "Once", ("ab", "abc"), {}, {TURNS: [[2], [3]]})])
+    assert judged.ranks == (1, 0) and judged.scores == (1.0, 1.5)
+    with pytest.raises(RewardError, match="expected one number, because its sampled tokens are not known here"):
+        annotator.judge([comparison("ab", "abc")])
