@@ -103,7 +103,7 @@ def make_auxiliary(
     spec = reference_spec(texts.spec)
     if checked.auxiliary.spec.needs.reference:
         assert reference is not None
-        frozen, data.one_by_one = reference, True
+        frozen, data.one_by_one = reference, accelerator.device.type == "cpu"
         data.scorer = lambda inputs: score_reference(frozen, inputs, spec, token_budget)
     order = PromptOrder(len(data), section.rows, derive_seed(checked.config.run.seed, "auxiliary"))
 
