@@ -26,6 +26,8 @@ class PromptPool:
     """Number of prompts of one update over all ranks."""
     seed: int
     """Seed of the run."""
+    group_size: int = 1
+    """Responses to each prompt."""
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -37,7 +37,7 @@ def numbers(metrics):
 
 def pool(count, batch, seed=0, column=None):
     columns = {"level": list(range(count)) if column is None else column}
-    return PromptPool([f"prompt {index}" for index in range(count)], columns, batch, seed)
+    return PromptPool([f"prompt {index}" for index in range(count)], columns, batch, seed, group_size=4)
 
 
 def results(update, rows):
@@ -222,6 +222,14 @@ def test_wrong_settings_are_named(tiny_folder, table, message):
     rows = [{"prompt": "the cat", "level": 1, "word": "cat"}, {"prompt": "a", "level": 2, "word": "dog"}]
     with pytest.raises(SettingsError, match=message):
         trainer_of(tiny_folder, prompts=rows, prompt_sampler=table)
+
+
+def test_one_response_has_no_spread(tiny_folder):
+    table = {"name": "difficulty"}
+    with pytest.raises(SettingsError, match=r"measure is spread, but train\.group_size is 1"):
+        trainer_of(tiny_folder, optimizer="reinforce", group_size=1, prompt_sampler=table)
+    table["difficulty"] = {"measure": "solve_rate"}
+    assert trainer_of(tiny_folder, optimizer="reinforce", group_size=1, prompt_sampler=table).source.prompts.observes
 
 
 @pytest.mark.parametrize("name", ["difficulty", "curriculum"])

@@ -109,6 +109,11 @@ class Difficulty(PromptSampler):
     def __init__(self, settings: DifficultySettings, pool: PromptPool) -> None:
         super().__init__(settings, pool)
         require_enough("difficulty", pool)
+        if settings.measure == "spread" and pool.group_size < 2:
+            raise SettingsError(
+                "prompt_sampler.difficulty.measure is spread, but train.group_size is 1, and the score of one response "
+                "has no spread; set train.group_size=2 or more, or measure=solve_rate"
+            )
         self.estimates: dict[int, tuple[float, int]] = {}
         """Of each prompt that was scored: the estimate, and the update that it is of."""
         self.largest = 0.0

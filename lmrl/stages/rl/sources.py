@@ -39,10 +39,9 @@ def make_source(checked: Checked, texts: Texts, maker: RolloutMaker, updater: Up
 def _prompt_stream(checked: Checked, texts: Texts) -> PromptStream:
     config, accelerator, prompts = checked.config, checked.accelerator, texts.training
     spec, settings = config.prompt_sampler.resolve(checked.plugins)
-    batch = config.train.prompts_per_update
-    sampler = spec.build(settings, PromptPool(prompts.prompts, prompts.columns, batch, config.run.seed))
+    batch, size = config.train.prompts_per_update, config.train.group_size
+    sampler = spec.build(settings, PromptPool(prompts.prompts, prompts.columns, batch, config.run.seed, size))
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    size = config.train.group_size
     return PromptStream(prompts, texts.training_ids, sampler, batch, size, spec.name, rank, ranks)
 
 
