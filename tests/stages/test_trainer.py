@@ -67,6 +67,21 @@ def test_a_restored_trainer_continues_bit_for_bit(tiny_folder, tmp_path, optimiz
     assert torch.equal(weights(again), weights(whole))
 
 
+@pytest.mark.parametrize("optimizer", ["dpo", "kto"])
+def test_reference_logprobs_of_rows_are_those_of_an_undisturbed_run(tiny_folder, tmp_path, optimizer):
+    """Their last digits depend on the rows that they are computed beside, so on when a row was first drawn."""
+    texts = ["the cat", "a dog", "the dog sat", "a", "home", "far ."]
+    data = [{"prompt": text, "chosen": " happy .", "rejected": " sad far"} for text in texts]
+    if optimizer == "kto":
+        data = [{"prompt": text, "completion": " ran far", "label": len(text) % 2 == 0} for text in texts]
+    changes = {"optimizer": optimizer, "data": data, "prompts": PROMPTS, "prompts_per_update": 5, "learning_rate": 0.01}
+    whole, first, again = (RLTrainer(tiny_folder, device="cpu", **changes) for _ in range(3))
+    expected = [numbers(metrics) for metrics in whole.steps(5)]
+    list(first.steps(2))
+    again.restore(first.save(tmp_path / "checkpoint"))
+    assert [numbers(metrics) for metrics in again.steps(3)] == expected[2:]
+
+
 def test_a_recipe_does_the_same(tiny_folder, tmp_path):
     trainer = trainer_of(tiny_folder, learning_rate=0.01, seed=3)
     expected = [numbers(metrics) for metrics in trainer.steps(2)]

@@ -11,11 +11,11 @@ from lmrl.errors import SettingsError
 from lmrl.models.text_policy import Reference, TextPolicy, reference_spec, score_reference
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import OptimizerSpec
-from lmrl.seeds import PromptOrder, derive_seed, rank_share
+from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.rl.checks import EXAMPLES, LEARNS_FROM
 from lmrl.stages.rl.config import RLConfig
 from lmrl.stages.rl.keywords import chosen
-from lmrl.stages.rl.offline import OfflineData, load_offline
+from lmrl.stages.rl.offline import OfflineData, OrderedData, load_offline
 from lmrl.training.auxiliary import Auxiliary
 
 if TYPE_CHECKING:
@@ -103,14 +103,9 @@ def make_auxiliary(
     spec = reference_spec(texts.spec)
     if checked.auxiliary.spec.needs.reference:
         assert reference is not None
-        frozen, data.one_by_one = reference, accelerator.device.type == "cpu"
+        frozen = reference
         data.scorer = lambda inputs: score_reference(frozen, inputs, spec, token_budget)
     order = PromptOrder(len(data), section.rows, derive_seed(checked.config.run.seed, "auxiliary"))
-
-    def draw(step: int) -> Any:
-        rows = rank_share(order.indices(step), accelerator.process_index, accelerator.num_processes)
-        with accelerator.autocast():
-            return data.batch(rows)
-
+    draw = OrderedData(data, order, accelerator).batch
     method = checked.auxiliary.spec.build(checked.auxiliary.settings)
     return Auxiliary(method, TextPolicy(module, spec, with_values=False), draw, section.weight, token_budget)

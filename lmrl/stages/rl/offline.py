@@ -71,8 +71,6 @@ class OfflineData:
         self.needs = needs
         self.scorer: Scorer | None = None
         """Computes the reference's log-probabilities, where the optimizer needs them."""
-        self.one_by_one = False
-        """Score each row by itself: its numbers then depend on no other row, so neither on what was drawn before."""
         self.device = device
         self.context_length = context_length
         self.has_scores = all(item.rewards for item in self.items)
@@ -140,14 +138,39 @@ class OfflineData:
     def _scored(self, rows: Sequence[Row], inputs: Sequences) -> Tensor:
         assert self.scorer is not None
         new = [place for place, row in enumerate(rows) if row not in self._reference]
-        for part in [[place] for place in new] if self.one_by_one else [new] * bool(new):
-            found = self.scorer(inputs.select(torch.tensor(part, device=self.device))).cpu()
-            for place, logprobs in zip(part, found, strict=True):
+        if new:
+            found = self.scorer(inputs.select(torch.tensor(new, device=self.device))).cpu()
+            for place, logprobs in zip(new, found, strict=True):
                 self._reference[rows[place]] = logprobs[: len(rows[place][1])].clone()
         table = torch.zeros(len(rows), inputs.width)
         for place, row in enumerate(rows):
             table[place, : len(row[1])] = self._reference[row]
         return table.to(self.device)
+
+
+class OrderedData:
+    """Data in an order: this rank's items of step 0, 1, ...
+
+    The last digits of a reference's log-probability depend on the rows that it is computed beside. So that a resumed
+    run on a CPU has those of the undisturbed one, the rows of earlier steps are scored as these steps did.
+    """
+
+    def __init__(self, data: OfflineData, order: PromptOrder, accelerator: Any) -> None:
+        self.data, self.order, self.accelerator = data, order, accelerator
+        self._drawn = 0
+
+    def batch(self, step: int) -> Experience:
+        """Return this rank's items of a step."""
+        with self.accelerator.autocast():
+            if self.data.scorer is not None and self.data.device.type == "cpu":
+                for earlier in range(self._drawn, step):
+                    self.data.batch(self._share(earlier))
+            self._drawn = max(self._drawn, step + 1)
+            return self.data.batch(self._share(step))
+
+    def _share(self, step: int) -> Sequence[int]:
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        return rank_share(self.order.indices(step), rank, ranks)
 
 
 class DataSource:
@@ -156,24 +179,19 @@ class DataSource:
     ``check`` (batch) is called with the first batch.
     """
 
-    def __init__(
-        self, data: OfflineData, order: PromptOrder, accelerator: Any, check: Callable[[Experience], None]
-    ) -> None:
-        self.data, self.order, self.accelerator, self.check = data, order, accelerator, check
+    def __init__(self, data: OrderedData, check: Callable[[Experience], None]) -> None:
+        self.data, self.check = data, check
         self._checked = False
 
     def next(self, updates: int) -> Drawn:
         """Return this rank's share of the data of the next update."""
-        start, accelerator = time.perf_counter(), self.accelerator
-        with accelerator.autocast():
-            batch = self.data.batch(
-                rank_share(self.order.indices(updates), accelerator.process_index, accelerator.num_processes)
-            )
+        start, order = time.perf_counter(), self.data.order
+        batch = self.data.batch(updates)
         if not self._checked:
             self.check(batch)
             self._checked = True
-        tokens = float(batch.row_lengths.sum()) * accelerator.num_processes
-        return Drawn(batch, {"time/score_seconds": time.perf_counter() - start}, tokens, self.order.batch)
+        tokens = float(batch.row_lengths.sum()) * self.data.accelerator.num_processes
+        return Drawn(batch, {"time/score_seconds": time.perf_counter() - start}, tokens, order.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the order of data is a function of the seed."""

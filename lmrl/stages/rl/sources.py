@@ -8,7 +8,7 @@ from lmrl.algorithms.prompts import PromptPool
 from lmrl.models.text_policy import FrozenReference, TextPolicy
 from lmrl.seeds import PromptOrder, derive_seed
 from lmrl.stages.rl.first_update import check_data
-from lmrl.stages.rl.offline import DataSource, OfflineData
+from lmrl.stages.rl.offline import DataSource, OfflineData, OrderedData
 from lmrl.stages.rl.rollouts import RolloutMaker
 from lmrl.stages.rl.source import PromptSource, PromptStream
 from lmrl.training.update import Updater
@@ -54,4 +54,4 @@ def _data_source(checked: Checked, data: OfflineData, maker: RolloutMaker, updat
         if starts_as_reference and updater.updates == 0:
             check_data(batch, updater.policy, accelerator, model)
 
-    return DataSource(data, order, accelerator, check_first)
+    return DataSource(OrderedData(data, order, accelerator), check_first)
