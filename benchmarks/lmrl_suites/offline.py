@@ -18,7 +18,7 @@ from lmrl.stages.rl import RLConfig
 if TYPE_CHECKING:
     from lmrl.data import PromptSet
     from lmrl.engines.texts import Completion
-    from lmrl.rewards.function import RewardResult
+    from lmrl.rewards.result import RewardResult
 
 CHUNK = 512
 """Answers that are sampled at once."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrl.errors import RewardError, SettingsError
-from lmrl.rewards.function import RewardResult
+from lmrl.rewards.result import RewardResult
 
 Reward = Callable[[Sequence[str], Sequence[str], Mapping[str, Sequence[Any]]], RewardResult]
 

@@ -8,7 +8,7 @@ from typing import Any
 from lmrl.engines.protocol import Response
 from lmrl.rewards.binding import sampled_columns
 from lmrl.rewards.concurrent import ConcurrentReward
-from lmrl.rewards.function import RewardResult
+from lmrl.rewards.result import RewardResult
 from lmrl.text.card import TextCodec, response_texts
 
 
