@@ -135,3 +135,15 @@ def test_the_readme_names_every_optimizer():
     )
     plugins = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["lmrl"]
     assert set(plugins) - {"control", "suites"} <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_pages_say_how_many_lines_a_plugin_has():
+    found = {}
+    for path in (ROOT / "docs" / "plugins.md", *(ROOT / "docs" / "optimizers").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for name, lines in re.findall(r"`(?:plugins/)?lmrl_(\w+)`\]?(?:\([^)]*\),)? \(?(\d+) lines", text):
+            own = (ROOT / "plugins" / f"lmrl_{name}" / "__init__.py").read_text(encoding="utf-8")
+            assert len(own.splitlines()) == int(lines), f"{path.name}: lmrl_{name}"
+            found[name] = int(lines)
+    examples = {"gkd", "gmpo", "imitation", "nash_md", "rebel", "sapo", "xpo"}
+    assert examples <= found.keys() and all(found[name] < 80 for name in examples)
