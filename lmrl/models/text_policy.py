@@ -105,7 +105,8 @@ class TextPolicy:
     """A ``lmrl.algorithms.optimizer.Policy`` over a ``PolicyModel`` that evaluates each microbatch once.
 
     ``module`` may be the model itself or what accelerate wraps it in. ``support`` (inputs -> (N, V) bool) says what can
-    be drawn in each state; without it ``spec`` alone does. ``others`` are the models that ``other`` can name.
+    be drawn in each state; without it ``spec`` alone does. ``others`` are the models that ``other`` can name, which are
+    evaluated within ``autocast()``, because nothing wraps them.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class TextPolicy:
         with_heads: bool = False,
         support: Callable[[Sequences], Tensor] | None = None,
         others: Mapping[str, Reference] | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.module = module
-        self.others = others or {}
+        self.others, self.autocast = others or {}, autocast
         self.spec = spec
         self.with_values = with_values
         self.with_heads = with_heads
@@ -146,7 +148,7 @@ class TextPolicy:
         """Return the model of this name, sampled as the policy is. Raises ``PluginError`` for an unknown name."""
         if name not in self.others:
             raise no_such_model(name, self.others)
-        return OtherPolicy(self.others[name], self.spec)
+        return OtherPolicy(self.others[name], self.spec, self.autocast)
 
     def compare(self, batch: Batch | Responses, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return ``function`` of both distributions in every state, (B, T), 0 elsewhere.
@@ -209,11 +211,12 @@ class OtherPolicy:
 
     reference: Reference
     spec: SamplingSpec
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @torch.no_grad()
     def evaluate(self, batch: Batch | Responses) -> TextEvaluation:
         """Return the model on ``batch``, without gradients."""
-        with self.reference.module() as module:
+        with self.autocast(), self.reference.module() as module:
             return TextPolicy(module, self.spec, with_values=False).evaluate(batch)
 
 

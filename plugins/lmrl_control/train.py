@@ -140,6 +140,7 @@ def _check_needs(spec: OptimizerSpec, settings: Any) -> None:
         "restricts the tokens that are drawn": optimizer.defines("processor"),
         "adds heads to a language model": optimizer.defines("heads"),
         "makes further requests": optimizer.defines("further_requests"),
+        "names models beside the policy": optimizer.defines("models"),
     }
     for what, is_so in lacking.items():
         if is_so:

@@ -287,3 +287,9 @@ def test_opponents_make_a_run_better(tiny_folder, name):
     with trainer_of(tiny_folder, optimizer, **settings) as trainer:
         rewards = [metrics["rollout/reward"] for metrics in trainer.steps(25)]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+
+
+def test_a_teacher_is_evaluated_in_the_precision_of_the_policy(tiny_folder):
+    """The same model in the same precision: no divergence, not even that of rounding."""
+    with trainer_of(tiny_folder, gkd(tiny_folder, beta=1.0), precision="bf16") as trainer:
+        assert trainer.step()["optimizer/loss"] == 0.0

@@ -75,7 +75,8 @@ class RLKind(SuiteKind):
 
     def able(self, suite: Suite, plugins: PluginManager) -> dict[str, str]:
         """Return every optimizer: those that learn from data are given data."""
-        return dict.fromkeys(plugins.optimizers(), "")
+        found = plugins.optimizers()
+        return {name: "" if spec.needs.scores else "it reads no score" for name, spec in found.items()}
 
     def scale(self, suite: Suite, task: str) -> tuple[float, float]:
         """Return the task's bounds of the reward; a KL can put the objective below them."""

@@ -207,6 +207,7 @@ def build(checked: Checked, texts: Texts, torch_optimizer: TorchOptimizer | None
             optimizer.defines("heads"),
             support,
             beside.models if beside else None,
+            accelerator.autocast,
         ),
         config.train,
         kl=config.kl,
