@@ -168,6 +168,10 @@ class RLConfig:
         reading = [f"data.{name}" for name in all_but(self.data, "path")]  # a path is refused with a message of its own
         found = only_if(not samples, "the optimizer.name of one that learns from data", *reading)
         found |= only_if(samples, "the optimizer.name of one that samples", "prompt_sampler", "replay")
+        if self.auxiliary.weight:  # one batch of its data for each step of the other optimizer
+            method = self.auxiliary.optimizer.name
+            steps = [f"auxiliary.optimizer.{method}.{name}" for name in ("epochs", "minibatches")]
+            found |= only_if(False, f"optimizer.name={method}, as a method by itself", *steps)
         kl = [f"kl.{name}" for name in all_but(self.kl, "log_reference")]
         found |= only_if(samples, "the optimizer.name of one that samples", *kl, "train.group_size", "train.resamples")
         found |= only_if(
