@@ -15,6 +15,7 @@ from lmrl.algorithms.rollout import Rollout
 from lmrl.config import build
 from lmrl.engines import SamplingSpec
 from lmrl.envs import TextGenVectorEnv
+from lmrl.models.beside import ModelsBeside
 from lmrl.plugins import PluginManager
 from lmrl.plugins.specs import Needs
 from lmrl.reporting.metrics import read_metrics
@@ -25,7 +26,9 @@ from lmrl.stages.rl.evaluation import evaluate_policy
 
 PROMPTS = ["the cat", "a dog", "the dog sat", "a cat ran", "the", "a", "home", "far ."]
 SAMPLERS = sorted(
-    name for name, spec in PluginManager().records("optimizer").items() if spec.needs.experience == "rollouts"
+    name
+    for name, spec in PluginManager().records("optimizer").items()
+    if spec.needs.experience == "rollouts" and spec.needs.scores
 )
 VALUED = [name for name in SAMPLERS if PluginManager().get("optimizer", name).needs.values]
 
@@ -64,7 +67,10 @@ def sampled(toy, name, reward=odd_only, on_length="terminate"):
     prompts = here.prompts(24, group_size=6)
     settings = dataclasses.replace(spec.settings(), epochs=1, minibatches=1)
     optimizer = spec.build(settings)
-    scored = here.maker.sample(prompts, 2, optimizer.further_requests if name == "remax" else None)
+    frozen = here.maker.reference
+    here.maker.beside = ModelsBeside(optimizer.models(), here.policy, here.language_model.card, frozen)
+    asks = optimizer.further_requests if optimizer.defines("further_requests") else None
+    scored = here.maker.sample(prompts, 5, asks)
     rollout = here.maker.complete(scored, here.maker.reference_logprobs(scored.samples), 0.1)
     return here, rollout, optimizer
 
