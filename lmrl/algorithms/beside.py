@@ -5,6 +5,7 @@ Two names are always there: ``"policy"`` and, with ``Needs(reference=True)``, ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that is evaluated (``policy.evaluate(batch, "name")``) and sampled (``Request(model="name")``).
+    """A model that is evaluated (``policy.other("name").evaluate(batch)``) and sampled (``Request(model="name")``).
 
     Raises ``SettingsError`` for a ``decay`` out of range, and for one below 1 together with a ``path``.
     """
@@ -46,10 +47,17 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A geometric mixture of models, to be sampled: log p = sum of weight * log p_name, renormalized in each state."""
+    """A geometric mixture of models, to be sampled: log p = sum of weight * log p_name, renormalized in each state.
+
+    Raises ``SettingsError`` for no weights, and for one that is not finite.
+    """
 
     weights: Mapping[str, float]
     """Weights by the models' names, ``"policy"`` and ``"reference"`` included."""
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(math.isfinite(weight) for weight in self.weights.values()):
+            raise SettingsError(f"the weights of a mixture are {dict(self.weights)}; expected finite numbers")
 
 
 def no_such_model(name: str, known: Iterable[str]) -> PluginError:

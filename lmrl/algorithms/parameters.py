@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-from lmrl.errors import SettingsError
+from lmrl.errors import PluginError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,27 @@ class TrainedParameters:
                 raise SettingsError(
                     f"{field} of the parameter group {self.name!r} is {value}; expected at least {least}"
                 )
+        if self.role not in ("policy", "value"):
+            raise SettingsError(
+                f"role of the parameter group {self.name!r} is {self.role!r}; expected 'policy' or 'value'"
+            )
         if self.schedule not in (None, "constant", "linear", "cosine"):
             raise SettingsError(
                 f"schedule of the parameter group {self.name!r} is {self.schedule!r}; expected constant, linear or "
                 "cosine, or None for train.schedule"
             )
+
+
+def require_groups_of(parameters: Iterable[nn.Parameter], groups: Sequence[TrainedParameters]) -> None:
+    """Raise ``PluginError`` for an optimizer's groups of other parameters, of one twice, or with unclear names."""
+    grouped = [id(parameter) for group in groups for parameter in group.parameters]
+    if not set(grouped) <= {id(parameter) for parameter in parameters}:
+        raise PluginError("parameter_groups returned a parameter that is not one of heads() with a gradient")
+    if len(set(grouped)) < len(grouped):
+        raise PluginError("parameter_groups returned a parameter twice; expected each in one group")
+    names = [group.name for group in groups]
+    if len({*names} - {"policy", "value", "critic"}) < len(names):
+        raise PluginError(
+            f"parameter_groups returned groups with the names {names}; expected names that differ, and none of policy, "
+            "value and critic"
+        )

@@ -15,9 +15,10 @@ from lmrl.algorithms.beside import POLICY, REFERENCE, Mixture, NamedModel
 from lmrl.engines.joint import GeometricMixture
 from lmrl.engines.protocol import WeightSource
 from lmrl.engines.weights import LiveWeights
-from lmrl.errors import EngineError, ResumeError, SettingsError, unknown
+from lmrl.errors import EngineError, PluginError, ResumeError, SettingsError, unknown
 from lmrl.models.loading import load
 from lmrl.models.policy import PolicyModel
+from lmrl.models.saving import require_file_names
 from lmrl.models.text_policy import FrozenReference, Reference, make_reference
 from lmrl.text.card import ModelCard, load_card
 from lmrl.text.vocabulary import require_same_vocabulary
@@ -41,8 +42,9 @@ class ModelsBeside:
         self.policy, self.card = policy, card
         self.mixtures = {name: one for name, one in declared.items() if isinstance(one, Mixture)}
         named = {name: one for name, one in declared.items() if isinstance(one, NamedModel)}
-        for name in declared.keys() & {POLICY, REFERENCE}:
-            raise SettingsError(f"models() names a model {name!r}; expected another name, because that one is taken")
+        require_file_names("models()", declared, (POLICY, REFERENCE))
+        for name in declared.keys() - self.mixtures.keys() - named.keys():
+            raise PluginError(f"models() returned {declared[name]!r} for {name!r}; expected a NamedModel or a Mixture")
         self.models: dict[str, Reference] = {} if reference is None else {REFERENCE: reference}
         for name, one in named.items():
             self.models[name] = self._made(name, one, trust_remote_code)
@@ -106,7 +108,7 @@ class ModelsBeside:
                 f"the optimizer needs the model {name!r}, and {one.setting or 'its path'} is empty; expected a folder "
                 "or hub id"
             )
-        require_same_vocabulary(load_card(one.path, trust_remote_code=trust_remote_code), self.card)
+        require_same_vocabulary(load_card(one.path, trust_remote_code=trust_remote_code), self.card, f"model {name!r},")
         found = load(one.path, device=self.policy.model.device, trust_remote_code=trust_remote_code)
         return FrozenReference(found.model)
 

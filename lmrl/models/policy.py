@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from lmrl.algorithms.optimizer import LogitsProcessor, PolicyOptimizer
-from lmrl.algorithms.parameters import TrainedParameters
+from lmrl.algorithms.parameters import TrainedParameters, require_groups_of
 from lmrl.algorithms.sequences import Sequences
-from lmrl.errors import ModelError, PluginError
+from lmrl.errors import ModelError
 from lmrl.models.adapted import CRITIC_ADAPTER, Adapter
 from lmrl.models.head import head_logprobs, logits_later
 from lmrl.models.layouts import Layout, choose_layout
 from lmrl.models.lm_head import PREFIX, head_state, output_embedding, replaced_head, require_linear_head, restore_head
 from lmrl.models.loading import load, require_trained_trunk
-from lmrl.models.saving import restore_training_weights, save_model
+from lmrl.models.saving import require_file_names, restore_training_weights, save_model
 from lmrl.text.card import ModelCard
 from lmrl.text.folders import copy_tokenizer
 
@@ -119,7 +119,9 @@ class PolicyModel(nn.Module):
                 require_linear_head(model)
                 self._sampled_head = optimizer.sampled_head
             actions, width = output_embedding(model).shape
-            self.heads.update(optimizer.heads(width, actions))
+            heads = optimizer.heads(width, actions)
+            require_file_names("heads()", heads, ("value_head", "critic", "training_weights", "adapter_model"))
+            self.heads.update(heads)
             self.heads.to(model.device)
             self._head_groups = optimizer.parameter_groups
         self.has_critic = with_values and separate_critic
@@ -193,9 +195,8 @@ class PolicyModel(nn.Module):
         head = list(self.value_head.parameters()) if self.value_head is not None else []
         of_heads = [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
         groups = [] if self._head_groups is None else list(self._head_groups(dict(self.heads.items())))
+        require_groups_of(of_heads, groups)
         grouped = {id(parameter) for group in groups for parameter in group.parameters}
-        if not grouped <= {id(parameter) for parameter in of_heads}:
-            raise PluginError("parameter_groups returned a parameter that is not one of heads() with a gradient")
         head += [parameter for parameter in of_heads if id(parameter) not in grouped]
         trunk: list[nn.Parameter] = []
         if self.adapter is not None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lmrl.errors import ModelError
+from lmrl.errors import ModelError, PluginError
 from lmrl.models.pretrained import load_weights, quiet_transformers
 from lmrl.text.files import find_files, read_json
 
@@ -100,3 +102,13 @@ def _write_dtype(file: Path, dtype: torch.dtype) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(partial, file)
+
+
+def require_file_names(method: str, names: Iterable[str], taken: Collection[str]) -> None:
+    """Raise ``PluginError`` for a name of an optimizer's ``method`` that no file of a checkpoint can have."""
+    for name in names:
+        if not re.fullmatch(r"(?!model$|model-)[\w-]+", name) or name in taken:
+            raise PluginError(
+                f"{method} returned the name {name!r}; expected another name: letters, digits, - and _, and none that "
+                "a checkpoint uses itself"
+            )

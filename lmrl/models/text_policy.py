@@ -25,7 +25,7 @@ from lmrl.algorithms.parameters import TrainedParameters
 from lmrl.algorithms.rollout import Batch
 from lmrl.algorithms.sequences import Sequences, lengths_to_mask, split_by_length
 from lmrl.engines.protocol import SamplingSpec
-from lmrl.errors import ModelError, unknown
+from lmrl.errors import ModelError, PluginError, unknown
 from lmrl.models.head import CHUNK_ENTRIES, KEPT_ENTRIES
 from lmrl.models.layouts import Layout
 from lmrl.models.layouts.padded import PaddedLayout
@@ -160,7 +160,14 @@ class TextPolicy:
         width = min(one.outputs.all_logits(slice(0, 1)).shape[1] for one in pair)
 
         def part(places: slice) -> Tensor:
-            return function(*(one.distributions_at(places, width) for one in pair))
+            distributions = [one.distributions_at(places, width) for one in pair]
+            found = function(*distributions)
+            if getattr(found, "shape", None) != (wanted := (len(distributions[0]),)):
+                raise PluginError(
+                    f"the function of policy.compare returned {tuple(getattr(found, 'shape', ())) or found!r} of "
+                    f"log-probabilities {tuple(distributions[0].shape)}; expected a tensor {wanted}"
+                )
+            return found
 
         step = max(1, CHUNK_ENTRIES // width)
         if count * width <= KEPT_ENTRIES:

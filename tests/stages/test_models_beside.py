@@ -229,13 +229,18 @@ def test_bad_models_are_refused_before_anything_is_sampled(tiny_folder, tmp_path
     with pytest.raises(SettingsError, match=r"needs the model 'teacher', and optimizer\.gkd\.teacher is empty"):
         trainer_of(tiny_folder, "gkd")
     other = write_tiny_model(tmp_path / "other", words=("other", "words", "all", "new"))
-    with pytest.raises(VocabularyError):
+    with pytest.raises(VocabularyError, match=r"the model 'teacher', .* has another vocabulary"):
         trainer_of(tiny_folder, gkd(other))
+    for weights in ({}, {"policy": float("nan")}):
+        with pytest.raises(SettingsError, match="the weights of a mixture are"):
+            Mixture(weights)
     for named, asked, needs, message in (
         ({}, ("refrence",), None, r"unknown model 'refrence'; did you mean 'reference'"),
         ({}, ("reference",), Needs(), r"unknown model 'reference'.*Needs\(reference=True\)"),
         ({"policy": NamedModel()}, (), None, "expected another name"),
         ({"mix": Mixture({"policy": 1.0, "other": 1.0})}, ("mix",), None, "mixture 'mix': unknown model 'other'"),
+        ({"../up": NamedModel(decay=0.9)}, (), None, r"models\(\) returned the name '../up'; expected another name"),
+        ({"teacher": str(tiny_folder)}, (), None, "expected a NamedModel or a Mixture"),
     ):
         with pytest.raises((PluginError, SettingsError), match=message):
             trainer_of(tiny_folder, asking(named, asked, needs)[1])
@@ -263,6 +268,14 @@ def test_a_name_that_no_model_has_is_an_error_in_the_loss(tiny_folder):
     spec = OptimizerSpec("wrong", Wrong, OptimizerSettings, Needs(), "")
     with trainer_of(tiny_folder, spec, beta=0.0) as trainer, pytest.raises(PluginError, match="unknown model 'techer'"):
         trainer.step()
+
+
+@pytest.mark.parametrize("answer", [lambda p, q: p, lambda p, q: p.sum(-1, keepdim=True), lambda p, q: None])
+def test_a_comparison_that_is_no_number_per_state_is_an_error(tiny_folder, teacher_folder, answer):
+    with trainer_of(tiny_folder, gkd(teacher_folder)) as trainer:
+        trainer.updater.optimizer.loss = lambda policy, batch: Loss(policy.compare(batch, "teacher", answer))
+        with pytest.raises(PluginError, match=r"the function of policy\.compare returned .*; expected a tensor"):
+            trainer.step()
 
 
 def test_pairs_with_further_responses_hold_each_groups_own(tiny_folder):

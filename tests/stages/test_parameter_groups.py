@@ -246,6 +246,31 @@ def test_parameters_that_are_not_of_the_heads_are_refused(tiny_folder):
         trainer_of(tiny_folder, optimizer=replace(LEVELS, build=Foreign))
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("one", "two"), "a parameter twice"), (("one", "one"), "names that differ"), (("policy",), "none of policy")],
+)
+def test_groups_that_overlap_or_share_a_name_are_refused(tiny_folder, names, message):
+    class Twice(Levels):
+        def parameter_groups(self, heads):
+            own = list(heads["level"].parameters())
+            rest = own if message == "a parameter twice" else []
+            return [TrainedParameters(rest if place else own, name=name) for place, name in enumerate(names)]
+
+    with pytest.raises(PluginError, match=message):
+        trainer_of(tiny_folder, optimizer=replace(LEVELS, build=Twice))
+
+
+@pytest.mark.parametrize("name", ["model", "value_head", "a/b", "model-2"])
+def test_heads_with_the_name_of_another_file_are_refused(tiny_folder, name):
+    class Named(Levels):
+        def heads(self, width, actions):
+            return {name: Level(width)}
+
+    with pytest.raises(PluginError, match=r"heads\(\) returned the name .*; expected another name"):
+        trainer_of(tiny_folder, optimizer=replace(LEVELS, build=Named))
+
+
 def test_a_warm_up_without_a_value_function_is_refused(tiny_folder):
     with pytest.raises(SettingsError, match=r"train\.critic_warmup_updates is set as a keyword, but this run reads it"):
         trainer_of(tiny_folder, optimizer="grpo", critic_warmup_updates=2)

@@ -185,6 +185,23 @@ def test_a_restored_trainer_draws_the_same_prompts(tiny_folder, tmp_path, name, 
             trainer_of(tiny_folder, optimizer=optimizer).restore(tmp_path / "checkpoint")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_group_without_scores_is_told_as_nan(tiny_folder):
+    trainer = trainer_of(
+        tiny_folder,
+        reward=lambda prompts, responses: [None] * 2 + [1.0] * (len(prompts) - 2),
+        group_size=2,
+        prompts_per_update=2,
+        prompt_sampler={"name": "difficulty"},
+    )
+    stream = trainer.source.prompts
+    object.__setattr__(stream, "sampler", watching := Watching(None, stream.sampler.pool))
+    trainer.step()
+    [told] = watching.told
+    assert told.scored == (0, 2) and math.isnan(told.means[0]) and math.isnan(told.spreads[0])
+    assert (told.means[1], told.spreads[1]) == (1.0, 0.0)
+
+
 def test_groups_that_were_left_out_are_told_too(tiny_folder):
     """An easy prompt that is drawn in vain must not be drawn again and again."""
     trainer = trainer_of(tiny_folder, optimizer=DYNAMIC, reward=lambda prompts, completions: [1.0] * len(prompts))
@@ -245,11 +262,12 @@ def test_data_have_no_prompt_sampler(tiny_folder):
         RLTrainer(tiny_folder, optimizer="dpo", data=pairs, prompts=TEXTS, prompt_sampler={"name": "difficulty"})
 
 
-@pytest.mark.parametrize("answer", ["[0]", "[0, 8]", "[0, -1]"])
+@pytest.mark.parametrize("answer", ["[0]", "[0, 8]", "[0, -1]", "[0.5, 1]", "None"])
 def test_indices_that_do_not_fit_are_refused(tiny_folder, tmp_path, answer):
     plugins = plugin(tmp_path, f"    def indices(self, update):\n        return {answer}")
     trainer = trainer_of(tiny_folder, plugins=plugins, prompt_sampler={"name": "mine"})
-    with pytest.raises(PluginError, match=r"the prompt sampler 'mine' returned .* expected 2 of 8 prompts"):
+    message = r"the prompt sampler 'mine' returned .* expected 2 (of 8 prompts|whole numbers)"
+    with pytest.raises(PluginError, match=message):
         trainer.step()
 
 

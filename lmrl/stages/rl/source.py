@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import index as index_of
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,12 +96,18 @@ class PromptStream:
         return replace(made, groups=[group for group in groups for _ in range(self.group_size)])
 
     def _checked(self, indices: Sequence[int], count: int) -> Sequence[int]:
-        if len(indices) != count or not all(0 <= index < len(self.ids) for index in indices):
+        try:
+            found = [index_of(index) for index in indices]
+        except TypeError:
             raise PluginError(
-                f"the prompt sampler {self.name!r} returned {list(indices)[:8]}, {len(indices)} indices; expected "
+                f"the prompt sampler {self.name!r} returned {indices!r}; expected {count} whole numbers"
+            ) from None
+        if len(found) != count or not all(0 <= index < len(self.ids) for index in found):
+            raise PluginError(
+                f"the prompt sampler {self.name!r} returned {found[:8]}, {len(found)} indices; expected "
                 f"{count} of {len(self.ids)} prompts, counted from 0"
             )
-        return indices
+        return found
 
 
 class PromptSource:
@@ -231,7 +239,8 @@ class PromptSource:
             first, places = self.prompts.first_group, groups or range(len(indices))
             for group, index in zip(places, indices, strict=True):
                 scores = scored.scores[(scored.samples.group == group) & scored.scored].double()
-                mean, spread = float(scores.mean()), float(scores.std(correction=0))
+                mean = float(scores.mean())
+                spread = float(scores.std(correction=0)) if len(scores) else math.nan  # std() warns of no scores
                 rows.append((number, first + group, index, mean, spread, len(scores)))
         if self.accelerator.num_processes > 1:
             from accelerate.utils import gather_object
@@ -285,11 +294,11 @@ class PromptSource:
         self._checked = True
 
     def _finite(self, means: dict[str, float], update: int) -> dict[str, float]:
-        """Return the means, or raise ``NonFiniteError``; log where nothing has a score."""
+        """Return the means, or raise ``NonFiniteError``; log where nothing has a score that the optimizer reads."""
         if "rollout/reward" in means:
             require_finite("the reward", means["rollout/reward"], f"update {update}")
-        else:
-            logger.warning("update %d: no response has a score, so there is nothing to learn from", update)
+        elif self.maker.needs.scores:
+            logger.warning("update %d: no response has a score", update)
         if "rollout/kl" in means:
             require_finite("the KL to the reference", means["rollout/kl"], f"update {update}")
         return means
