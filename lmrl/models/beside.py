@@ -16,6 +16,7 @@ from lmrl.engines.joint import GeometricMixture
 from lmrl.engines.protocol import WeightSource
 from lmrl.engines.weights import LiveWeights
 from lmrl.errors import EngineError, PluginError, ResumeError, SettingsError, unknown
+from lmrl.models.lm_head import output_embedding
 from lmrl.models.loading import load
 from lmrl.models.policy import PolicyModel
 from lmrl.models.saving import require_file_names
@@ -65,6 +66,13 @@ class ModelsBeside:
             mixture = self.mixtures[name].weights
             return MixtureWeights([partial(self._sampled, part) for part in mixture], list(mixture.values()), self.card)
         return LiveWeights(self.models[name].sampled(), self.card.codec)
+
+    def padding(self, name: str) -> tuple[int, ...]:
+        """Return the ids that a model of another size has beyond the policy's vocabulary."""
+        parts = self.mixtures[name].weights if name in self.mixtures else [name]
+        models = [self.models[part].sampled() for part in parts if part != POLICY]
+        sizes = [int(output_embedding(model).shape[0]) for model in models] + [self.card.vocab_size] * (POLICY in parts)
+        return tuple(range(self.card.vocab_size, min(sizes)))
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -217,6 +217,7 @@ def test_data_in_a_file_and_an_adapter(tiny_folder, tmp_path):
             {"auxiliary": {**PTX, "optimizer": "kto", "rows": 1}},
             "rows is 1; expected at least 2",
         ),
+        ({"auxiliary": {"data": SHOWN}}, "auxiliary has data, but its weight is 0"),
         ({"auxiliary": {"weight": 0.0, "rows": 3}}, r"auxiliary\.rows is set as a keyword, but this run reads it only"),
     ],
     ids=str,

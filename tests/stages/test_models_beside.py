@@ -1,5 +1,6 @@
 """Models beside the policy in a real run: teachers, moving averages, the reference and mixtures that are sampled."""
 
+import shutil
 from dataclasses import replace
 from typing import ClassVar
 
@@ -162,7 +163,7 @@ def test_the_reference_answers_as_it_does_alone(tiny_folder, adapter, workers):
 def drawn_with(trainer, name, requests):
     trainer.maker.publish(trainer.updates)
     named = [replace(request, model=name) for request in requests]
-    trainer.maker._publish_beside(named)
+    named = trainer.maker._published_beside(named)
     return generate_all(trainer.maker.engine, named)
 
 
@@ -291,6 +292,23 @@ def test_pairs_with_further_responses_hold_each_groups_own(tiny_folder):
         assert torch.equal(pairs.action_mask.any(1), kept)
         part = pairs.select(torch.tensor([5, 1]))
         assert torch.equal(part.chosen["gain"], pairs.chosen["gain"][[5, 1]])
+
+
+@pytest.mark.parametrize("named", ["padded", "mixture"])
+def test_padding_of_another_model_is_never_drawn(tiny_folder, tmp_path, named):
+    model = load(tiny_folder).model
+    model.resize_token_embeddings(64, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[15:] = 50 * model.get_output_embeddings().weight[3:4]  # likely tokens
+    shutil.copytree(tiny_folder, tmp_path / "padded")
+    model.save_pretrained(tmp_path / "padded")
+    models = {"padded": NamedModel(str(tmp_path / "padded")), "mixture": Mixture({"padded": 1.0})}
+    kind, spec = asking(models, (named,), Needs())
+    with trainer_of(tiny_folder, spec) as trainer:
+        assert trainer.source.maker.beside.padding(named) == tuple(range(15, 64))
+        trainer.step()
+    [further] = kind.seen.further_responses
+    assert int(further.inputs.ids.max()) < 15
 
 
 @pytest.mark.parametrize("name", ["xpo", "nash_md"])

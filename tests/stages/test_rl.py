@@ -207,7 +207,7 @@ def test_an_existing_run_is_not_written_to(tiny_folder, tmp_path):
 def test_changed_prompts_are_noticed_on_resume(tiny_folder, tmp_path):
     config = config_of(tiny_folder, tmp_path / "run")
     run(config)
-    with pytest.raises(ResumeError, match="prompts have changed"):
+    with pytest.raises(ResumeError, match="prompts or the data have changed"):
         rl(config, reward=likes_cats, prompts=[*PROMPTS, "cat"], progress=False, resume=True)
     with pytest.raises(ResumeError, match="holds no run"):
         run(config_of(tiny_folder, tmp_path / "empty"), resume=True)

@@ -230,7 +230,7 @@ def test_a_folder_of_something_else_is_kept(tiny_folder, tmp_path):
     with pytest.raises(ResumeError, match="was not written by lmrl rl"):
         trainer.restore(tmp_path / "one")
     trainer.save(tmp_path / "one")
-    with pytest.raises(ResumeError, match="the prompts have changed"):
+    with pytest.raises(ResumeError, match="the prompts or the data have changed"):
         trainer_of(tiny_folder, prompts=["the cat", "a"]).restore(tmp_path / "one")
 
 

@@ -51,6 +51,8 @@ def check_auxiliary(
 ) -> CheckedAuxiliary | None:
     """Return the second stream, None if its weight is 0; raises ``SettingsError`` for what cannot be added."""
     section = config.auxiliary
+    if not section.weight and data is not None:
+        raise SettingsError("auxiliary has data, but its weight is 0; expected a weight above 0, or no data")
     if not section.weight:
         return None
     if built.defines("step"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,12 +116,16 @@ class RolloutMaker:
         self.engine.publish(PolicyWeights(self.policy, self.card, self.processor), version)
         self.version = version
 
-    def _publish_beside(self, requests: Sequence[Request]) -> None:
-        """Give the engine the models beside the policy that these requests name."""
+    def _published_beside(self, requests: Sequence[Request]) -> list[Request]:
+        """Give the engine the models that these requests name; the tokens that the policy lacks are forbidden."""
+        padding: dict[str, tuple[int, ...]] = {POLICY: ()}
         for name in sorted({request.model for request in requests} - {POLICY}):
             if self.beside is None or name not in self.beside.names:
                 raise no_such_model(name, () if self.beside is None else self.beside.names)
             self.engine.publish(self.beside.weights(name), self.version, name)
+            padding[name] = self.beside.padding(name)
+        specs = [replace(one.spec, forbidden_ids=one.spec.forbidden_ids + padding[one.model]) for one in requests]
+        return [replace(one, spec=spec) for one, spec in zip(requests, specs, strict=True)]
 
     def sample(self, prompts: PromptBatch, seed: int, further: FurtherRequests | None = None) -> Scored:
         """Sample a response to every row with the published weights, and score those that are not truncated.
@@ -132,8 +136,7 @@ class RolloutMaker:
         rows, asked = len(requests), prompts
         beside = None if further is None else FurtherBatch.of(prompts, requests, further)
         if beside is not None:
-            self._publish_beside(beside.requests)
-            requests += beside.requests
+            requests += self._published_beside(beside.requests)
             asked = join_records([prompts, beside.prompts])
         early = None
         if self.concurrent is not None:

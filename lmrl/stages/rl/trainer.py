@@ -327,8 +327,8 @@ def _checked_state(checkpoint: Path, texts: Texts, optimizer: str) -> dict[str, 
         raise ResumeError(f"{checkpoint} is of optimizer {found!r}, and this trainer's is {optimizer!r}")
     if state["prompts"] != texts.fingerprint:
         raise ResumeError(
-            f"the prompts have changed since {checkpoint.name} was written, so the run would not be the same; "
-            "bring back the old data, or start a new run from that checkpoint with model=" + str(checkpoint)
+            f"the prompts or the data have changed since {checkpoint.name} was written, so the run would not be "
+            "the same; bring back the old data, or start a new run from that checkpoint with model=" + str(checkpoint)
         )
     return state
 
