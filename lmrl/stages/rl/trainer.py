@@ -123,7 +123,8 @@ class RLTrainer(Trainer):
         return trainer
 
     def _take(self, checked: Checked, texts: Texts, built: Built, log: Run) -> None:
-        super().__init__(built.source, built.updater, updated=self._follow)
+        follows = built.maker.processor is not None or built.maker.beside is not None
+        super().__init__(built.source, built.updater, updated=self._follow if follows else None)
         if checked.plugins.observed("lmrl_rollout"):
             self.drawn = self._show
         self.config, self.plugins, self.accelerator = checked.config, checked.plugins, checked.accelerator
