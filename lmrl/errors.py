@@ -95,9 +95,19 @@ class ResumeError(LmrlError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return the option most like ``name``, or the empty string when none is close."""
-    matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
-    return matches[0] if matches else ""
+    """Return the option most like ``name``, or the empty string when none is close.
+
+    Of options that are equally like it, the one with the same letters, then the one with the same beginning.
+    """
+    matches = difflib.get_close_matches(name, list(options), n=5, cutoff=0.5)
+    if not matches:
+        return ""
+
+    def likeness(option: str) -> tuple[float, bool, bool]:
+        ratio = difflib.SequenceMatcher(None, option, name).ratio()
+        return ratio, sorted(option) == sorted(name), option[:1] == name[:1]
+
+    return max(matches, key=likeness)
 
 
 def unknown(kind: str, name: str, options: Iterable[str], advice: str = "") -> str:

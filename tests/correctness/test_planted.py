@@ -35,7 +35,8 @@ def test_trap_03_planted_the_score_on_every_action(toy, caught):
     shape = kl.shape_rewards
 
     def everywhere(scores, logprobs, reference, mask, settings, beta):
-        return shape(torch.zeros_like(scores), logprobs, reference, mask, settings, beta) + scores[:, None] * mask
+        total = scores.sum(1, keepdim=True) if scores.ndim == 2 else scores[:, None]
+        return shape(torch.zeros_like(scores), logprobs, reference, mask, settings, beta) + total * mask
 
     caught(lambda: checks.check_03(toy()), rollouts, "shape_rewards", everywhere)
 

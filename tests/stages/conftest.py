@@ -32,7 +32,10 @@ def count_cats(prompts, responses, columns):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    """A tiny model; beside it lies ``teacher``, another one of its vocabulary."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_model(folder / "teacher", seed=7)
+    return write_tiny_model(folder / "model")
 
 
 class Sees(PolicyOptimizer):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ DATA = {
         for row in PAIRS
         for side in ("chosen", "rejected")
     ],
+    "demonstrations": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS],
 }
 OPTIMIZERS = sorted(PluginManager().records("optimizer"))
 
@@ -48,13 +50,18 @@ def likes_cats(prompts, responses):
     return [response.count("cat") - 0.1 * len(response.split()) for response in responses]
 
 
+def teacher_of(name, model):
+    """Return the settings without which an optimizer cannot run: the teacher beside the tiny model."""
+    return {name: {"teacher": str(Path(model).parent / "teacher")}} if name == "gkd" else {}
+
+
 def config_of(model, folder, name, **sections):
     mapping = {
         "model": str(model),
         "run": {"folder": str(folder), "device": "cpu", "precision": "bf16"},
         "sampling": {"max_new_tokens": 6},
         "train": {"updates": 1, "prompts_per_update": 4, "group_size": 4, "learning_rate": 0.01},
-        "optimizer": {"name": name},
+        "optimizer": {"name": name} | teacher_of(name, model),
         "evaluation": {"prompts": 2},
         "trackers": [],
     }

@@ -38,6 +38,11 @@ def cats(prompts, responses):
     return [response.count("cat") - 0.05 * len(response.split()) for response in responses]
 
 
+def teacher_of(name, model):
+    """Return the settings without which an optimizer cannot run: the teacher beside the tiny model."""
+    return {name: {"teacher": str(Path(model).parent / "teacher")}} if name == "gkd" else {}
+
+
 def config_of(model, folder, optimizer="ppo", adapter=None, **sections):
     mapping = {
         "model": str(model),
@@ -45,7 +50,7 @@ def config_of(model, folder, optimizer="ppo", adapter=None, **sections):
         "sampling": {"max_new_tokens": 6},
         "train": {"updates": 2, "prompts_per_update": 4, "learning_rate": 0.01},
         "adapter": adapter or {"method": "lora", "rank": 2},
-        "optimizer": {"name": optimizer},
+        "optimizer": {"name": optimizer} | teacher_of(optimizer, model),
         "evaluation": {"prompts": 0},
         "checkpoint": {"every": 1, "keep": 10},
         "trackers": [],
