@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=1024, help="responses of the teacher to imitate; default 1024")
     parser.add_argument("--epochs", type=int, default=8, help="passes over them; default 8")
     parser.add_argument("--updates", type=int, default=80, help="updates of GKD; default 80")
+    parser.add_argument("--rows", type=int, default=64, help="prompts of an update; default 64")
     parser.add_argument("--held-out", type=int, default=64, help="prompts to measure on; default 64")
     parser.add_argument("--precision", default="bf16", help="of the passes of both models; default bf16")
     parser.add_argument("--results", type=Path, help="write the table's rows to this file too")
@@ -80,6 +81,7 @@ def study(arguments: argparse.Namespace, questions: list[str]) -> list[dict[str,
 
         measured("random weights", student)
         rows = imitated(teacher, rest[: arguments.responses])
+        print(f"{len(rows)} responses of the teacher after {time.perf_counter() - start:.0f} s", flush=True)
         imitator = timed(lambda: imitate(student, rows, arguments, folder / "imitation", arguments.epochs))
         measured("imitation", imitator[0])
         distilled = timed(lambda: distil(imitator[0], rest, arguments, folder / "gkd"))
@@ -144,7 +146,7 @@ def distil(model: Path, questions: list[str], arguments: argparse.Namespace, fol
         model,
         optimizer={"name": "gkd", "teacher": arguments.model, "beta": arguments.beta},
         prompts=[{"messages": [{"role": "user", "content": question}]} for question in questions],
-        prompts_per_update=64,
+        prompts_per_update=arguments.rows,
         max_new_tokens=TOKENS,
         learning_rate=5e-4,
         schedule="linear",
